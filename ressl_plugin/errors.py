@@ -1,0 +1,9 @@
+"""The one exception that a user's mistake becomes."""
+
+
+class UserError(Exception):
+    """A mistake in a config, a path, a file or an argument.
+
+    The message is one line: what is wrong, where (key, file, value), what would be right.
+    The command line prints it without a traceback and exits with status 2.
+    """
