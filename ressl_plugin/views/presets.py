@@ -1,0 +1,73 @@
+"""The operations that a view may do, with what they are when an entry leaves them out, and the
+recipes known by name: the paper's weak and contrastive views, its multi-crop variants (Table 7),
+2x backprop, and each teacher of Table 4.
+"""
+
+OPERATIONS = {
+    "rrc": {"enabled": False, "crop_min_scale": 0.08, "crop_max_scale": 1.0},
+    "color_jitter": {
+        "prob": 0.0,
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "saturation": 0.0,
+        "hue": 0.0,
+    },
+    "grayscale": {"prob": 0.0},
+    "gaussian_blur": {"prob": 0.0, "sigma": [0.1, 2.0]},
+    "solarization": {"prob": 0.0, "threshold": 128},
+    "equalization": {"prob": 0.0},
+    "horizontal_flip": {"prob": 0.0},
+}
+PLAIN_KEYS = ("crop_size", "num_crops", "mean", "std", "role", "interpolation", "ratio", "preset")
+COLOUR = ("color_jitter", "grayscale", "gaussian_blur", "solarization", "equalization")
+INTERPOLATIONS = ("bicubic", "bilinear")
+
+_CROP = {"rrc": {"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 1.0}}
+_FLIP = {"horizontal_flip": {"prob": 0.5}}
+_JITTER = {
+    "color_jitter": {"prob": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+}
+_GRAY = {"grayscale": {"prob": 0.2}}
+_BLUR = {"gaussian_blur": {"prob": 0.5, "sigma": [0.1, 2.0]}}
+_LARGE = {"crop_size": 224, "num_crops": 1}
+
+_LETTERS = {"crop": _CROP, "flip": _FLIP, "jitter": _JITTER, "gray": _GRAY, "blur": _BLUR}
+TABLE4 = (
+    *("none", "crop", "flip", "jitter", "gray", "blur", "crop+flip", "crop+jitter", "crop+gray"),
+    *("crop+blur", "crop+flip+jitter", "crop+flip+gray", "crop+flip+blur"),
+)
+
+
+def _teacher(name):
+    parts = [] if name == "none" else name.split("+")
+    return (
+        {k: v for part in parts for k, v in _LETTERS[part].items()} | _LARGE | {"role": "teacher"}
+    )
+
+
+_WEAK = _teacher("crop+flip")
+_CONTRASTIVE = {**_CROP, **_FLIP, **_JITTER, **_GRAY, **_BLUR, **_LARGE, "role": "student"}
+
+
+def _student(size, low=0.2, high=1.0):
+    area = {"enabled": True, "crop_min_scale": low, "crop_max_scale": high}
+    return {**_CONTRASTIVE, "crop_size": size, "rrc": area}
+
+
+# The order is the host's: the first large view for the student, the second for the teacher, then
+# the small ones. two_views has three large views, which only this plugin's own command accepts.
+PRESETS = {
+    "weak": [_WEAK],
+    "contrastive": [_CONTRASTIVE],
+    "two_views": [{**_CONTRASTIVE, "num_crops": 2}, _WEAK],
+    "multicrop4": [_student(224), _WEAK, _student(160), _student(128), _student(96)],
+    "multicrop5": [
+        _student(224),
+        _WEAK,
+        _student(192, 0.172, 0.86),
+        _student(160, 0.143, 0.715),
+        _student(128, 0.114, 0.571),
+        _student(96, 0.086, 0.429),
+    ],
+    **{name: [_teacher(name)] for name in TABLE4},
+}
