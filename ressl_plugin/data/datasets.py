@@ -1,0 +1,213 @@
+"""Every data set by its name in the config, each as a torch Dataset of (image, target).
+
+All have `.targets` (list of int, -1 for none), `.classes` (names), `.key_files()` (what a cache
+must watch), and either `.data` (uint8, N x H x W x 3) or `.samples` ((path, target) pairs).
+"""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ressl_plugin.data.folders import FlatFolder, FolderImages
+from ressl_plugin.data.images import fit
+from ressl_plugin.data.npz import read_npz
+from ressl_plugin.errors import UserError
+
+FOLDERS = {"tiny-imagenet": 200, "imagenet": 1000, "imagenet100": 100, "digits": 10, "custom": None}
+DATASETS = ("cifar10", "cifar100", "stl10", *FOLDERS, "npz")
+SPLITS = ("pretrain", "train", "val")
+
+
+class ArrayImages(Dataset):
+    """Images that are one array: uint8 (N, H, W, 3), targets int (N,). Gives (PIL RGB, int).
+
+    image_size: each image is fitted to it (images.fit) before the transform.
+    """
+
+    def __init__(self, data, targets, classes, files, transform=None, image_size=None):
+        self.data, self.targets = data, [int(target) for target in targets]
+        self.classes, self.files = list(classes), [Path(file) for file in files]
+        self.transform, self.image_size = transform, image_size
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        image = Image.fromarray(np.ascontiguousarray(self.data[index]))
+        if self.image_size:
+            image = fit(image, self.image_size)
+        return image if self.transform is None else self.transform(image), self.targets[index]
+
+    def key_files(self):
+        return self.files
+
+    def keep(self, indexes):
+        self.data, self.targets = self.data[indexes], [self.targets[i] for i in indexes]
+
+
+class Indexed(Dataset):
+    """The same data set giving (index, image or views, target), as a pre-training batch starts."""
+
+    def __init__(self, dataset):
+        self.dataset, self.targets, self.classes = dataset, dataset.targets, dataset.classes
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, index):
+        return (index, *self.dataset[index])
+
+
+def open(cfg, split, transform=None, need_labels=False):
+    """Config in main's schema, a split -> Dataset of (transform(PIL RGB), target).
+
+    split: "pretrain" (all training images, STL-10's unlabelled ones too, `data.fraction` of them),
+    "train" (the labelled training images) or "val" (CIFAR's and STL-10's test set).
+    `data.image_size` resizes every image first. need_labels: unlabelled data is an error. Raises
+    UserError naming the config key, the path and what would be right.
+    """
+    data = cfg.data
+    name = data.get("dataset")
+    if name not in DATASETS:
+        raise UserError(f"data.dataset={name}; it is one of {', '.join(DATASETS)}")
+    if split not in SPLITS:
+        raise ValueError(f"split {split!r} is none of {SPLITS}")
+    size = data.get("image_size")
+    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
+        raise UserError(f"data.image_size={size}; it is a number of pixels, or null")
+    key, path = _path(data, split)
+    if data.get("format") == "h5":
+        raise UserError("data.format=h5 is for the host's scripts; here, use image_folder or npz")
+    if name == "npz" or data.get("format") == "npz" or path.suffix == ".npz":
+        dataset = _npz(data, split, key, path)
+    elif name in FOLDERS:
+        dataset = _folder(data, split, key, path)
+    else:
+        dataset = _torchvision(data, split, key, path)
+    dataset.transform, dataset.image_size = transform, size
+    unlabelled = sum(target < 0 for target in dataset.targets)
+    if need_labels and unlabelled:
+        raise UserError(
+            f"{key}={path}: {unlabelled} of {len(dataset)} images have no label, and labels are "
+            "needed here; give labelled data (data.no_labels=false, or the key y of a .npz)"
+        )
+    fraction = data.get("fraction") or -1
+    if split == "pretrain" and fraction > 0:
+        _subset(dataset, fraction)
+    return dataset
+
+
+def _path(data, split):
+    """-> (config key, Path), the validation data where train data is for sets that hold both."""
+    key = "data.val_path" if split == "val" else "data.train_path"
+    value = data.get(key.removeprefix("data."))
+    if value is None and split == "val" and data.get("dataset") not in (*FOLDERS, "npz"):
+        key = "data.train_path"
+        value = data.get("train_path")
+    if value is None:
+        raise UserError(f"{key} is not set; it is the path of the {data.dataset} data")
+    path = Path(str(value)).expanduser()
+    if not path.exists() and not (data.get("download") and data.dataset not in FOLDERS):
+        raise UserError(f"{key}={path}: no such file or directory; {_how_to_get(data.dataset)}")
+    return key, path
+
+
+def _how_to_get(name):
+    return {
+        "digits": "`ressl data digits DIR` writes it (DIR/train, DIR/val)",
+        "tiny-imagenet": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip, then "
+        "`ressl data tiny-imagenet DIR`",
+        "cifar10": "data.download=true fetches it (https://www.cs.toronto.edu/~kriz/cifar.html)",
+        "cifar100": "data.download=true fetches it (https://www.cs.toronto.edu/~kriz/cifar.html)",
+        "stl10": "data.download=true fetches it (https://cs.stanford.edu/~acoates/stl10/)",
+        "imagenet": "it is had from https://image-net.org; lay it out as one folder a class",
+        "imagenet100": "it is a choice of 100 of ImageNet's class folders",
+    }.get(name, "give the path of the images")
+
+
+def _torchvision(data, split, key, path):
+    from torchvision import datasets
+
+    name, download = data.dataset, bool(data.get("download"))
+    folder = "stl10_binary" if name == "stl10" else getattr(datasets, name.upper()).base_folder
+    try:
+        if name == "stl10":
+            which = {"pretrain": "train+unlabeled", "train": "train", "val": "test"}[split]
+            source = datasets.STL10(path, split=which, download=download)
+            images, targets = source.data.transpose(0, 2, 3, 1), source.labels
+        else:
+            source = getattr(datasets, name.upper())(path, train=split != "val", download=download)
+            images, targets = source.data, source.targets
+    except (RuntimeError, OSError) as error:
+        if download:
+            raise UserError(f"{key}={path}: {name} could not be fetched ({error})") from error
+        state = "is incomplete or damaged" if (path / folder).exists() else "is not there"
+        raise UserError(f"{key}={path}: {path / folder} {state}; {_how_to_get(name)}") from error
+    files = [file for file in sorted((path / folder).iterdir()) if file.is_file()]
+    return ArrayImages(images, targets, source.classes, files)
+
+
+def _npz(data, split, key, path):
+    images, labels, classes = read_npz(path, key)
+    if split == "val" and data.get("train_path") and Path(str(data.train_path)).is_file():
+        known = read_npz(Path(str(data.train_path)))[2]
+        if len(classes) > len(known) > 0:
+            raise UserError(f"{key}={path} has label {len(classes) - 1}, the training set has none")
+        classes = known or classes
+    return ArrayImages(images, labels, classes, [path])
+
+
+def _folder(data, split, key, path):
+    if not path.is_dir():
+        raise UserError(f"{key}={path} is a file; {data.dataset} is a folder of class folders")
+    if data.get("no_labels") and split != "val":
+        return FlatFolder(path, key)
+    dataset = FolderImages(path, key)
+    limit = FOLDERS[data.dataset]
+    if limit and len(dataset.classes) > limit:
+        raise UserError(
+            f"{key}={path} has {len(dataset.classes)} class folders; {data.dataset} has {limit} "
+            "(data.dataset=custom takes any number)"
+        )
+    if split == "val" and data.get("train_path") and not data.get("no_labels"):
+        _same_classes(dataset, key, path, Path(str(data.train_path)).expanduser())
+    return dataset
+
+
+def _same_classes(dataset, key, path, train_path):
+    if not train_path.is_dir():
+        return  # evaluation of a finished run may go where its training data is not
+    train = {entry.name for entry in train_path.iterdir() if entry.is_dir()}
+    missing, extra = train - set(dataset.classes), set(dataset.classes) - train
+    if missing or extra:
+        words = [
+            f"{what} {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''}"
+            for what, names in (("lacks", missing), ("has besides", extra))
+            if names
+        ]
+        raise UserError(
+            f"{key}={path}: its {len(dataset.classes)} classes are not the {len(train)} of "
+            f"data.train_path={train_path}: it {' and '.join(words)}; both need the same folders"
+        )
+
+
+def _subset(dataset, fraction):
+    """The host's choice: the same draw, so that both keep the same images."""
+    from sklearn.model_selection import train_test_split
+
+    if fraction >= 1:
+        raise UserError(f"data.fraction={fraction}; it is between 0 and 1, or -1 for all the data")
+    targets = np.asarray(dataset.targets)
+    labelled = bool((targets >= 0).any())
+    try:
+        kept, _ = train_test_split(
+            np.arange(len(dataset)),
+            train_size=float(fraction),
+            random_state=42,
+            stratify=targets if labelled else None,
+        )
+    except ValueError as error:
+        raise UserError(f"data.fraction={fraction} of {len(dataset)} images: {error}") from error
+    dataset.keep(kept)
