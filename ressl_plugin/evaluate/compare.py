@@ -1,0 +1,55 @@
+"""Representations side by side: the same draws of labels, the same classifier, the same kNN."""
+
+from __future__ import annotations
+
+from ressl_plugin.evaluate import knn, linear
+
+
+def compare(
+    representations: dict[str, tuple],
+    data: str,
+    per_class: tuple = (1, 5, "all"),
+    draws: int = 10,
+    seed: int = 0,
+) -> list[dict]:
+    """Result records of each representation: few-label linear accuracy and kNN.
+
+    Args:
+        representations: name -> (features_train (N, d), y_train, features_test (M, d), y_test);
+            for example ReSSL, untrained backbone, raw pixels. Same images in the same order.
+        data: the data set's name, for the records.
+
+    Returns:
+        Records for `results.append`, each with `representation`; `tables.comparison_table` sets
+        them out.
+    """
+    records = []
+    for name, (x_train, y_train, x_test, y_test) in representations.items():
+        common = {"data": data, "metric": "top1", "representation": name}
+        for count in per_class:
+            found = linear.few_labels(x_train, y_train, x_test, y_test, count, draws, seed)
+            records.append(
+                {
+                    **common,
+                    "evaluator": "few-labels",
+                    "protocol": f"linear, {count} a class" if count != "all" else "linear, all",
+                    "value": found["mean"],
+                    "spread": found["spread"],
+                    "seeds": found["seeds"],
+                    "n": found["n"],
+                    "details": {"values": found["values"]},
+                }
+            )
+        # only the default cell is reported: the best of a sweep is chosen on the test images
+        cell = knn.sweep(x_train, y_train, x_test, y_test, ks=(), temperatures=())["default"]
+        protocol = f"kNN, k={cell['k']} T={cell['temperature']}"
+        records.append(
+            {
+                **common,
+                "evaluator": "knn",
+                "protocol": protocol,
+                "value": cell["top1"],
+                "n": len(x_train),
+            }
+        )
+    return records

@@ -1,0 +1,74 @@
+"""Features of clean images, extracted once and shared by the evaluators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+from tqdm import tqdm
+
+from ressl_plugin.errors import UserError
+
+
+@torch.no_grad()
+def extract(
+    backbone: nn.Module,
+    loader: Iterable,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Run a frozen backbone over a loader, in the loader's order.
+
+    Args:
+        backbone: module whose forward maps images (N, C, H, W) to features (N, d), or to a dict
+            with them under "feats". Its train/eval flags are put back afterwards.
+        loader: batches `(images, targets)` or `(indexes, images, targets)`.
+        device: where the forward pass runs.
+        progress: show a progress bar.
+
+    Returns:
+        features (N, d) float32 and targets (N,) or (N, classes), both on the CPU.
+
+    Raises:
+        UserError: the loader is empty, or a feature is not finite.
+    """
+    modes = [(module, module.training) for module in backbone.modules()]
+    backbone.to(device).eval()
+    features, targets = [], []
+    try:
+        for images, labels in _pairs(loader, "features", progress):
+            images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
+            out = backbone(images)
+            out = out["feats"] if isinstance(out, dict) else out
+            features.append(out.flatten(1).float().cpu())
+            targets.append(labels.cpu())
+    finally:
+        for module, training in modes:
+            module.training = training
+    return _joined(features, targets)
+
+
+def raw_pixels(loader: Iterable, progress: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+    """The images themselves as features: (N, C*H*W) float32, and the targets."""
+    features, targets = [], []
+    for images, labels in _pairs(loader, "pixels", progress):
+        features.append(images.flatten(1).float().cpu())
+        targets.append(labels.cpu())
+    return _joined(features, targets)
+
+
+def _pairs(loader, what, progress):
+    for batch in tqdm(loader, desc=what, unit="batch", leave=False, disable=not progress):
+        images, labels = batch[-2:]
+        images = images[0] if isinstance(images, (list, tuple)) else images
+        yield images, torch.as_tensor(labels)
+
+
+def _joined(features, targets):
+    if not features:
+        raise UserError("no images to extract features from; check data.train_path/data.val_path")
+    features = torch.cat(features)
+    if not torch.isfinite(features).all():
+        raise UserError("the backbone gives features that are not finite; is the checkpoint sound?")
+    return features, torch.cat(targets)

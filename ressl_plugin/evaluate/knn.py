@@ -1,0 +1,151 @@
+"""Weighted nearest-neighbour classification on frozen features.
+
+The weights are the host's (`WeightedKNNClassifier`): exp(cosine / T), or 1 / (distance + 1e-5) for
+euclidean distance. A sweep finds the neighbours once and votes for every k and T, where the host's
+class would compute the N_test x N_train distances anew in each cell; the tests hold both equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ressl_plugin.errors import UserError
+
+KS = (1, 5, 10, 20, 50, 100, 200)
+TEMPERATURES = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
+DEFAULT_K, DEFAULT_T = 20, 0.07
+EUCLIDEAN_EPSILON = 1e-5  # the host's
+
+
+def classify(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    k: int = DEFAULT_K,
+    temperature: float = DEFAULT_T,
+    distance: str = "cosine",
+) -> tuple[float, float]:
+    """Top-1 and top-5 accuracy (%) of the host's own classifier.
+
+    Args:
+        train_x: (N, d), train_y: (N,), test_x: (M, d), test_y: (M,).
+        distance: "cosine" or "euclidean" (which has no temperature).
+
+    Raises:
+        UserError: labels missing, an unknown distance, or a class that only the training set has,
+            which the host's classifier cannot handle (`sweep` can).
+    """
+    from ressl_plugin import host
+
+    _check(train_x, train_y, test_x, test_y, [distance])
+    if not _host_can(train_y, test_y):
+        raise UserError("the test set lacks classes of the training set; use `sweep` for kNN here")
+    metric = host.KNN(k=k, T=temperature, distance_fx=distance)
+    metric.update(train_x, train_y, test_x, test_y)
+    top1, top5 = metric.compute()
+    return float(top1), float(top5)
+
+
+def sweep(
+    train_x: Tensor,
+    train_y: Tensor,
+    test_x: Tensor,
+    test_y: Tensor,
+    ks: Sequence[int] = KS,
+    temperatures: Sequence[float] = TEMPERATURES,
+    distances: Sequence[str] = ("cosine",),
+    device: str | torch.device = "cpu",
+) -> dict:
+    """kNN accuracy over k, temperature and distance.
+
+    `ks` is bounded by the number of training images. The default cell (k=20, T=0.07, cosine) is
+    always there, and is computed by the host's own class.
+
+    Returns:
+        {"records": [{distance, k, temperature (None for euclidean), top1, top5}, ...],
+         "best": the record of highest top-1, "default": the record of the default cell}.
+        The best is chosen on the test set: report the default, or choose on a validation split.
+
+    Raises:
+        UserError: labels missing, an unknown distance, no usable k.
+    """
+    _check(train_x, train_y, test_x, test_y, distances)
+    n = len(train_x)
+    cells = sorted({min(int(k), n) for k in (*ks, DEFAULT_K)})
+    if cells[0] < 1:
+        raise UserError(f"kNN: k = {cells[0]}; k must be at least 1")
+    temperatures = sorted({float(t) for t in (*temperatures, DEFAULT_T)})
+    if temperatures[0] <= 0:
+        raise UserError(f"kNN: temperature = {temperatures[0]}; it must be positive")
+
+    train_x, train_y = train_x.to(device).float(), train_y.to(device)
+    test_x, test_y = test_x.to(device).float(), test_y.to(device)
+    classes = int(max(train_y.max(), test_y.max())) + 1
+    records = []
+    for distance in dict.fromkeys(("cosine", *distances)):
+        weights, labels = _neighbours(train_x, train_y, test_x, cells[-1], distance)
+        for k in cells:
+            for t in temperatures if distance == "cosine" else [None]:
+                top1, top5 = _vote(weights[:, :k], labels[:, :k], test_y, classes, t)
+                records.append(
+                    {"distance": distance, "k": k, "temperature": t, "top1": top1, "top5": top5}
+                )
+    default = next(
+        r
+        for r in records
+        if (r["distance"], r["k"], r["temperature"]) == ("cosine", min(DEFAULT_K, n), DEFAULT_T)
+    )
+    if _host_can(train_y, test_y):
+        default["top1"], default["top5"] = classify(train_x, train_y, test_x, test_y)
+    if "cosine" not in distances:
+        records = [r for r in records if r["distance"] != "cosine" or r is default]
+    return {"records": records, "best": max(records, key=lambda r: r["top1"]), "default": default}
+
+
+def _check(train_x, train_y, test_x, test_y, distances):
+    for name, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
+        if len(x) == 0 or len(x) != len(y):
+            raise UserError(f"kNN: {len(x)} {name} features and {len(y)} labels; need as many, > 0")
+        if y.min() < 0:
+            raise UserError(f"kNN: the {name} set has no labels; give a labelled data set")
+    for distance in distances:
+        if distance not in ("cosine", "euclidean"):
+            raise UserError(f"kNN: distance '{distance}' unknown; cosine or euclidean")
+
+
+def _host_can(train_y, test_y):
+    # the host counts the test set's classes and scatters the training labels into that many
+    return int(max(train_y.max(), test_y.max())) < torch.unique(test_y).numel()
+
+
+def _neighbours(train_x, train_y, test_x, k, distance, max_elements=int(5e6)):
+    """Similarities and labels (M, k) of the nearest training images, nearest first."""
+    if distance == "cosine":
+        train_x, test_x = F.normalize(train_x), F.normalize(test_x)
+    values, labels = [], []
+    # the host's chunk size: the same products in the same order, hence the same rounding
+    for chunk in test_x.split(max(1, max_elements // len(train_x))):
+        if distance == "cosine":
+            similarity = chunk @ train_x.t()
+        else:
+            similarity = 1 / (torch.cdist(chunk, train_x) + EUCLIDEAN_EPSILON)
+        top, index = similarity.topk(k, dim=1)
+        values.append(top)
+        labels.append(train_y[index])
+    return torch.cat(values), torch.cat(labels)
+
+
+def _vote(weights, labels, targets, classes, temperature):
+    if temperature is not None:
+        weights = (weights / temperature).exp()
+    votes = weights.new_zeros(len(labels), classes).scatter_add_(1, labels, weights)
+    ranked = votes.argsort(dim=1, descending=True)
+    hits = ranked == targets[:, None]
+    # as the host: with fewer than 5 neighbours, top-5 is the top-k
+    n5 = min(5, labels.shape[1], classes)
+    return tuple(100.0 * hits[:, :n].any(1).double().mean().item() for n in (1, n5))

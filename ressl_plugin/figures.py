@@ -1,0 +1,215 @@
+"""Figures fit to print in one column: curves, feature space (Fig. 3), neighbours (Fig. 2).
+
+Each function takes data and a path without suffix, writes PNG and PDF, and returns the two paths.
+Figures are drawn on their own Agg canvas: no pyplot, no global state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from ressl_plugin.errors import UserError
+from ressl_plugin.metrics import read_metrics
+
+COLUMN = 3.3  # width of a column in inches
+# Paul Tol's "muted": ten colours that stay apart under the common colour-vision deficiencies
+PALETTE = (
+    "#332288", "#CC6677", "#117733", "#88CCEE", "#882255",
+    "#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777",
+)  # fmt: skip
+MARKERS = "os^DvPX<>p"
+STYLE = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # TrueType: printers and arXiv refuse Type 3
+}
+
+
+@contextmanager
+def _figure(height: float, path: str | Path):
+    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    paths = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(COLUMN, height), layout="constrained")
+        FigureCanvasAgg(figure)
+        yield figure, paths
+        for file in paths:
+            figure.savefig(file)
+
+
+# --- curves -------------------------------------------------------------------------------------
+
+# panel -> (label of the axis, {label of the line: columns of metrics.csv, the first found counts})
+PANELS = {
+    "loss": ("loss", {"training": ("train_ressl_loss", "train_loss", "loss")}),
+    "entropy": (
+        "entropy / log K",
+        {"target relation": ("train_target_entropy", "target_entropy")},
+    ),
+    "accuracy": (
+        "accuracy (%)",
+        {
+            "online linear": ("val_acc1",),
+            "kNN": ("val_knn_acc1", "knn_acc1"),
+            "teacher, online linear": ("val_momentum_acc1",),
+        },
+    ),
+}
+
+
+def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None) -> list[Path]:
+    """Loss, entropy of the target relation over log K, and accuracies, each per epoch.
+
+    Args:
+        metrics: a metrics.csv, or a directory that has one.
+        path: where to, without suffix.
+        queue_size: K; with it the loss panel shows log K, where a collapsed run stays.
+
+    Raises:
+        UserError: nothing to draw in the file.
+    """
+    metrics = Path(metrics)
+    columns = read_metrics(metrics / "metrics.csv" if metrics.is_dir() else metrics)
+    panels = []
+    for name, (label, lines) in PANELS.items():
+        found = {}
+        for line, candidates in lines.items():
+            column = next((c for c in candidates if c in columns), None)
+            if column:
+                found[line] = columns[column]
+        if found:
+            panels.append((name, label, found))
+    if not panels:
+        raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
+    with _figure(0.95 * len(panels) + 0.35, path) as (figure, paths):
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, (name, label, lines) in zip(axes, panels):
+            for i, (line, (epochs, values)) in enumerate(lines.items()):
+                marker = MARKERS[i] if len(epochs) <= 30 else None
+                ax.plot(epochs + 1, values, color=PALETTE[i], label=line, marker=marker, ms=2.2)
+            ax.set_ylabel(label)
+            if name == "loss" and queue_size:
+                ax.axhline(math.log(queue_size), color="0.5", lw=0.7, ls="--", label="log K")
+            if name == "entropy":
+                ax.set_ylim(0, 1.03)
+                ax.axhline(1, color="0.5", lw=0.7, ls="--", label="uniform (collapse)")
+            if len(ax.lines) > 1:
+                ax.legend(frameon=False)
+        figure.align_ylabels(axes)
+        axes[-1].set_xlabel("epoch")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+    return paths
+
+
+# --- feature space ------------------------------------------------------------------------------
+
+
+def embed(features, seed: int = 0, limit: int = 10_000) -> tuple[np.ndarray, str]:
+    """Features (N, d) in the plane: t-SNE of unit rows, or PCA when N > limit. Returns its name."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    x = np.asarray(features, dtype=np.float32)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    if len(x) < 5:
+        raise UserError(f"feature space: {len(x)} images; at least 5 are needed")
+    if len(x) > limit or x.shape[1] < 3:
+        return PCA(2, random_state=seed).fit_transform(x), "PCA"
+    if x.shape[1] > 50 and len(x) > 50:
+        x = PCA(50, random_state=seed).fit_transform(x)
+    tsne = TSNE(2, perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed)
+    return tsne.fit_transform(x), "t-SNE"
+
+
+def feature_space(
+    spaces: dict[str, np.ndarray],
+    targets,
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+    limit: int = 10_000,
+    seed: int = 0,
+) -> list[Path]:
+    """Feature spaces coloured by class, one panel a representation (Fig. 3).
+
+    Args:
+        spaces: title -> features (N, d); two panels stand side by side.
+        targets: (N,) labels of the images, the same for all panels.
+        class_names: names by label; the labels themselves without it.
+        limit: more images than this are projected by PCA instead of t-SNE.
+
+    Raises:
+        UserError: labels missing, or fewer than 5 images.
+    """
+    targets = np.asarray(targets)
+    if len(targets) == 0 or targets.min() < 0:
+        raise UserError("feature space: the images have no labels to colour them by")
+    classes = np.unique(targets)
+    names = [str(class_names[c]) if class_names is not None else str(c) for c in classes]
+    columns = min(2, len(spaces))
+    rows = math.ceil(len(spaces) / columns)
+    legend = len(classes) <= 20
+    side = COLUMN / columns
+    height = rows * (side + 0.2) + (0.05 + 0.14 * math.ceil(len(classes) / 5) if legend else 0)
+    with _figure(height, path) as (figure, paths):
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax in axes[len(spaces) :]:
+            ax.set_axis_off()
+        for ax, (title, features) in zip(axes, spaces.items()):
+            points, how = embed(features, seed, limit)
+            order = np.random.default_rng(seed).permutation(len(points))  # no class on top
+            size = float(np.clip(2500 / len(points) / columns, 0.3, 8))
+            for i, label in enumerate(classes):
+                rows_of = order[targets[order] == label]
+                ax.scatter(
+                    *points[rows_of].T,
+                    s=size,
+                    color=_colour(i, len(classes)),
+                    marker=MARKERS[i % len(MARKERS)] if len(classes) <= 10 else "o",
+                    linewidths=0,
+                    label=names[i],
+                )
+            ax.set_title(f"{title} ({how})")
+            ax.set(xticks=[], yticks=[])
+            ax.set_box_aspect(1)
+            ax.spines[:].set_visible(True)
+        if legend:
+            handles, labels = axes[0].get_legend_handles_labels()
+            figure.legend(
+                handles,
+                labels,
+                loc="outside lower center",
+                ncols=min(5, len(classes)),
+                frameon=False,
+                markerscale=math.sqrt(12 / size),
+                handletextpad=0.1,
+                columnspacing=0.9,
+            )
+    return paths
+
+
+def _colour(i: int, count: int):
+    import matplotlib as mpl
+
+    return PALETTE[i] if count <= len(PALETTE) else mpl.colormaps["turbo"](i / (count - 1))

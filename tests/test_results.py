@@ -1,0 +1,92 @@
+"""results.json: complete, atomic, shared between processes, clear when broken."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import ressl_plugin
+from ressl_plugin import host, results
+from ressl_plugin.errors import UserError
+
+RECORD = {"evaluator": "knn", "protocol": "k=20", "data": "digits", "metric": "top1", "value": 95}
+
+
+def test_append_fills_in_what_produced_the_number(tmp_path):
+    run = tmp_path / "run"
+    written = results.append(run, RECORD)
+    results.append(run, {**RECORD, "value": 96.5, "spread": 0.5, "seeds": [0, 1], "n": 1437})
+    first, second = results.read(run)
+    assert first == written
+    assert (first["value"], first["spread"], first["seeds"]) == (95.0, None, [])
+    assert (second["value"], second["spread"], second["seeds"], second["n"]) == (
+        96.5, 0.5, [0, 1], 1437)  # fmt: skip
+    assert first["versions"]["solo"] == host.GENERATION
+    assert first["versions"]["ressl_plugin"] == ressl_plugin.__version__
+    assert set(first["versions"]) >= {"python", "torch", "torchvision", "lightning"}
+    assert first["command"]
+    assert not [p for p in run.iterdir() if p.name.startswith(".results.json.") and
+                p.suffix != ".lock"]  # fmt: skip
+
+
+def test_nothing_evaluated_yet_is_an_empty_list(tmp_path):
+    assert results.read(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["[{", "{}", "[1]", '[{"evaluator": "knn"}]', "", "\udcff"]
+)  # fmt: skip
+def test_a_broken_file_is_one_clear_error_and_is_left_alone(tmp_path, text):
+    path = tmp_path / "results.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = path.read_bytes()
+    for call in (lambda: results.read(tmp_path), lambda: results.append(tmp_path, RECORD)):
+        with pytest.raises(UserError, match="is broken") as error:
+            call()
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+    assert path.read_bytes() == before
+
+
+def test_a_bad_record_is_refused_and_nothing_is_written(tmp_path):
+    for bad in (
+        {"evaluator": "knn"},
+        {**RECORD, "accuracy": 3},
+        {**RECORD, "value": float("nan")},
+    ):
+        with pytest.raises(ValueError, match="result record"):
+            results.append(tmp_path, bad)
+    with pytest.raises(ValueError):
+        results.append(tmp_path, {**RECORD, "spread": float("inf")})
+    assert results.read(tmp_path) == []
+
+
+def test_no_run_directory(tmp_path):
+    with pytest.raises(UserError, match="no run directory"):
+        results.read(tmp_path / "absent")
+
+
+def test_two_processes_lose_no_record(tmp_path):
+    script = (
+        "import sys; from ressl_plugin import results\n"
+        "results.versions = lambda: {}\n"  # the libraries' import is not what is raced here
+        f"for i in range(15): results.append(sys.argv[1], {{**{RECORD!r}, 'value': i}})"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    values = [record["value"] for record in results.read(tmp_path)]
+    assert sorted(values) == sorted(float(i) for i in range(15) for _ in range(3))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    results.append(tmp_path, RECORD)
+    before = (tmp_path / "results.json").read_bytes()
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full)
+    with pytest.raises(OSError):
+        results.append(tmp_path, RECORD)
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert json.loads(before) and len(list(tmp_path.glob(".results.json.*"))) <= 1
