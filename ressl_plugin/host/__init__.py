@@ -1,0 +1,113 @@
+"""The only place that knows solo-learn's insides: one small interface over both its generations.
+
+Importing this package costs nothing; the first use of a name below imports solo-learn, mends it
+where it no longer runs (see `pypi_patches` and `mends`) and picks the file of its generation:
+
+    GENERATION          "main" (the GitHub main branch) or "pypi" (1.0.2, the release on PyPI)
+    METHODS             the host's registry, the very dict that it holds
+    ReSSL               the host's own ReSSL, whatever METHODS["ressl"] has become, as ReSSL(cfg)
+    MomentumBase        base class of momentum methods, MomentumBase(cfg), main's attribute names
+    build_method(cfg)   any registered method from one config in main's schema
+    build_backbone(cfg), features_dim(backbone), register_backbone(name, factory)
+    view_transform(dataset, augmentation), n_crops(pairs)
+    pretrain_dataset(cfg, transform), loader(dataset, batch_size, num_workers)
+    classification_datasets(cfg, train_transform, val_transform)
+    LinearModel(backbone, cfg), KNN, MEAN_STD
+"""
+
+import importlib
+import importlib.util
+import os
+import sys
+import warnings
+from pathlib import Path
+
+from ressl_plugin.errors import UserError
+
+__all__ = [
+    "GENERATION",
+    "KNN",
+    "MEAN_STD",
+    "METHODS",
+    "LinearModel",
+    "MomentumBase",
+    "ReSSL",
+    "build_backbone",
+    "build_method",
+    "classification_datasets",
+    "features_dim",
+    "loader",
+    "n_crops",
+    "pretrain_dataset",
+    "register_backbone",
+    "view_transform",
+]
+
+HOW_TO_INSTALL = (
+    "`pip install --no-deps solo-learn==1.0.2`, "
+    "or set SOLO_LEARN=<checkout of solo-learn's main branch>"
+)
+
+
+def _use_checkout(directory: str) -> None:
+    """Put the checkout named by SOLO_LEARN first on the import path."""
+    root = Path(directory).expanduser().resolve()
+    if not (root / "solo" / "__init__.py").is_file():
+        raise UserError(
+            f"SOLO_LEARN={directory}: no solo-learn there (no solo/__init__.py); "
+            "set it to a checkout of solo-learn, or unset it"
+        )
+    loaded = sys.modules.get("solo")
+    if loaded is not None and Path(loaded.__file__).resolve().parent != root / "solo":
+        raise UserError(
+            f"SOLO_LEARN={directory}, but solo-learn is already imported from "
+            f"{Path(loaded.__file__).parent}; import ressl_plugin first, or unset SOLO_LEARN"
+        )
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
+        importlib.invalidate_caches()
+
+
+def _generation() -> str:
+    """Which solo-learn is importable, told by the files it has.
+
+    Not by a version: the main branch has called itself 1.0.6 through several releases.
+
+    Raises:
+        UserError: there is none, or it is neither of the two known.
+    """
+    if os.environ.get("SOLO_LEARN"):
+        _use_checkout(os.environ["SOLO_LEARN"])
+    # find_spec of the top package alone does not run it: 1.0.2 cannot be imported unmended.
+    spec = importlib.util.find_spec("solo")
+    if spec is None:
+        raise UserError(f"solo-learn is not installed; {HOW_TO_INSTALL}")
+    roots = [Path(place) for place in spec.submodule_search_locations or []]
+    if any((root / "data" / "pretrain_dataloader.py").is_file() for root in roots):
+        return "main"
+    if any((root / "utils" / "pretrain_dataloader.py").is_file() for root in roots):
+        return "pypi"
+    raise UserError(
+        f"the package `solo` in {', '.join(map(str, roots))} is no solo-learn that is known here "
+        f"(neither solo/data nor solo/utils has pretrain_dataloader.py); {HOW_TO_INSTALL}"
+    )
+
+
+def __getattr__(name: str):
+    if name in __all__:
+        generation = _generation()
+        with warnings.catch_warnings():
+            # The host and timm warn of each other's old and overwritten names, at every import.
+            warnings.simplefilter("ignore")
+            module = importlib.import_module(f"{__name__}.{generation}")
+        globals()["GENERATION"] = generation
+        for public in __all__[1:]:
+            globals()[public] = getattr(module, public)
+        return globals()[name]
+    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
+        return importlib.import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted(set(globals()) | set(__all__))

@@ -1,0 +1,153 @@
+"""solo-learn >= 1.0.6 (the GitHub main branch), whose configs the plugin uses everywhere.
+
+Its methods train unmodified; see `mends` for the little that is wrong in both generations.
+"""
+
+from solo.data import classification_dataloader as _classification
+from solo.data import pretrain_dataloader as _pretrain
+from solo.methods import METHODS
+from solo.methods.base import BaseMethod, BaseMomentumMethod
+from solo.methods.linear import LinearModel as _HostLinear
+from solo.methods.ressl import ReSSL as _HostReSSL
+from solo.utils.knn import WeightedKNNClassifier as KNN
+
+from ressl_plugin.host import defaults, mends, pipelines
+from ressl_plugin.host.mends import features_dim
+from ressl_plugin.host.pipelines import MEAN_STD
+
+__all__ = [
+    "KNN",
+    "MEAN_STD",
+    "METHODS",
+    "LinearModel",
+    "MomentumBase",
+    "ReSSL",
+    "build_backbone",
+    "build_method",
+    "classification_datasets",
+    "features_dim",
+    "loader",
+    "n_crops",
+    "pretrain_dataset",
+    "register_backbone",
+    "view_transform",
+]
+
+mends.apply()
+
+
+class MomentumBase(mends.ResumedSchedule, BaseMomentumMethod):
+    """The host's momentum base class; `cfg` (main's schema) may leave out what has a default.
+
+    Filled in place, as the host does.
+    """
+
+    def __init__(self, cfg):
+        cfg = defaults.fill(defaults.as_config(cfg))
+        defaults.choose("backbone.name", cfg.backbone.name, BaseMethod._BACKBONES)
+        super().__init__(cfg)
+        self.register_load_state_dict_pre_hook(mends.rename_old_keys)
+
+
+class ReSSL(_HostReSSL):
+    """The host's own ReSSL, whatever METHODS["ressl"] has become."""
+
+    def __init__(self, cfg):
+        super().__init__(_complete(cfg, "ressl"))
+
+
+def _complete(cfg, name: str):
+    cfg = defaults.fill(defaults.copy_of(cfg))
+    defaults.choose("backbone.name", cfg.backbone.name, BaseMethod._BACKBONES)
+    values = {"proj_hidden_dim": 2048, **defaults.METHOD.get(name, {})}
+    return defaults.fill_method(cfg, values)
+
+
+def build_method(cfg):
+    """The registered method `cfg.method`, from a config in main's schema; `cfg` is not changed.
+
+    The learning rates are taken as they are: no scaling to the batch.
+
+    Raises:
+        UserError: unknown method or backbone, or no class count.
+    """
+    cfg = defaults.copy_of(cfg)
+    cls = defaults.choose("method", cfg.get("method"), defaults.trainable(METHODS))
+    if not cls.__module__.startswith("solo."):
+        return cls(cfg)
+    return cls(_complete(cfg, defaults.host_name(cfg.method)))
+
+
+def build_backbone(cfg):
+    """Bare backbone of `cfg.backbone` (N, 3, H, W) -> (N, d), as the host would build it."""
+    cfg = defaults.fill(defaults.copy_of(cfg))
+    table = BaseMethod._BACKBONES
+    return mends.bare_backbone(defaults.choose("backbone.name", cfg.backbone.name, table), cfg)
+
+
+def register_backbone(name: str, factory) -> None:
+    """Let configs name `factory(method, **kwargs)`, a module with `num_features`.
+
+    A name that begins with "resnet" is taken for a torchvision ResNet by the host.
+    """
+    BaseMethod._BACKBONES[name] = factory
+
+
+class LinearModel(_HostLinear):
+    """The host's linear (or, with `finetune: true`, fine-tuning) model on a backbone."""
+
+    def __init__(self, backbone, cfg, **kwargs):
+        super().__init__(backbone, defaults.fill(defaults.copy_of(cfg), backbone=False), **kwargs)
+
+
+def view_transform(dataset: str, augmentation):
+    """The host's pipeline of one view: PIL image -> float tensor (3, H, W), normalised.
+
+    `augmentation` is an entry of the config's list; what it does not name is not applied.
+    `mean`/`std` hold for any data set when given, and so do the additions `gaussian_blur.sigma`,
+    `interpolation` and `rrc.ratio`.
+    """
+    augmentation = pipelines.complete(augmentation)
+    host = _pretrain.build_transform_pipeline(dataset, augmentation)
+    return pipelines.edit(host, augmentation, dataset, _pretrain.GaussianBlur)
+
+
+def n_crops(pairs):
+    """[(transform, number of crops), ...] -> PIL image -> list of tensors, in that order."""
+    transforms, counts = zip(*pairs)
+    return _pretrain.prepare_n_crop_transform(list(transforms), list(counts))
+
+
+def pretrain_dataset(cfg, transform):
+    """Training images of `cfg.data`, giving (index, transform(image), target)."""
+    data = pipelines.data_section(cfg, DATA_FORMATS)
+    dataset = _pretrain.prepare_datasets(
+        data.dataset,
+        transform,
+        train_data_path=pipelines.folder(data, "train_path"),
+        data_format=data.format,
+        no_labels=data.no_labels,
+    )
+    return pipelines.keep_fraction(dataset, data.fraction)
+
+
+def loader(dataset, batch_size: int, num_workers: int):
+    """Shuffled loader of whole batches."""
+    return _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
+
+
+def classification_datasets(cfg, train_transform, val_transform):
+    """(train, val) data sets of `cfg.data` giving (transform(image), target)."""
+    data = pipelines.data_section(cfg, DATA_FORMATS)
+    train, val = _classification.prepare_datasets(
+        data.dataset,
+        train_transform,
+        val_transform,
+        train_data_path=pipelines.folder(data, "train_path"),
+        val_data_path=pipelines.folder(data, "val_path"),
+        data_format=data.format,
+    )
+    return pipelines.keep_fraction(train, data.fraction), val
+
+
+DATA_FORMATS = ("image_folder", "h5")

@@ -1,0 +1,106 @@
+"""1.0.2's pipelines, data sets and loaders behind the main branch's config."""
+
+from pathlib import Path
+
+from PIL import ImageOps
+from solo.utils import classification_dataloader as _classification
+from solo.utils import pretrain_dataloader as _pretrain
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
+
+from ressl_plugin.host import pipelines
+from ressl_plugin.host.defaults import DATASETS
+
+DATA_FORMATS = ("image_folder",)
+
+
+class Equalization:
+    """Histogram equalization of a PIL image, which 1.0.2 has not."""
+
+    def __call__(self, image):
+        return ImageOps.equalize(image)
+
+
+def view_transform(dataset: str, augmentation):
+    """The host's pipeline of one view: PIL image -> float tensor (3, H, W), normalised.
+
+    `augmentation` is an entry of the config's list; what it does not name is not applied.
+    `mean`/`std` hold for any data set when given, and so do the additions `gaussian_blur.sigma`,
+    `interpolation` and `rrc.ratio`. Equalization, and no crop (`rrc.enabled: false`, which
+    resizes the shorter side), are edited in, as the main branch has them.
+    """
+    aug = pipelines.complete(augmentation)
+    host = _pretrain.prepare_transform(
+        dataset if dataset in DATASETS else "custom",
+        brightness=aug.color_jitter.brightness,
+        contrast=aug.color_jitter.contrast,
+        saturation=aug.color_jitter.saturation,
+        hue=aug.color_jitter.hue,
+        color_jitter_prob=aug.color_jitter.prob,
+        gray_scale_prob=aug.grayscale.prob,
+        horizontal_flip_prob=aug.horizontal_flip.prob,
+        gaussian_prob=aug.gaussian_blur.prob,
+        solarization_prob=aug.solarization.prob,
+        min_scale=aug.rrc.crop_min_scale,
+        max_scale=aug.rrc.crop_max_scale,
+        crop_size=aug.crop_size,
+    ).transform
+    steps = host.transforms
+    if not aug.rrc.enabled:
+        steps[0] = transforms.Resize(aug.crop_size, interpolation=InterpolationMode.BICUBIC)
+    # A step that is never applied still costs its random number, and time.
+    steps = [step for step in steps if getattr(step, "p", 1) != 0]
+    if aug.equalization.prob:
+        equalize = transforms.RandomApply([Equalization()], p=aug.equalization.prob)
+        # Before the flip and the two steps that make a normalised tensor.
+        last = next(
+            i
+            for i, step in enumerate(steps)
+            if isinstance(step, transforms.RandomHorizontalFlip | transforms.ToTensor)
+        )
+        steps.insert(last, equalize)
+    host.transforms = steps
+    return pipelines.edit(host, aug, dataset, _pretrain.GaussianBlur)
+
+
+def n_crops(pairs):
+    """[(transform, number of crops), ...] -> PIL image -> list of tensors, in that order."""
+    transforms_, counts = zip(*pairs)
+    return _pretrain.prepare_n_crop_transform(list(transforms_), list(counts))
+
+
+def _place(path):
+    """1.0.2 joins a data and a train directory; here the whole path is the second."""
+    return Path(path if path is not None else "datasets").absolute()
+
+
+def pretrain_dataset(cfg, transform):
+    """Training images of `cfg.data`, giving (index, transform(image), target)."""
+    data = pipelines.data_section(cfg, DATA_FORMATS)
+    dataset = _pretrain.prepare_datasets(
+        data.dataset,
+        transform,
+        data_dir=Path("/"),
+        train_dir=_place(pipelines.folder(data, "train_path")),
+        no_labels=data.no_labels,
+    )
+    return pipelines.keep_fraction(dataset, data.fraction)
+
+
+def loader(dataset, batch_size: int, num_workers: int):
+    """Shuffled loader of whole batches."""
+    return _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
+
+
+def classification_datasets(cfg, train_transform, val_transform):
+    """(train, val) data sets of `cfg.data` giving (transform(image), target)."""
+    data = pipelines.data_section(cfg, DATA_FORMATS)
+    train, val = _classification.prepare_datasets(
+        data.dataset,
+        train_transform,
+        val_transform,
+        data_dir=Path("/"),
+        train_dir=_place(pipelines.folder(data, "train_path")),
+        val_dir=_place(pipelines.folder(data, "val_path")),
+    )
+    return pipelines.keep_fraction(train, data.fraction), val
