@@ -1,5 +1,7 @@
 """Data sets, clean evaluation images, and the checks that keep bad files out of training."""
 
+from ressl_plugin.data.batches import BatchedLoader
+from ressl_plugin.data.check import Report, check_folder
 from ressl_plugin.data.datasets import ArrayImages, Indexed, open
 from ressl_plugin.data.digits import make_digits
 from ressl_plugin.data.evaluation import (
@@ -10,19 +12,27 @@ from ressl_plugin.data.evaluation import (
 )
 from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.images import load_image, to_rgb
+from ressl_plugin.data.memory import MemoryImages, memory_bytes
 from ressl_plugin.data.npz import read_npz
+from ressl_plugin.data.tiny_imagenet import arrange
 
 __all__ = [
     "ArrayImages",
+    "BatchedLoader",
     "FlatFolder",
     "FolderImages",
     "Indexed",
+    "MemoryImages",
+    "Report",
+    "arrange",
+    "check_folder",
     "crop_size",
     "evaluation_loader",
     "evaluation_transform",
     "load_image",
     "make_digits",
     "mean_std",
+    "memory_bytes",
     "open",
     "read_npz",
     "to_rgb",

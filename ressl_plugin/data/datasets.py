@@ -86,7 +86,7 @@ def open(cfg, split, transform=None, need_labels=False):
         dataset = _folder(data, split, key, path)
     else:
         dataset = _torchvision(data, split, key, path)
-    dataset.transform, dataset.image_size = transform, size
+    dataset.transform, dataset.image_size, dataset.split = transform, size, split
     unlabelled = sum(target < 0 for target in dataset.targets)
     if need_labels and unlabelled:
         raise UserError(

@@ -21,9 +21,10 @@ def read_npz(path, key="data.train_path"):
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file; give a .npz with the images under the key x")
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x=images)")
+        file = np.load(path, allow_pickle=False)
+        if not isinstance(file, np.lib.npyio.NpzFile):
+            raise UserError(f"{path} is a single array; save it with np.savez(FILE, x=images)")
+        with file:
             images = _images(path, file)
             labels = _labels(path, file, len(images))
             classes = _classes(path, file, labels)

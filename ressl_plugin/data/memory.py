@@ -1,0 +1,175 @@
+"""Small images, decoded once, as one uint8 array in a memory-mapped file."""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from filelock import FileLock
+from PIL import Image
+from tqdm import tqdm
+
+from ressl_plugin.data.images import fit, load_image
+from ressl_plugin.errors import UserError
+
+VERSION = 1
+_CHUNK = 512
+
+
+class MemoryImages:
+    """All images of a data set from data.open: `images` uint8 (N, H, W, 3), `labels` int64 (N,)
+    with -1 for none, both CPU tensors, and `classes`.
+
+    Arrays (CIFAR, .npz) that need no resizing are taken as they are. Everything else is decoded
+    once into cache_dir and memory-mapped from there; the cache is made anew when a file's name,
+    size or time, the image size or the decoder changes, is written atomically, and only one
+    process writes it while the others wait. The data set's image_size (data.image_size) is applied;
+    without it all images must have one size. Raises UserError for images of several sizes, for a
+    bad image (named) and for a full disk.
+    """
+
+    def __init__(self, dataset, cache_dir, progress=True):
+        self.classes = list(dataset.classes)
+        self.labels = torch.tensor(dataset.targets, dtype=torch.int64)
+        data = getattr(dataset, "data", None)
+        if data is not None and dataset.image_size in (None, *_square(data.shape)):
+            array = np.ascontiguousarray(data)
+        else:
+            array = _cached(dataset, Path(cache_dir), progress)
+        self.images = torch.from_numpy(array)
+
+    def __len__(self):
+        return len(self.labels)
+
+    @property
+    def nbytes(self):
+        return self.images.nbytes
+
+    def to(self, device):
+        """-> (images, labels) on the device; on the CPU the images stay memory-mapped."""
+        return self.images.to(device), self.labels.to(device)
+
+
+def memory_bytes(dataset):
+    """Bytes that MemoryImages(dataset) will take: exact with image_size or for an array, else N
+    times the first image's."""
+    if dataset.image_size:
+        return len(dataset) * dataset.image_size**2 * 3
+    if getattr(dataset, "data", None) is not None:
+        return int(np.prod(dataset.data.shape))
+    with Image.open(dataset.samples[0][0]) as image:  # its header is enough
+        return len(dataset) * image.width * image.height * 3
+
+
+def _square(shape):
+    return (shape[1],) if shape[1] == shape[2] else ()
+
+
+def _cached(dataset, folder, progress):
+    key = _key(dataset)
+    # One file a source and size: a changed folder overwrites its cache instead of adding one.
+    files = dataset.key_files()
+    root = Path(getattr(dataset, "root", files[0])).resolve()
+    where = f"{root} {_split(dataset)} {dataset.image_size}"
+    stem = folder / f"images-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
+    array, sidecar = stem.with_suffix(".npy"), stem.with_suffix(".json")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(stem.with_suffix(".lock")):  # one rank decodes, the others wait here
+            if not _valid(array, sidecar, key):
+                sidecar.unlink(missing_ok=True)  # it must never describe another array
+                _write(dataset, array, progress)
+                _replace(sidecar, json.dumps(key).encode())
+            return np.load(array, mmap_mode="c")  # torch wants writable; nothing reaches the file
+    except OSError as error:
+        raise UserError(f"the image cache {array} cannot be written ({error})") from error
+
+
+def _split(dataset):
+    """Folders are told apart by their path; one CIFAR or STL-10 folder holds every split."""
+    return None if hasattr(dataset, "root") else getattr(dataset, "split", None)
+
+
+def _key(dataset):
+    digest, root = hashlib.sha256(), getattr(dataset, "root", None)
+    digest.update(np.asarray(dataset.targets, dtype=np.int64).tobytes())
+    for file in dataset.key_files():
+        try:
+            stat = file.stat()
+        except OSError as error:
+            raise UserError(f"{file} is gone or cannot be read ({error.strerror})") from error
+        name = os.path.relpath(file, root) if root else str(file)
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return {
+        "version": VERSION,
+        "pillow": PIL.__version__,
+        "images": len(dataset),
+        "split": _split(dataset),
+        "image_size": dataset.image_size,
+        "files": digest.hexdigest(),
+    }
+
+
+def _valid(array, sidecar, key):
+    try:
+        if json.loads(sidecar.read_text()) != key:
+            return False
+        return len(np.load(array, mmap_mode="r")) == key["images"]  # fails if it is cut off
+    except (OSError, ValueError, EOFError):
+        return False
+
+
+def _write(dataset, path, progress):
+    """Decode in threads, write in order. Plain writes, not a memory map: on a full disk these
+    raise OSError, where a map would kill the process."""
+    partial, shape = path.with_name(f"{path.name}.partial"), None
+    try:
+        with (
+            partial.open("wb") as file,
+            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+            tqdm(total=len(dataset), desc="decoding images", disable=not progress) as bar,
+        ):
+            for start in range(0, len(dataset), _CHUNK):
+                indexes = range(start, min(start + _CHUNK, len(dataset)))
+                for i, image in zip(indexes, pool.map(lambda i: _pixels(dataset, i), indexes)):
+                    if shape is None:
+                        shape = image.shape
+                        header = {"descr": "|u1", "fortran_order": False}
+                        header["shape"] = (len(dataset), *shape)
+                        np.lib.format.write_array_header_1_0(file, header)
+                    elif image.shape != shape:
+                        raise UserError(_several_sizes(dataset, i, image.shape, shape))
+                    file.write(image.tobytes())
+                bar.update(len(indexes))
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _pixels(dataset, index):
+    if getattr(dataset, "data", None) is not None:
+        image = Image.fromarray(np.ascontiguousarray(dataset.data[index]))
+    else:
+        image = load_image(dataset.samples[index][0])
+    if dataset.image_size:
+        image = fit(image, dataset.image_size)
+    return np.asarray(image)
+
+
+def _several_sizes(dataset, index, found, first):
+    return (
+        f"{dataset.samples[index][0]} is {found[1]}x{found[0]} pixels, {dataset.samples[0][0]} is "
+        f"{first[1]}x{first[0]}; images in memory have one size: set data.image_size"
+    )
+
+
+def _replace(path, content):
+    partial = path.with_name(f"{path.name}.partial")
+    partial.write_bytes(content)
+    os.replace(partial, path)
