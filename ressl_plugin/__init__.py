@@ -1,3 +1,10 @@
 """ReSSL (Relational Self-Supervised Learning with Weak Augmentation) for solo-learn."""
 
 __version__ = "0.1.0"
+
+
+def register() -> None:
+    """Put the plugin's ReSSL into solo-learn's registry (see registry.register)."""
+    from ressl_plugin.registry import register as put
+
+    put()

@@ -173,13 +173,14 @@ def feature_space(
     side = COLUMN / columns
     height = rows * (side + 0.2) + (0.05 + 0.14 * math.ceil(len(classes) / 5) if legend else 0)
     with _figure(height, path) as (figure, paths):
+        figure.get_layout_engine().set(h_pad=0.06)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax in axes[len(spaces) :]:
             ax.set_axis_off()
         for ax, (title, features) in zip(axes, spaces.items()):
             points, how = embed(features, seed, limit)
             order = np.random.default_rng(seed).permutation(len(points))  # no class on top
-            size = float(np.clip(2500 / len(points) / columns, 0.3, 8))
+            size = float(np.clip(4000 / len(points) / columns, 0.4, 8))
             for i, label in enumerate(classes):
                 rows_of = order[targets[order] == label]
                 ax.scatter(

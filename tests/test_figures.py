@@ -77,7 +77,7 @@ def test_curves_name_what_is_wrong_with_the_file(tmp_path, text, message):
 
 
 def test_no_metrics_file(tmp_path):
-    with pytest.raises(UserError, match="metrics[.]csv"):
+    with pytest.raises(UserError, match=r"metrics\.csv"):
         figures.curves(tmp_path, tmp_path / "c")
 
 

@@ -1,6 +1,6 @@
 """Data sets, clean evaluation images, and the checks that keep bad files out of training."""
 
-from ressl_plugin.data.batches import BatchedLoader
+from ressl_plugin.data.batches import BatchedLoader, worker_loader
 from ressl_plugin.data.check import Report, check_folder
 from ressl_plugin.data.datasets import ArrayImages, Indexed, open
 from ressl_plugin.data.digits import make_digits
@@ -14,7 +14,7 @@ from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.images import load_image, to_rgb
 from ressl_plugin.data.memory import MemoryImages, memory_bytes
 from ressl_plugin.data.npz import read_npz
-from ressl_plugin.data.tiny_imagenet import arrange
+from ressl_plugin.data.tiny_imagenet import arrange as arrange_tiny_imagenet
 
 __all__ = [
     "ArrayImages",
@@ -24,7 +24,7 @@ __all__ = [
     "Indexed",
     "MemoryImages",
     "Report",
-    "arrange",
+    "arrange_tiny_imagenet",
     "check_folder",
     "crop_size",
     "evaluation_loader",
@@ -36,4 +36,5 @@ __all__ = [
     "open",
     "read_npz",
     "to_rgb",
+    "worker_loader",
 ]

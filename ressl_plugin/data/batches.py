@@ -1,58 +1,46 @@
-"""Batches of views drawn on the device that holds the images."""
+"""Seeded, resumable batches: views drawn on the device that holds the images, or by workers."""
+
+import random
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from ressl_plugin.errors import UserError
 
 
-class BatchedLoader:
-    """Iterable over (indexes (B,), views, targets (B,)), all on the images' device.
-
-    images: uint8 (N, H, W, 3); targets: int64 (N,), or None for -1; draw(images uint8 (B, H, W, 3),
-    generator) -> list of tensors. Nothing but index arithmetic happens here: no worker processes.
+class Steps:
+    """The order of an epoch, this rank's share of it, and the position in it.
 
     Every rank shuffles alike, by (seed, epoch); global batch b is entries b * B * world_size and
     on of that order, and rank r takes the r-th part of it, so W ranks of B see what one process of
     W * B sees. Without drop_last the last images are shared out as evenly as they go, so that all
-    ranks take equally many steps and no image comes twice. Each step's generator is seeded by
-    (seed, epoch, step, rank): any step can be drawn again without those before it, which makes a
-    resume in mid-epoch exact.
+    ranks take equally many steps and no image comes twice. Raises UserError where there is not one
+    whole batch.
     """
 
     def __init__(
-        self, images, targets, draw, batch_size, *, seed=0, rank=0, world_size=1, drop_last=True,
-        shuffle=True,
-    ):  # fmt: skip
+        self, count, batch_size, *, seed=0, rank=0, world_size=1, drop_last=True, shuffle=True
+    ):
         if batch_size < 1 or not 0 <= rank < world_size:
             raise ValueError(f"batch_size {batch_size}, rank {rank}, world_size {world_size}")
-        self.images, self.draw = images, draw
-        if targets is None:
-            targets = torch.full((len(images),), -1, dtype=torch.int64)
-        self.targets = targets.to(images.device)
-        if len(self.targets) != len(images):
-            raise ValueError(f"{len(images)} images, {len(self.targets)} targets")
-        self.batch_size, self.seed, self.shuffle = batch_size, seed, shuffle
+        self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
         self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
         self.epoch, self.step, self._resume_at = 0, 0, 0
         total = batch_size * world_size
-        full, rest = divmod(len(images), total)
+        full, rest = divmod(count, total)
         # a remainder smaller than the number of ranks joins the batch before it
         self._steps = full if drop_last or rest < world_size else full + 1
         if self._steps == 0:
             least = total if drop_last else world_size
             raise UserError(
-                f"the data set has {len(images)} images, fewer than a batch of {least} "
+                f"the data set has {count} images, fewer than a batch of {least} "
                 f"({batch_size} x {world_size} processes); lower optimizer.batch_size"
             )
 
     def __len__(self):
         """Steps in a whole epoch, also after a resume."""
         return self._steps
-
-    @property
-    def dataset(self):
-        return self.images
 
     @property
     def sampler(self):
@@ -86,7 +74,7 @@ class BatchedLoader:
 
     def _order_key(self):
         return {
-            "images": len(self.images),
+            "images": self.count,
             "batch_size": self.batch_size,
             "world_size": self.world_size,
             "seed": self.seed,
@@ -95,9 +83,9 @@ class BatchedLoader:
     def order(self):
         """-> indexes (N,) of this epoch, the same on all ranks."""
         if not self.shuffle:
-            return torch.arange(len(self.images))
+            return torch.arange(self.count)
         generator = torch.Generator().manual_seed(_seed(self.seed, self.epoch))
-        return torch.randperm(len(self.images), generator=generator)
+        return torch.randperm(self.count, generator=generator)
 
     def indexes(self, order, step):
         """-> this rank's part of global batch `step`."""
@@ -107,17 +95,110 @@ class BatchedLoader:
         parts = batch.tensor_split(self.world_size)
         return parts[self.rank]
 
+    def _positions(self):
+        """Steps to do, from the resumed one on; counts each as given out before it is."""
+        start, self._resume_at = self._resume_at, 0
+        for step in range(start, self._steps):
+            self.step = step + 1  # a checkpoint made during the step counts it as done
+            yield step
+
+
+class BatchedLoader(Steps):
+    """Iterable over (indexes (B,), views, targets (B,)), all on the images' device.
+
+    images: uint8 (N, H, W, 3); targets: int64 (N,), or None for -1; draw(images uint8 (B, H, W, 3),
+    generator) -> list of tensors; the rest as Steps. Nothing but index arithmetic happens here: no
+    worker processes. Each step's generator is seeded by (seed, epoch, step, rank): any step can be
+    drawn again without those before it, which makes a resume in mid-epoch exact.
+    """
+
+    def __init__(self, images, targets, draw, batch_size, **options):
+        super().__init__(len(images), batch_size, **options)
+        if targets is None:
+            targets = torch.full((len(images),), -1, dtype=torch.int64)
+        if len(targets) != len(images):
+            raise ValueError(f"{len(images)} images, {len(targets)} targets")
+        self.images, self.targets, self.draw = images, targets.to(images.device), draw
+
     def __iter__(self):
         device = self.images.device
         order = self.order().to(device)  # once an epoch; the steps only slice it
         generator = torch.Generator(device)
-        start, self._resume_at = self._resume_at, 0
-        for step in range(start, self._steps):
+        for step in self._positions():
             indexes = self.indexes(order, step)
             generator.manual_seed(_seed(self.seed, self.epoch, step, self.rank))
             views = self.draw(self.images[indexes], generator)
-            self.step = step + 1  # before the yield: a checkpoint made in the step counts it
             yield indexes, views, self.targets[indexes]
+
+
+class WorkerLoader(Steps):
+    """The same batches of a Dataset, loaded by worker processes; yields what they collate.
+
+    Each image's random numbers (torch's, numpy's and Python's, so any transform's) are seeded by
+    (seed, epoch, index): they depend neither on the number of workers nor on what came before, and
+    a resume in mid-epoch is exact.
+    """
+
+    def __init__(self, dataset, batch_size, num_workers=0, **options):
+        super().__init__(len(dataset), batch_size, **options)
+        self.dataset = dataset
+        self._epoch_loader = DataLoader(
+            _Seeded(dataset, self.seed),
+            batch_sampler=self._Order(self),
+            num_workers=num_workers,
+            pin_memory=torch.cuda.is_available(),
+            persistent_workers=num_workers > 0,
+        )
+
+    class _Order:
+        """Batches of (epoch, index): persistent workers learn the epoch with each index."""
+
+        def __init__(self, steps):
+            self.steps, self.start = steps, 0
+
+        def __iter__(self):
+            order = self.steps.order()
+            for step in range(self.start, len(self.steps)):
+                indexes = self.steps.indexes(order, step).tolist()
+                yield [(self.steps.epoch, index) for index in indexes]
+
+        def __len__(self):
+            return len(self.steps) - self.start
+
+    def __iter__(self):
+        self._epoch_loader.batch_sampler.start = self._resume_at
+        # zip asks the positions first, so none is counted that the workers did not deliver
+        for batch, _ in zip(iter(self._epoch_loader), self._positions()):
+            yield batch
+
+
+class _Seeded(Dataset):
+    def __init__(self, dataset, seed):
+        self.dataset, self.seed = dataset, seed
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, key):
+        epoch, index = key
+        saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        seed = _seed(self.seed, epoch, index)
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the GPU's, too
+        try:
+            return self.dataset[index]
+        finally:  # without workers this is the training process, whose streams are its own
+            random.setstate(saved[0])
+            np.random.set_state(saved[1])
+            torch.set_rng_state(saved[2])
+
+
+def worker_loader(dataset, batch_size, num_workers, *, seed=0, rank=0, world_size=1):
+    """Shuffled WorkerLoader of whole batches: what the host's own loader gives, but resumable."""
+    return WorkerLoader(
+        dataset, batch_size, num_workers, seed=seed, rank=rank, world_size=world_size
+    )
 
 
 def _seed(*numbers):

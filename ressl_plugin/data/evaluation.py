@@ -5,20 +5,13 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from ressl_plugin.data import datasets
-
-_IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-MEAN_STD = {
-    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
-    "stl10": ((0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261)),
-}
-
+from ressl_plugin.host.pipelines import IMAGENET, MEAN_STD
 
 def mean_std(cfg):
     """-> (mean, std), each three floats: the run's own (first augmentation), the data set's, or
     ImageNet's."""
     first = cfg.augmentations[0] if cfg.get("augmentations") else {}
-    default = MEAN_STD.get(cfg.data.dataset, _IMAGENET)
+    default = MEAN_STD.get(cfg.data.dataset, IMAGENET)
     mean, std = (first.get(key) for key in ("mean", "std"))
     return tuple(mean or default[0]), tuple(std or default[1])
 

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate.draws import stratified_draw
 
 
 @dataclass(frozen=True)
@@ -165,30 +166,6 @@ def few_labels(
     }
 
 
-def stratified_draw(targets, per_class: int | str, seed: int) -> np.ndarray:
-    """Indices of `per_class` images of every class (or "all"), sorted; the same for a seed.
-
-    Raises:
-        UserError: a class has too few images.
-    """
-    targets = np.asarray(targets)
-    if per_class == "all":
-        return np.arange(len(targets))
-    if isinstance(per_class, str) or per_class < 1:
-        raise UserError(f"labels a class: '{per_class}'; a positive number or all")
-    generator = np.random.default_rng(seed)
-    rows = []
-    for label in np.unique(targets):
-        members = np.flatnonzero(targets == label)
-        if len(members) < per_class:
-            raise UserError(
-                f"class {label} has {len(members)} images, {per_class} labels a class wanted; "
-                "ask for fewer"
-            )
-        rows.append(generator.choice(members, per_class, replace=False))
-    return np.sort(np.concatenate(rows))
-
-
 def _unit_rows(features):
     x = np.asarray(features, dtype=np.float64)
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
@@ -214,19 +191,89 @@ def trained(
     """The protocol through the host's LinearModel and Lightning: augmented images every epoch.
 
     Args:
-        backbone: frozen here (its `requires_grad` flags and modes are put back).
+        backbone: frozen here; its `requires_grad` flags and modes are put back.
         train_loader, val_loader: batches (images, targets); the training loader augments (random
             resized crop and flip), the validation loader centre-crops.
-        cfg: a linear recipe in the host's schema; without one it is made from the protocol. Its
-            `optimizer`, `scheduler`, `max_epochs` then say how to train and `protocol` is unused.
+        cfg: a linear recipe in the host's schema, whose optimizer, scheduler and max_epochs then
+            say how to train; without one `protocol` does.
         trainer: arguments for lightning.Trainer (accelerator, devices, precision, logger, ...).
 
     Returns:
-        {"top1", "top5" (%), "loss" (validation, last epoch), "protocol", "seed"}.
+        {"top1", "top5" (%), "loss" (validation), "protocol", "seed"}, after the last epoch.
 
     Raises:
-        UserError: no labels, or the loss is not finite.
+        UserError: the number of classes cannot be told, or the loss is not finite.
     """
-    from ressl_plugin.evaluate._lightning import fit_linear
+    import lightning.pytorch as pl
+    from omegaconf import OmegaConf
 
-    return fit_linear(backbone, train_loader, val_loader, cfg, protocol, seed, trainer)
+    from ressl_plugin import host
+
+    name = "config" if cfg is not None else protocol_named(protocol).name
+    cfg = OmegaConf.create(cfg if cfg is not None else _recipe(protocol_named(protocol)))
+    if cfg.data.get("num_classes") is None:
+        cfg.data.num_classes = _count_classes(train_loader)
+    # the host's top-5 needs five outputs; those without a class are never right
+    cfg.data.num_classes = max(5, cfg.data.num_classes)
+    flags = [(p, p.requires_grad) for p in backbone.parameters()]
+    modes = [(m, m.training) for m in backbone.modules()]
+    options = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_model_summary": False,
+        "num_sanity_val_steps": 0,
+        "check_val_every_n_epoch": cfg.max_epochs,  # the last epoch's accuracy is the result
+        **trainer,
+        "max_epochs": cfg.max_epochs,
+    }
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            fit = pl.Trainer(**options)
+            model = host.LinearModel(backbone, cfg)
+            fit.fit(model, train_loader, val_loader)
+    finally:
+        for parameter, flag in flags:
+            parameter.requires_grad_(flag)
+        for module, training in modes:
+            module.training = training
+    logged = {k: float(v) for k, v in fit.callback_metrics.items() if k.startswith("val_")}
+    if not math.isfinite(logged["val_loss"]):
+        raise UserError(f"linear: the loss is {logged['val_loss']}; lower optimizer.lr")
+    top1, top5, loss = (logged[f"val_{key}"] for key in ("acc1", "acc5", "loss"))
+    return {"top1": top1, "top5": top5, "loss": loss, "protocol": name, "seed": seed}
+
+
+def _recipe(protocol: Protocol) -> dict:
+    """A protocol as a config of the host's linear model."""
+    if protocol.steps:
+        scheduler = {"name": "step", "lr_decay_steps": list(protocol.steps)}
+    else:
+        scheduler = {"name": "warmup_cosine", "warmup_epochs": 0, "interval": "step"}
+    return {
+        "max_epochs": protocol.epochs,
+        "backbone": {"name": "given"},
+        "data": {"num_classes": None},
+        "optimizer": {
+            "name": "sgd",
+            "batch_size": protocol.batch_size,
+            "lr": protocol.lr,
+            "weight_decay": protocol.weight_decay,
+            "kwargs": {"momentum": protocol.momentum},
+        },
+        "scheduler": scheduler,
+        "finetune": False,
+    }
+
+
+def _count_classes(loader) -> int:
+    dataset = getattr(loader, "dataset", None)
+    classes = getattr(dataset, "classes", None)
+    if classes is not None:
+        return len(classes)
+    targets = getattr(dataset, "targets", None)
+    if targets is None and hasattr(dataset, "tensors"):
+        targets = dataset.tensors[-1]
+    if targets is None:
+        raise UserError("linear: data.num_classes is missing and the data set has no classes")
+    return int(max(targets)) + 1

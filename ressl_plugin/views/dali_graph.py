@@ -64,7 +64,7 @@ def windows(shape, sides, place, crops):
 def pipeline(source, crops, device, image_size=None, report=False, **kwargs):
     """A DALI pipeline whose outputs are the crops, uint8 (N, 3, S, S), from one decoding of each
     image; with `report`, corners, sizes (N, V, 2) and flips (N, V) follow."""
-    from nvidia.dali import fn, pipeline_def, types
+    from nvidia.dali import fn, math, pipeline_def, types
 
     filters = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
 
@@ -80,12 +80,13 @@ def pipeline(source, crops, device, image_size=None, report=False, **kwargs):
             jpeg_fancy_upsampling=True,
             adjust_orientation=False,
         )
-        if image_size:
-            images = fn.resize(images, resize_shorter=image_size, interp_type=types.INTERP_CUBIC)
-            images = fn.crop(images, crop=[image_size, image_size])
-            shape = types.Constant(np.array([image_size, image_size], np.float32))
-        else:
-            shape = fn.peek_image_shape(encoded, dtype=types.FLOAT, adjust_orientation=False)[:2]
+        shape = fn.peek_image_shape(encoded, dtype=types.FLOAT, adjust_orientation=False)[:2]
+        if image_size:  # as data.images.fit: the shorter side, then the centre
+            shape = math.floor(shape * (image_size / math.min(shape[0], shape[1])) + 0.5)
+            images = fn.resize(images, size=shape, interp_type=types.INTERP_CUBIC)
+            corner = fn.cast(math.floor((shape - image_size) / 2), dtype=types.INT32)
+            images = fn.slice(images, start=corner, shape=[image_size] * 2, axes=[0, 1])
+            shape = types.Constant(np.array([image_size] * 2, np.float32))
         starts, sizes = windows(shape, sides, place, crops)
         outputs = []
         for i, view in enumerate(crops):

@@ -36,7 +36,7 @@ ARRANGED = [f"n{c}/val_{i}.JPEG" for c in range(3) for i in (c, c + 3)]
 
 
 def test_arrange_then_open(tiny, config):
-    assert data.arrange(tiny.parent, **COUNTS) == tiny
+    assert data.arrange_tiny_imagenet(tiny.parent, **COUNTS) == tiny
     assert val_files(tiny) == ARRANGED and not (tiny / "val/images").exists()
     cfg = config("tiny-imagenet", tiny / "train", tiny / "val")
     assert len(data.open(cfg, "train")) == 12
@@ -45,8 +45,8 @@ def test_arrange_then_open(tiny, config):
 
 
 def test_idempotent(tiny):
-    data.arrange(tiny, **COUNTS)
-    data.arrange(tiny, **COUNTS)
+    data.arrange_tiny_imagenet(tiny, **COUNTS)
+    data.arrange_tiny_imagenet(tiny, **COUNTS)
     assert val_files(tiny) == ARRANGED
 
 
@@ -60,9 +60,9 @@ def test_interrupted_and_run_again(tiny, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "rename", interrupted)
-        data.arrange(tiny, **COUNTS)
+        data.arrange_tiny_imagenet(tiny, **COUNTS)
     assert len(val_files(tiny)) == 6 and val_files(tiny) != ARRANGED
-    data.arrange(tiny, **COUNTS)
+    data.arrange_tiny_imagenet(tiny, **COUNTS)
     assert val_files(tiny) == ARRANGED
 
 
@@ -89,7 +89,7 @@ def test_mistakes_are_found_before_anything_moves(tiny, spoil, message):
     spoil(tiny)
     before = val_files(tiny)
     with pytest.raises(UserError, match=message):
-        data.arrange(tiny, **COUNTS)
+        data.arrange_tiny_imagenet(tiny, **COUNTS)
     assert val_files(tiny) == before
 
 
@@ -97,17 +97,17 @@ def test_a_file_in_both_places_is_kept(tiny):
     (tiny / "val/n0").mkdir()
     (tiny / "val/n0/val_0.JPEG").write_text("another")
     with pytest.raises(UserError, match="is both in images/ and n0/"):
-        data.arrange(tiny, **COUNTS)
+        data.arrange_tiny_imagenet(tiny, **COUNTS)
     assert len(val_files(tiny)) == 7
 
 
 def test_an_unlisted_file_is_kept(tiny):
     (tiny / "val/images/mine.JPEG").touch()
     with pytest.raises(UserError, match=r"still holds mine\.JPEG"):
-        data.arrange(tiny, **COUNTS)
+        data.arrange_tiny_imagenet(tiny, **COUNTS)
     assert (tiny / "val/images/mine.JPEG").exists()
 
 
 def test_missing_folder(tmp_path):
     with pytest.raises(UserError, match=r"tiny-imagenet-200\.zip"):
-        data.arrange(tmp_path)
+        data.arrange_tiny_imagenet(tmp_path)

@@ -3,24 +3,29 @@
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Callback
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
 from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate.draws import stratified_draw
+from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.linear import (
     PROTOCOLS,
     Protocol,
     few_labels,
     probe,
-    stratified_draw,
     topk_accuracy,
+    trained,
 )
 
 
 @pytest.fixture(scope="module")
 def digits():
     data = load_digits()
-    x, y = torch.tensor(data.data / 16, dtype=torch.float32), torch.tensor(data.target)
+    order = np.random.default_rng(0).permutation(len(data.target))  # the files go by writer
+    x = torch.tensor(data.data[order] / 16, dtype=torch.float32)
+    y = torch.tensor(data.target[order])
     return x[:1400], y[:1400], x[1400:], y[1400:]
 
 
@@ -106,3 +111,91 @@ def test_mistakes_are_named(digits):
         probe(train_x, torch.full_like(train_y, -1), test_x, test_y)
     with pytest.raises(UserError, match="loss is"):
         probe(train_x * 1e30, train_y, test_x, test_y)
+
+
+class Encoder(torch.nn.Module):
+    """A small frozen network: random convolutions, pooled to 3x3."""
+
+    num_features = 576
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = torch.nn.Sequential(
+            torch.nn.Conv2d(1, 64, 3), torch.nn.BatchNorm2d(64), torch.nn.ReLU(),
+            torch.nn.AvgPool2d(2), torch.nn.Flatten(),
+        )  # fmt: skip
+
+    def forward(self, x):
+        return self.net(x)
+
+
+def loaders(digits, classes=10, size=256):
+    train_x, train_y, test_x, test_y = digits
+    pairs = []
+    for x, y in ((train_x, train_y), (test_x, test_y)):
+        x, y = x[y < classes].view(-1, 1, 8, 8), y[y < classes]
+        pairs.append(torch.utils.data.TensorDataset(x, y))
+    make = torch.utils.data.DataLoader
+    return make(pairs[0], size, shuffle=True), make(pairs[1], size)
+
+
+QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
+
+
+def test_fast_probe_agrees_with_the_trained_protocol(digits):
+    train, test = loaders(digits)
+    backbone = Encoder()
+    cached = (*extract(backbone, train, progress=False), *extract(backbone, test, progress=False))
+    # learning rate 30 leaves about half a point between seeds, so means of a few are compared
+    slow = [trained(backbone, train, test, seed=seed, **QUIET) for seed in range(3)]
+    fast = [probe(*cached, seed=seed) for seed in range(10)]
+    for metric in ("top1", "top5"):
+        means = [np.mean([r[metric] for r in found]) for found in (fast, slow)]
+        assert means[0] > 90
+        assert means[0] == pytest.approx(means[1], abs=0.5)
+
+
+@pytest.mark.parametrize("name", ["small", "imagenet"])
+def test_learning_rates_of_the_host_are_the_protocols(digits, name):
+    train, test = loaders(digits)
+    protocol = PROTOCOLS[name]
+    short = Protocol(name, protocol.lr, epochs=4, steps=(2, 3) if protocol.steps else ())
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    trained(Encoder(), train, test, protocol=short, callbacks=[Watch()], **QUIET)
+    expected = [short.lr * short.factor(step, len(train)) for step in range(4 * len(train))]
+    assert seen == pytest.approx(expected, rel=1e-5)
+
+
+def test_backbone_stays_frozen_and_is_handed_back_as_it_was(digits):
+    train, test = loaders(digits)
+    backbone = Encoder().train()
+    before = {k: v.clone() for k, v in backbone.state_dict().items()}
+    trained(backbone, train, test, protocol=Protocol("short", 1.0, epochs=1), **QUIET)
+    assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
+    assert backbone.training and all(p.requires_grad for p in backbone.parameters())
+
+
+def test_fewer_than_five_classes_and_a_config(digits):
+    train, test = loaders(digits, classes=3)
+    cfg = {
+        "max_epochs": 4,
+        "backbone": {"name": "resnet18"},
+        "data": {"num_classes": 3},
+        "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0, "batch_size": 256},
+        "scheduler": {"name": "step", "lr_decay_steps": [3]},
+        "finetune": False,
+    }
+    found = trained(Encoder(), train, test, cfg, **QUIET)
+    assert found["protocol"] == "config" and found["top1"] > 60 and found["top5"] == 100
+    assert cfg["data"]["num_classes"] == 3
+
+
+def test_the_number_of_classes_must_be_known(digits):
+    with pytest.raises(UserError, match="num_classes"):
+        trained(Encoder(), [(torch.rand(2, 1, 8, 8), torch.zeros(2, dtype=torch.long))], [])

@@ -1,0 +1,103 @@
+"""The encoder F: the host's backbones, or timm's, with the stem that small images need."""
+
+from __future__ import annotations
+
+import difflib
+
+from torch import nn
+
+from ressl_plugin import host
+from ressl_plugin.errors import UserError
+
+TIMM = "timm:"
+STEMS = ("auto", "paper", "solo", "imagenet")
+
+
+def build(cfg) -> nn.Module:
+    """The bare encoder of a config: (N, 3, H, W) images to (N, d) average-pooled features.
+
+    Raises:
+        UserError: unknown backbone (with the nearest name), a stem on something not a ResNet.
+    """
+    offer(cfg.backbone.name)
+    backbone = host.build_backbone(cfg)
+    set_stem(backbone, cfg.backbone.get("stem", "auto"))
+    return backbone
+
+
+def offer(name: str) -> None:
+    """Make `timm:<model>` known to the host; other names are the host's to know.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    if name.startswith(TIMM):
+        _check_timm(name)
+        host.register_backbone(name, _timm_factory(name.removeprefix(TIMM)))
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    model = name.removeprefix(TIMM)
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UserError(f"config: backbone.name={name}: timm has no such model{hint}")
+
+
+def _timm_factory(model: str):
+    def create(method: str | None = None, **kwargs):
+        import timm
+
+        return timm.create_model(model, pretrained=False, num_classes=0, **kwargs)
+
+    return create
+
+
+def input_size(name: str) -> int | None:
+    """Side in pixels that timm's own description gives for `timm:<model>`; None for others."""
+    if not name.startswith(TIMM):
+        return None
+    import timm
+
+    config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    return config.input_size[-1] if config else None
+
+
+def set_stem(backbone: nn.Module, stem: str) -> None:
+    """Change a ResNet's first layers in place.
+
+    `paper` is a 3x3 convolution of stride 1 and padding 1 without max pooling (Section 4.1, small
+    and medium data); `solo` is the host's for CIFAR, which pads by 2 (34x34 maps from 32x32
+    images, 1.27 times the work); `imagenet` is torchvision's; `auto` leaves the host's choice.
+
+    Raises:
+        UserError: unknown stem, or a stem for something that is no ResNet.
+    """
+    if stem not in STEMS:
+        raise UserError(f"config: backbone.stem={stem}: one of {', '.join(STEMS)}")
+    if stem == "auto":
+        return
+    conv = getattr(backbone, "conv1", None)
+    if not isinstance(conv, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+        raise UserError(
+            f"config: backbone.stem={stem}: only ResNets have this stem; use backbone.stem=auto"
+        )
+    if stem == "imagenet":
+        if conv.kernel_size != (7, 7):
+            backbone.conv1 = _convolution(conv, 7, 2, 3)
+        backbone.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        return
+    padding = 1 if stem == "paper" else 2
+    if conv.kernel_size == (3, 3):  # the host's own CIFAR stem: same weights, other padding
+        conv.padding = (padding, padding)
+    else:
+        backbone.conv1 = _convolution(conv, 3, 1, padding)
+    backbone.maxpool = nn.Identity()
+
+
+def _convolution(like: nn.Conv2d, size: int, stride: int, padding: int) -> nn.Conv2d:
+    conv = nn.Conv2d(3, like.out_channels, size, stride, padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # torchvision's
+    return conv

@@ -1,0 +1,76 @@
+"""`ressl views`: a contact sheet of what a config shows to student and teacher."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from ressl_plugin import config, data, host
+from ressl_plugin.errors import UserError
+from ressl_plugin.views import recipe
+
+
+def write(target: str, overrides: list[str], out: Path, images: int = 6, backend: str = "batched"):
+    """Draw a few training images' views with one back end into a PNG.
+
+    Args:
+        target, overrides: as in config.load.
+        out: PNG to write.
+        images: rows of the sheet.
+        backend: host, dali or batched.
+
+    Returns:
+        The file's path.
+
+    Raises:
+        UserError: the data are missing, a back end that cannot draw the recipe.
+    """
+    if images < 1:
+        raise UserError(f"--images {images}: at least 1")
+    cfg = config.finish(config.load(target, overrides))
+    read = recipe.read(cfg.augmentations, data.mean_std(cfg))
+    dataset = data.open(cfg, "pretrain")
+    rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).long().unique().tolist()
+    originals = [dataset[i][0] for i in rows]
+    views = {"host": _host, "batched": _batched, "dali": _dali}[backend](
+        cfg, read, dataset, rows, originals
+    )
+    from ressl_plugin.views import sheet
+
+    picture = sheet.sheet(originals, read, views)
+    out = Path(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    picture.save(out)
+    return out
+
+
+def _host(cfg, read, dataset, rows, originals):
+    mean, std = data.mean_std(cfg)
+    draw = host.n_crops(
+        [
+            (
+                host.view_transform(cfg.data.dataset, {"mean": mean, "std": std, **entry}),
+                entry["num_crops"],
+            )
+            for entry in recipe.expand(cfg.augmentations)
+        ]
+    )
+    drawn = [draw(image) for image in originals]
+    return [torch.stack(view) for view in zip(*drawn)]
+
+
+def _batched(cfg, read, dataset, rows, originals):
+    from ressl_plugin.views import batched
+
+    generator = torch.Generator().manual_seed(cfg.seed)
+    draw = partial(batched.draw, recipe=read, generator=generator)
+    each = [draw(data.as_uint8(image)[None]) for image in originals]
+    return [torch.cat(view) for view in zip(*each)]
+
+
+def _dali(cfg, read, dataset, rows, originals):
+    from ressl_plugin.views import dali
+
+    return dali.few(cfg, read, dataset, rows)

@@ -1,0 +1,231 @@
+"""Evaluators on a run directory: read it, evaluate, append to its results.json, print."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from ressl_plugin import config, data, results, tables
+from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate import features
+from ressl_plugin.run import Run, open_run
+
+log = logging.getLogger(__name__)
+
+
+def device_named(name: str) -> torch.device:
+    """`auto`: the GPU if there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({first}); auto or cpu is") from None
+    return device
+
+
+def with_overrides(path: str, overrides: list[str]) -> Run:
+    """The run, with `key=value` changes to its config."""
+    run = open_run(path)
+    for word in overrides:
+        key, equals, _ = word.partition("=")
+        if not equals or key.split(".")[0] not in config.known_keys():
+            raise UserError(f"{word}: not key=value with a key of the run's config")
+    try:
+        changes = OmegaConf.from_dotlist(list(overrides))
+        run.cfg = config.finish(OmegaConf.merge(run.cfg, changes))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+    return run
+
+
+class Splits:
+    """Features of a run's clean training and validation images, by any backbone.
+
+    Raises:
+        UserError: labels or images are missing.
+    """
+
+    def __init__(self, run: Run, device: torch.device):
+        self.run, self.device = run, device
+
+    @cache  # noqa: B019 - lives as long as one command
+    def loader(self, split: str):
+        """Batches (images, targets) of clean images, labels required."""
+        return data.evaluation_loader(self.run.cfg, split, need_labels=True)
+
+    def of(self, backbone) -> tuple:
+        """(features_train, y_train, features_test, y_test) on the CPU."""
+        train = features.extract(backbone, self.loader("train"), self.device)
+        return (*train, *features.extract(backbone, self.loader("val"), self.device))
+
+    def pixels(self) -> tuple:
+        """The same of raw pixels."""
+        return (*features.raw_pixels(self.loader("train")), *features.raw_pixels(self.loader("val")))
+
+
+def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="auto") -> None:
+    """`ressl knn`: a sweep, or the cells asked for."""
+    from ressl_plugin.evaluate import knn as nearest
+
+    run = with_overrides(path, overrides)
+    splits = Splits(run, device_named(device))
+    found = nearest.sweep(
+        *splits.of(run.backbone()),
+        ks=ks or nearest.KS,
+        temperatures=temperatures or nearest.TEMPERATURES,
+        distances=(distance,),
+        device=splits.device,
+    )
+    for cell in found["records"]:
+        protocol = f"k={cell['k']} {distance}"
+        if cell["temperature"] is not None:
+            protocol += f" T={cell['temperature']:g}"
+        print(f"kNN {protocol:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
+        for metric in ("top1", "top5"):
+            _append(run, "knn", protocol, metric, cell[metric])
+    best = found["best"]
+    print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}")
+
+
+def linear(target, overrides, protocol=None, fast=False, device="auto", show=False) -> None:
+    """`ressl linear`: on a run with a protocol by name, or by a linear recipe."""
+    from ressl_plugin.evaluate import linear as classifiers
+    from ressl_plugin.evaluate import recipes
+
+    path, recipe = recipes.resolve(target, overrides)
+    if show:
+        print(OmegaConf.to_yaml(recipe if recipe is not None else open_run(path).cfg), end="")
+        return
+    run = with_overrides(path, overrides if recipe is None else [])
+    if recipe is not None:
+        recipes.check_backbone(recipe, run)
+        run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
+    protocol = protocol or ("imagenet" if data.crop_size(run.cfg) >= 160 else "small")
+    place = device_named(device)
+    if fast:
+        found = classifiers.probe(*Splits(run, place).of(run.backbone()), protocol, device=place)
+        name = f"{protocol}, cached features"
+    else:
+        train, val = recipes.loaders(run.cfg)
+        found = classifiers.trained(
+            run.backbone(),
+            train,
+            val,
+            cfg=recipe,
+            protocol=protocol,
+            seed=run.cfg.seed,
+            accelerator="gpu" if place.type == "cuda" else "cpu",
+            devices=1,
+        )
+        name = "recipe" if recipe is not None else protocol
+    for metric in ("top1", "top5"):
+        _append(run, "linear", name, metric, found[metric], seeds=[found["seed"]])
+    print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
+
+
+def compare(path, overrides, draws=10, device="auto") -> None:
+    """`ressl compare`: trained, untrained and raw pixels at 1, 5 and all labels, and kNN."""
+    from ressl_plugin.evaluate.compare import compare as side_by_side
+
+    if draws < 2:
+        raise UserError(f"--draws {draws}: at least 2, or there is no spread to state")
+    run = with_overrides(path, overrides)
+    splits = Splits(run, device_named(device))
+    name = "ReSSL" if run.cfg.method == "ressl" else run.cfg.method
+    representations = {
+        name: splits.of(run.backbone()),
+        "untrained backbone": splits.of(run.backbone(trained=False)),
+        "raw pixels": splits.pixels(),
+    }
+    records = side_by_side(representations, run.cfg.data.dataset, draws=draws)
+    for record in records:
+        results.append(run.dir, record)
+    table = tables.comparison_table(records)
+    (run.dir / "comparison.md").write_text(table + "\n")
+    print(table)
+
+
+def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
+    """`ressl lowshot`: linear SVMs on VOC07, or on the run's own single-label folder."""
+    from ressl_plugin.evaluate import lowshot as svm
+
+    run = with_overrides(path, overrides)
+    place = device_named(device)
+    counts = [svm.count_named(word) for word in per_class]
+    if voc is not None:
+        found = svm.voc(run.backbone(), voc, run.cfg, counts, draws, place)
+        protocol, metric = "VOC07 SVM", "mAP"
+    else:
+        found = svm.single_label(*Splits(run, place).of(run.backbone()), counts, draws)
+        protocol, metric = "SVM", "top1"
+    for cell in found:
+        spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
+        print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}")
+        _append(run, "lowshot", f"{protocol}, {cell['count']} a class", metric, cell["mean"],
+                spread=cell["spread"], seeds=cell["seeds"])
+
+
+def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto") -> None:
+    """`ressl finetune`: the whole network on a share of the labels, or on a list of images."""
+    from ressl_plugin.evaluate import finetune as tuning
+    from ressl_plugin.evaluate import recipes
+
+    run = with_overrides(path, overrides)
+    train, val = recipes.datasets(run.cfg)
+    found = tuning.finetune(
+        run.backbone(),
+        train,
+        val,
+        labels=tuning.labels_named(labels),
+        epochs=epochs,
+        lr_backbone=lr_backbone,
+        lr_head=lr_head,
+        batch_size=min(run.cfg.optimizer.batch_size, 256),
+        num_workers=run.cfg.data.num_workers,
+        seed=run.cfg.seed,
+        device=device_named(device),
+    )
+    for metric in ("top1", "top5"):
+        _append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed])
+    print(f"fine-tuned on {found['n']} images: top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
+
+
+def figures(path, overrides, device="auto") -> list[Path]:
+    """`ressl figures`: curves, feature space (Fig. 3), neighbours (Fig. 2), as PNG and PDF."""
+    from ressl_plugin import figures as drawing
+
+    run = with_overrides(path, overrides)
+    folder = run.dir / "figures"
+    made = []
+    if (run.dir / "metrics.csv").is_file():
+        size = run.cfg.method_kwargs.get("queue_size")
+        made += drawing.curves(run.dir, folder / "curves", size)
+    splits = Splits(run, device_named(device))
+    x, y = features.extract(run.backbone(), splits.loader("val"), splits.device)
+    untrained, _ = features.extract(
+        run.backbone(trained=False), splits.loader("val"), splits.device
+    )
+    classes = splits.loader("val").dataset.classes
+    spaces = {"untrained": untrained, run.cfg.method: x}
+    made += drawing.feature_space(spaces, y, folder / "features", classes)
+    made += drawing.neighbours_of_run(run, folder / "neighbours", splits.device)
+    for file in made:
+        print(file)
+    return made
+
+
+def _append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> None:
+    record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value}
+    results.append(run.dir, {**record, "data": run.cfg.data.dataset, **more})

@@ -1,0 +1,85 @@
+"""What can go wrong in a long run, said in one line each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from ressl_plugin import checkpoint, results
+
+
+class RunFault(Exception):
+    """A run that had to stop; the message names the reason and the last good checkpoint."""
+
+
+class Faults(pl.Callback):
+    """Stop at a non-finite loss; report skipped steps and collapse in results.json.
+
+    On a GPU the loss is looked at one step later, so that no step waits for the device; nothing
+    is saved in between. `skip` (see ReSSL.training_step) has to wait, and leaves the step out.
+    """
+
+    def __init__(self, folder: Path, non_finite: str):
+        self.folder, self.non_finite = folder, non_finite
+        self._pending: tuple[int, torch.Tensor] | None = None
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Look at the step's loss (CPU) or at the one before (GPU)."""
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is None:
+            return
+        seen, self._pending = self._pending, (trainer.global_step, loss.detach().isfinite())
+        if loss.device.type == "cpu":
+            seen, self._pending = self._pending, None
+        self._stop_if_bad(seen)
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        """Nothing is saved before the last step has been looked at."""
+        seen, self._pending = self._pending, None
+        self._stop_if_bad(seen)
+
+    def _stop_if_bad(self, seen) -> None:
+        if seen is None or bool(seen[1]):
+            return
+        file = self.folder / checkpoint.NAME
+        good = f"the last good checkpoint is {file}" if file.is_file() else "no checkpoint was made"
+        raise RunFault(
+            f"the loss is not finite at step {seen[0]}; {good}. Try a lower optimizer.lr, "
+            "precision=32-true, or faults.non_finite=skip"
+        )
+
+    def on_train_end(self, trainer, module) -> None:
+        """Leave a trace of what the reader of a table should know."""
+        if not trainer.is_global_zero:
+            return
+        skipped = int(getattr(module, "skipped_steps", 0))
+        monitor = next((c for c in trainer.callbacks if hasattr(c, "collapsed_at")), None)
+        collapsed = monitor.collapsed_at if monitor else None
+        for metric, value in (("skipped_steps", skipped or None), ("collapsed_at", collapsed)):
+            if value is not None:
+                record = {"evaluator": "pretrain", "protocol": "watch", "metric": metric}
+                data = module.cfg.data.dataset
+                results.append(self.folder, {**record, "data": data, "value": value})
+
+
+def explain(error: RuntimeError | OSError) -> str | None:
+    """One line for a fault that a user can do something about; None for a bug."""
+    text = str(error)
+    if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed" in text):
+        return (
+            "a data loading worker was killed (often for memory): lower data.num_workers; "
+            "resume=true continues from the last checkpoint"
+        )
+    if isinstance(error, torch.OutOfMemoryError):
+        return (
+            "out of GPU memory: lower optimizer.batch_size or use precision=bf16-mixed; "
+            "resume=true continues from the last checkpoint"
+        )
+    if isinstance(error, OSError) and error.filename:
+        return (
+            f"{error.filename}: {error.strerror} while training; restore it and continue with "
+            "resume=true"
+        )
+    return None

@@ -1,0 +1,330 @@
+"""ReSSL: Relational Self-Supervised Learning with Weak Augmentation.
+
+M. Zheng et al., NeurIPS 2021, arXiv 2107.09282. Algorithm 1 is `ReSSL.training_step`, Eq. 3 to 5
+are in loss.py, Eq. 6 is `ReSSL.update_teacher`, the memory is in queue.py.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import torch
+import torch.nn.functional as F
+from omegaconf import OmegaConf
+from torch import Tensor, nn
+
+from ressl_plugin import backbone as backbones
+from ressl_plugin import batchnorm, config, distributed, host
+from ressl_plugin.loss import info_nce, relational_loss
+from ressl_plugin.means import Means
+from ressl_plugin.queue import FeatureQueue
+from ressl_plugin.schedule import WarmupCosine
+from ressl_plugin.views import recipe
+
+
+def head(d_in: int, hidden: int, d_out: int, norm: bool = False) -> nn.Sequential:
+    """The projection head g: Linear - (BatchNorm) - ReLU - Linear."""
+    layers = [nn.Linear(d_in, hidden), nn.ReLU(), nn.Linear(hidden, d_out)]
+    if norm:
+        layers.insert(1, nn.BatchNorm1d(hidden))
+    return nn.Sequential(*layers)
+
+
+class ReSSL(host.MomentumBase):
+    """Student, teacher and memory, trained by the relational loss.
+
+    Built from a config in solo-learn main's schema (see schema.py for every key). State-dict keys
+    are those of the host's own ReSSL: backbone.*, momentum_backbone.*, projector.*,
+    momentum_projector.*, queue (K, D), queue_ptr (1,), classifier.*.
+
+    Raises:
+        UserError: a config that cannot work.
+    """
+
+    def __init__(self, cfg):
+        backbones.offer(cfg.backbone.name)
+        super().__init__(cfg)
+        kwargs = self.cfg.method_kwargs
+        self.tau_s, self.tau_t = kwargs.temperature_q, kwargs.temperature_k
+        self.student_views, self.teacher_view = _roles(self.cfg)
+
+        backbones.set_stem(self.backbone, self.cfg.backbone.stem)
+        self.momentum_backbone = _teacher_of(self.backbone)
+        self.projector = head(
+            self.features_dim, kwargs.proj_hidden_dim, kwargs.proj_output_dim, kwargs.proj_batchnorm
+        )
+        self.momentum_projector = _teacher_of(self.projector)
+        self.predictor = None
+        if kwargs.predictor:  # the journal version's asymmetry: on the student only
+            d = kwargs.proj_output_dim
+            self.predictor = head(d, kwargs.pred_hidden_dim, d, norm=True)
+        self._set_batchnorm()
+
+        rows = FeatureQueue.random_rows(kwargs.queue_size, kwargs.proj_output_dim)
+        self.register_buffer("queue", rows)
+        self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
+        # every rank pushes the same gathered rows, so DDP need not broadcast K x D each forward
+        self._ddp_params_and_buffers_to_ignore = ["queue", "queue_ptr"]
+        self.means = Means()
+        self.skipped_steps = 0
+        self._bank: list[tuple[Tensor, Tensor]] = []  # features of the epoch, for the online kNN
+
+    @staticmethod
+    def add_and_assert_specific_cfg(cfg):
+        """Fill in the defaults of the host and of the plugin; check the method's own settings."""
+        if OmegaConf.select(cfg, "momentum") is None:
+            cfg.momentum = {}
+        cfg = host.MomentumBase.add_and_assert_specific_cfg(cfg)
+        return config.fill_method(cfg)
+
+    def _set_batchnorm(self) -> None:
+        if self.cfg.batchnorm.mode == "group" and self.cfg.batchnorm.groups > 1:
+            for network in self.networks:
+                batchnorm.to_groups(network, self.cfg.batchnorm.groups)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """Student encoder and head, teacher encoder and head, predictor if there is one."""
+        parts = [self.backbone, self.projector, self.momentum_backbone, self.momentum_projector]
+        return parts + ([self.predictor] if self.predictor is not None else [])
+
+    @property
+    def memory(self) -> FeatureQueue:
+        """The queue as a FIFO over this module's buffers."""
+        return FeatureQueue(self.queue, self.queue_ptr)
+
+    @property
+    def learnable_params(self) -> list[dict]:
+        """The host's parameter groups and the heads."""
+        extra = [{"name": "projector", "params": self.projector.parameters()}]
+        if self.predictor is not None:
+            extra.append({"name": "predictor", "params": self.predictor.parameters()})
+        return super().learnable_params + extra
+
+    @property
+    def momentum_pairs(self) -> list[tuple[nn.Module, nn.Module]]:
+        """(student, teacher) modules that Eq. 6 averages."""
+        return [*super().momentum_pairs, (self.projector, self.momentum_projector)]
+
+    def forward(self, X: Tensor) -> dict[str, Tensor]:
+        """Student: (N, 3, H, W) to feats (N, d), logits (N, classes), z (N, D) of unit length."""
+        out = super().forward(X)
+        return {**out, "z": self._embed(out["feats"])}
+
+    def multicrop_forward(self, X: Tensor) -> dict[str, Tensor]:
+        """Student without the online classifier: feats (N, d) and z (N, D)."""
+        feats = self.backbone(self._layout(X))
+        return {"feats": feats, "z": self._embed(feats)}
+
+    def _embed(self, feats: Tensor) -> Tensor:
+        z = self.projector(feats)
+        if self.predictor is not None:
+            z = self.predictor(z)
+        return F.normalize(z.float(), dim=-1)
+
+    @torch.no_grad()
+    def momentum_forward(self, X: Tensor) -> dict[str, Tensor]:
+        """Teacher: (N, 3, H, W) to feats (N, d) and z (N, D) of unit length, no gradient."""
+        restore = lambda t: t
+        if self.cfg.batchnorm.mode == "shuffle" and self.training:
+            X, restore = distributed.shuffle(X)
+        feats = self.momentum_backbone(self._layout(X))
+        z = F.normalize(self.momentum_projector(feats).float(), dim=-1)
+        return {"feats": restore(feats), "z": restore(z)}
+
+    def _layout(self, X: Tensor) -> Tensor:
+        return X if self.no_channel_last else X.to(memory_format=torch.channels_last)
+
+    def training_step(self, batch, batch_idx: int) -> Tensor:
+        """Algorithm 1 on one batch `[indexes (N,), [views], targets (N,)]`.
+
+        Returns:
+            Relational loss (mean over contrastive views and images) plus the loss of the online
+            classifier, which sees detached features.
+        """
+        _, views, targets = batch
+        views = [views] if isinstance(views, Tensor) else views
+        teacher = self.momentum_forward(views[self.teacher_view])
+        z_t = teacher["z"]
+        feats, z_s = self._student([views[i] for i in self.student_views])
+
+        loss, entropy = self._objective(z_s, z_t)
+        if self.cfg.faults.non_finite == "skip" and not bool(loss.isfinite()):
+            self.skipped_steps += 1
+            return None  # neither the weights nor the memory see this batch
+        self.memory.enqueue(distributed.gather(z_t))
+
+        uniform = math.log(len(self.queue)) or 1.0  # one row: the relation has no entropy at all
+        stats = {
+            "train_ressl_loss": loss,
+            "target_entropy": entropy / uniform,
+            "embedding_spread": 1 - z_t.mean(0).square().sum(),
+        }
+        self._record(stats, len(z_t), batch_idx)
+        return loss + self._online(feats, teacher["feats"], targets)
+
+    def _student(self, crops: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Features of the first crop (N, d) and embeddings of all crops (V, N, D).
+
+        Crops of one size are forwarded together, as one batch.
+        """
+        sizes = [tuple(c.shape[-2:]) for c in crops]
+        z: list[Tensor] = [None] * len(crops)
+        first = None
+        for size in dict.fromkeys(sizes):
+            same = [i for i, s in enumerate(sizes) if s == size]
+            out = self._forward_together([crops[i] for i in same])
+            for i, feats, embedding in zip(same, *out):
+                z[i] = embedding
+                first = feats if i == 0 else first
+        return first, torch.stack(z)
+
+    def _forward_together(self, crops: list[Tensor]):
+        feats = self.backbone(self._layout(torch.cat(crops) if len(crops) > 1 else crops[0]))
+        return feats.chunk(len(crops)), self._embed(feats).chunk(len(crops))
+
+    def _objective(self, z_s: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
+        """Loss and mean entropy of the target relation, both scalars; InfoNCE warms up first."""
+        loss, entropy = relational_loss(z_s, z_t, self.queue, self.tau_s, self.tau_t)
+        share = self._infonce_share()
+        if share > 0:
+            tau = self.cfg.method_kwargs.infonce_temperature
+            loss = (1 - share) * loss + share * info_nce(z_s, z_t, self.queue, tau)
+        return loss, entropy
+
+    def _infonce_share(self) -> float:
+        """1 at the start, falling linearly to 0 after `infonce_epochs` epochs."""
+        epochs = self.cfg.method_kwargs.infonce_epochs
+        if not epochs or self._trainer is None:
+            return 0.0
+        done = self.trainer.global_step * self.max_epochs
+        return max(0.0, 1 - done / self.trainer.estimated_stepping_batches / epochs)
+
+    def _online(self, feats, teacher_feats, targets) -> Tensor | float:
+        """Loss of the detached online classifiers; training features for the online kNN."""
+        if self.num_classes < 2:
+            return 0.0
+        feats = feats.detach()
+        loss = self._classify(self.classifier, feats, targets, "train")
+        if self.momentum_classifier is not None:
+            loss = loss + self._classify(
+                self.momentum_classifier, teacher_feats, targets, "train_momentum"
+            )
+        if self.knn_eval and self._knn_epoch():
+            self._bank.append((feats.float(), targets))
+        return loss
+
+    def _classify(self, classifier, feats, targets, name: str, group: str = "train") -> Tensor:
+        """Cross-entropy over the labelled images of a batch; 0 where none is (label -1)."""
+        logits = classifier(feats)
+        n = (targets >= 0).sum()
+        loss = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
+        loss = loss / n.clamp(min=1)
+        top = logits.detach().topk(min(5, logits.size(1)), dim=1).indices
+        hits = (top == targets[:, None]).float()
+        percent = 100 / n.clamp(min=1)
+        stats = {
+            f"{name}_class_loss": loss,
+            f"{name}_acc1": percent * hits[:, 0].sum(),
+            f"{name}_acc5": percent * hits.sum(),
+        }
+        self.means.add(stats, n, group)
+        return loss
+
+    def _knn_epoch(self) -> bool:
+        return (self.current_epoch + 1) % self.cfg.knn_eval.every == 0
+
+    def _record(self, stats: dict[str, Tensor], n: int, batch_idx: int) -> None:
+        """Add to the epoch's means on the device; write single steps only on a cadence."""
+        self.means.add(stats, n)
+        if self._trainer is not None and batch_idx % self.cfg.performance.log_every == 0:
+            self.log("loss", stats["train_ressl_loss"].detach(), prog_bar=True, logger=False)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the epoch's means."""
+        self.log_dict(self.means.pop(), sync_dist=True)
+        self.log("tau", self.momentum_now(self.trainer.global_step))
+
+    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
+        """Eq. 6 after every optimizer step."""
+        if self.trainer.global_step > self.last_step:
+            self.update_teacher(self.momentum_now(self.last_step))
+        self.last_step = self.trainer.global_step
+
+    def on_train_start(self) -> None:
+        """Count optimizer steps from where a resumed run stands."""
+        self.last_step = self.trainer.global_step
+
+    def momentum_now(self, step: int) -> float:
+        """m after `step` optimizer steps: constant, or the host's cosine from base to final."""
+        base, final = self.cfg.momentum.base_tau, self.cfg.momentum.final_tau
+        if base == final:
+            return base
+        turn = math.pi * step / self.trainer.estimated_stepping_batches
+        return final - (final - base) * (math.cos(turn) + 1) / 2
+
+    @torch.no_grad()
+    def update_teacher(self, m: float) -> None:
+        """F_t <- m F_t + (1 - m) F_s, parameters only (Eq. 6)."""
+        pairs = self.momentum_pairs
+        student = [p for s, _ in pairs for p in s.parameters()]
+        teacher = [p for _, t in pairs for p in t.parameters()]
+        torch._foreach_lerp_(teacher, student, 1 - m)
+
+    def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Online classifier and kNN on the student's features of clean images."""
+        X, targets = batch
+        out = self(X)
+        self._classify(self.classifier, out["feats"], targets, "val", "val")
+        if self.momentum_classifier is not None:
+            feats = self.momentum_backbone(self._layout(X))
+            self._classify(self.momentum_classifier, feats, targets, "momentum_val", "val")
+        if self._bank:
+            self.knn.update(test_features=out["feats"].float(), test_targets=targets)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log means over the images, and the kNN accuracies."""
+        log = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
+        if self._bank:
+            feats, targets = (torch.cat(parts) for parts in zip(*self._bank))
+            self._bank.clear()
+            known = targets >= 0
+            self.knn.update(train_features=feats[known], train_targets=targets[known])
+            log["val_knn_acc1"], log["val_knn_acc5"] = map(float, self.knn.compute())
+            self.knn.reset()
+        self.log_dict(log, sync_dist=True)
+
+    def configure_optimizers(self):
+        """The host's optimizer; warm-up and half-cosine a step as in the reference code."""
+        if self.scheduler != "warmup_cosine" or self.scheduler_interval != "step":
+            return super().configure_optimizers()
+        self.scheduler = "none"
+        try:
+            optimizer = super().configure_optimizers()
+        finally:
+            self.scheduler = "warmup_cosine"
+        steps = self.trainer.estimated_stepping_batches
+        plan = WarmupCosine(
+            optimizer,
+            steps=steps,
+            warmup=round(self.warmup_epochs * steps / self.max_epochs),
+            start=self.warmup_start_lr,
+            final=self.min_lr,
+        )
+        return [optimizer], [{"scheduler": plan, "interval": "step"}]
+
+
+def _teacher_of(student: nn.Module) -> nn.Module:
+    """A copy with the same weights and no gradient."""
+    return copy.deepcopy(student).requires_grad_(False)
+
+
+def _roles(cfg) -> tuple[list[int], int]:
+    """Positions of the contrastive views and of the weak view in a batch's list of views."""
+    if cfg.get("augmentations"):
+        read = recipe.read(cfg.augmentations)
+        return list(read.student), read.teacher
+    large = cfg.data.get("num_large_crops") or 2
+    small = cfg.data.get("num_small_crops") or 0
+    return [0, *range(large, large + small)], 1

@@ -1,0 +1,229 @@
+"""Pre-train any method of the host, ReSSL first, from one config into one run directory."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from ressl_plugin import checkpoint, distributed, host, registry, run
+from ressl_plugin.errors import UserError
+from ressl_plugin.faults import Faults
+from ressl_plugin.monitor import CollapseMonitor, KeepMetrics, MetricsFile
+from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback, check_same_config
+from ressl_plugin.training_data import PretrainData
+
+log = logging.getLogger(__name__)
+
+
+def pretrain(cfg: DictConfig) -> Path:
+    """Train `cfg.method` and return the run directory.
+
+    Args:
+        cfg: a complete config (config.finish).
+
+    Raises:
+        UserError: anything about the config, the data or the run directory that cannot work.
+    """
+    registry.register()
+    cfg = runnable(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    folder = run.directory(cfg)
+    module = PretrainData(cfg, folder)
+    scaled = scale(with_views(cfg, module))
+    source = resume_from(cfg)
+    run.start(cfg, scaled)
+    model = build(scaled)
+    warn_about_queue(scaled, len(module.dataset))
+    trainer = make_trainer(cfg, folder)
+    trainer.fit(model, datamodule=module, ckpt_path=source)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return folder
+
+
+def runnable(cfg: DictConfig) -> DictConfig:
+    """The config with devices, strategy and precision that this machine has.
+
+    Raises:
+        UserError: a GPU is asked for and none is there, more devices than there are.
+    """
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    gpus = torch.cuda.device_count()
+    wants_gpu = cfg.accelerator in ("gpu", "cuda") or (cfg.accelerator == "auto" and gpus)
+    if wants_gpu and not gpus:
+        raise UserError(
+            f"config: accelerator={cfg.accelerator}: no CUDA device is visible; "
+            "accelerator=cpu runs on the processor"
+        )
+    count = device_count(cfg.devices, gpus if wants_gpu else 1)
+    if wants_gpu and count > gpus:
+        raise UserError(f"config: devices={cfg.devices}: this machine has {gpus} GPU(s)")
+    if not wants_gpu:
+        cfg.accelerator, cfg.devices = "cpu", count
+        if cfg.sync_batchnorm:
+            log.warning("sync_batchnorm=true: needs GPUs, off on the processor")
+            cfg.sync_batchnorm = False
+    if cfg.batchnorm.mode == "sync":
+        cfg.sync_batchnorm = bool(wants_gpu)
+    alone = count * cfg.num_nodes == 1
+    cfg.strategy = "auto" if alone and cfg.strategy in (None, "ddp") else cfg.strategy or "ddp"
+    return cfg
+
+
+def device_count(devices, available: int) -> int:
+    """How many devices a `devices` setting means: 2, [0, 1], "0,1", auto or -1.
+
+    Raises:
+        UserError: something else.
+    """
+    if devices in ("auto", -1, "-1"):
+        return max(1, available)
+    if isinstance(devices, str):
+        devices = [d for d in devices.split(",") if d.strip()]
+    try:
+        count = devices if isinstance(devices, int) else len(devices)
+    except TypeError:
+        count = 0
+    if isinstance(devices, bool) or count < 1:
+        raise UserError(f"config: devices={devices!r}: a number, a list of numbers, or auto")
+    return count
+
+
+def with_views(cfg: DictConfig, module: PretrainData) -> DictConfig:
+    """The config as the host's classes want it: classes and views counted, presets resolved."""
+    from ressl_plugin.views import recipe
+
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    cfg.augmentations = recipe.expand(cfg.augmentations)
+    sizes = [crop.crop_size for crop in module.recipe.crops]
+    cfg.data.num_large_crops = sum(size == max(sizes) for size in sizes)
+    cfg.data.num_small_crops = len(sizes) - cfg.data.num_large_crops
+    cfg.data.num_classes = module.num_classes
+    return cfg
+
+
+def scale(cfg: DictConfig) -> DictConfig:
+    """Learning rates times (images a step) / 256, as in the host: batch x devices x nodes."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    processes = device_count(cfg.devices, torch.cuda.device_count() or 1) * cfg.num_nodes
+    factor = cfg.optimizer.batch_size * processes / 256
+    log.info(
+        "learning rate %g x %d images / 256 = %g",
+        cfg.optimizer.lr, cfg.optimizer.batch_size * processes, cfg.optimizer.lr * factor,
+    )  # fmt: skip
+    cfg.optimizer.lr *= factor
+    cfg.optimizer.classifier_lr *= factor
+    if cfg.optimizer.name == "sgd":
+        cfg.optimizer.kwargs = {"momentum": 0.9, "fused": True, **cfg.optimizer.kwargs}
+    return cfg
+
+
+def build(cfg: DictConfig) -> pl.LightningModule:
+    """The method's module, in channels_last and compiled where the config says so."""
+    model = host.build_method(cfg)
+    if not cfg.performance.disable_channel_last:
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.performance.compile:
+        for network in getattr(model, "networks", [model.backbone]):
+            network.compile()
+    return model
+
+
+def warn_about_queue(cfg: DictConfig, images: int) -> None:
+    """A queue larger than the data set holds several old embeddings of one image."""
+    size = cfg.method_kwargs.get("queue_size", 0)
+    if size > images:
+        log.warning(
+            "method_kwargs.queue_size=%d: larger than the data set of %d images; "
+            "the paper's is at most a third of it",
+            size,
+            images,
+        )
+
+
+def resume_from(cfg: DictConfig) -> Path | None:
+    """The checkpoint to go on from: of this run directory, or the one that is named.
+
+    Raises:
+        UserError: there is none, or it was made with another config and `resume_force` is off.
+    """
+    if cfg.resume_from_checkpoint:
+        cfg.resume = cfg.resume_from_checkpoint
+    if not cfg.resume:
+        return None
+    folder = run.directory(cfg)
+    if cfg.resume is True and not run.has_checkpoint(folder):
+        log.info("resume=true: no checkpoint in %s yet, starting afresh", folder)
+        return None
+    source = checkpoint.find(folder if cfg.resume is True else cfg.resume)
+    return check_same_config(source, cfg)
+
+
+def make_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
+    """Lightning's Trainer with the run's loggers, checkpoints and watchers."""
+    known = set(inspect.signature(pl.Trainer.__init__).parameters)
+    given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
+    callbacks = [
+        CheckpointCallback(folder, cfg) if cfg.checkpoint.enabled else None,
+        CollapseMonitor(cfg.scheduler.warmup_epochs),
+        Faults(folder, cfg.faults.non_finite),
+        KeepMetrics(),
+        LearningRateMonitor("step"),
+    ]
+    settings = {
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": cfg.performance.log_every,
+        "use_distributed_sampler": False,  # every back end shards its own data
+        "strategy": strategy(cfg),
+        "benchmark": True,
+    }
+    return pl.Trainer(
+        **{**settings, **given, "strategy": settings["strategy"]},
+        logger=loggers(cfg, folder),
+        callbacks=[c for c in callbacks if c],
+        enable_checkpointing=False,
+        default_root_dir=str(folder),
+        plugins=[AtomicCheckpointIO()],
+    )
+
+
+def strategy(cfg: DictConfig):
+    """`ddp` without a search for unused parameters; anything else as Lightning knows it."""
+    if cfg.strategy != "ddp":
+        return cfg.strategy
+    from lightning.pytorch.strategies import DDPStrategy
+
+    # batch-norm statistics are a rank's own, as in the paper: no broadcast at every forward
+    return DDPStrategy(
+        find_unused_parameters=False,
+        broadcast_buffers=False,
+        process_group_backend=None if torch.cuda.is_available() else "gloo",
+    )
+
+
+def loggers(cfg: DictConfig, folder: Path) -> list:
+    """metrics.csv and TensorBoard events in the run directory; wandb where configured."""
+    if distributed.launched_rank():
+        return []
+    made = [MetricsFile(folder), TensorBoardLogger(folder, name="", version="")]
+    if cfg.wandb.enabled:
+        from lightning.pytorch.loggers import WandbLogger
+
+        made.append(
+            WandbLogger(
+                name=cfg.name,
+                project=cfg.wandb.project,
+                entity=cfg.wandb.entity,
+                offline=cfg.wandb.offline,
+                save_dir=str(folder),
+            )
+        )
+    return made

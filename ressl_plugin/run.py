@@ -1,0 +1,141 @@
+"""A run is a directory: config.yaml, args.json, last.ckpt, metrics.csv, results.json, figures/."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ressl_plugin import backbone as backbones
+from ressl_plugin import checkpoint, config
+from ressl_plugin.errors import UserError
+
+
+@dataclass
+class Run:
+    """A finished or unfinished pre-training run.
+
+    Attributes:
+        dir: its directory.
+        cfg: the resolved config, learning rates as given (for a batch of 256).
+        file: the checkpoint to read.
+    """
+
+    dir: Path
+    cfg: DictConfig
+    file: Path
+
+    @cached_property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights by the host's names."""
+        return checkpoint.load(self.file)["state_dict"]
+
+    def backbone(self, trained: bool = True, teacher: bool = False) -> nn.Module:
+        """The encoder with plain BatchNorm, in eval mode; untrained: its random initialisation.
+
+        Raises:
+            UserError: the checkpoint is of another architecture.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.cfg.seed)
+            network = backbones.build(self.cfg)
+        if trained:
+            load_backbone(network, self.state, self.file, "momentum_backbone" if teacher else None)
+        return network.eval()
+
+
+def load_backbone(
+    network: nn.Module, state: dict[str, torch.Tensor], source: Path, prefix: str | None = None
+) -> None:
+    """Load a state dict's `backbone.*` (or `prefix.*`) into a bare encoder, every key of it.
+
+    Raises:
+        UserError: no such keys, or shapes of another architecture.
+    """
+    prefix = f"{prefix or 'backbone'}."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not own:
+        raise UserError(f"{source}: no weights under {prefix}; is it a solo-learn checkpoint?")
+    want = network.state_dict()
+    for key in sorted(want.keys() | own.keys()):
+        have, need = own.get(key), want.get(key)
+        if have is None or need is None or have.shape != need.shape:
+            shape = lambda t: "absent" if t is None else tuple(t.shape)
+            raise UserError(
+                f"{source}: weights of another architecture: {prefix}{key} is {shape(have)}, the "
+                f"config's backbone needs {shape(need)}; check backbone.name and backbone.stem"
+            )
+    network.load_state_dict(own)
+
+
+def open_run(path: str | Path) -> Run:
+    """A run by its directory or by a checkpoint in it.
+
+    Raises:
+        UserError: no such run, or it has no config or no checkpoint.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such run directory or checkpoint; `ressl pretrain` makes one")
+    folder = path if path.is_dir() else path.parent
+    file = checkpoint.find(path)
+    for name in ("config.yaml", "args.json"):
+        if (folder / name).is_file():
+            return Run(folder, read_config(folder / name), file)
+    raise UserError(f"{folder}: no config.yaml or args.json beside the checkpoint {file.name}")
+
+
+def read_config(path: Path) -> DictConfig:
+    """config.yaml of a run, or args.json of one that the host made."""
+    try:
+        text = path.read_text()
+        given = json.loads(text) if path.suffix == ".json" else OmegaConf.create(text)
+    except Exception as error:
+        raise UserError(f"{path}: not a config: {' '.join(str(error).split())}") from None
+    cfg = OmegaConf.create(given)
+    cfg.pop("wandb_run_id", None)
+    return config.finish(cfg)
+
+
+def directory(cfg: DictConfig) -> Path:
+    """Where this config's run goes: `run_dir`, or runs/<name>."""
+    return Path(cfg.run_dir or Path("runs") / cfg.name)
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has got as far as a checkpoint there."""
+    file = folder / checkpoint.NAME
+    return file.is_file() or checkpoint.previous(file).is_file()
+
+
+def start(cfg: DictConfig, scaled: DictConfig) -> Path:
+    """Make the run's directory and write its config.
+
+    Raises:
+        UserError: the directory holds a run already and `resume` is not set; it cannot be made.
+    """
+    folder = directory(cfg)
+    if has_checkpoint(folder) and not cfg.resume:
+        raise UserError(
+            f"run_dir={folder} holds a run already: resume=true continues it, "
+            "another run_dir=… starts afresh"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        write_text(folder / "args.json", json.dumps(OmegaConf.to_container(scaled), indent=1))
+    except OSError as error:
+        raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
+    return folder
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file as a whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

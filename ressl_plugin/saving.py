@@ -1,0 +1,298 @@
+"""When a run saves, what it saves, and how it goes on as if it had never stopped.
+
+A checkpoint is taken where nothing is half done: after a step's EMA update (Lightning's own
+callbacks save before it) or after an epoch's validation. With the weights go the optimizer, the
+schedule, the loader's position, every rank's random number generators and the config, so that a
+run killed anywhere and resumed computes what it would have computed, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from ressl_plugin import checkpoint
+from ressl_plugin.checkpoint import CheckpointError
+from ressl_plugin.errors import UserError
+from ressl_plugin.plain import plain_config, to_plain
+from ressl_plugin.rng import gather_rng, restore_rng
+
+log = logging.getLogger(__name__)
+
+CONFIG, RNG = "ressl_config", "ressl_rng"
+
+# Where a run lies, what it reports and how it is watched: nothing of it reaches the weights.
+NEUTRAL = (
+    "run_dir", "name", "resume", "resume_force", "resume_from_checkpoint", "auto_resume", "wandb",
+    "checkpoint", "knn_eval", "faults", "data.num_workers", "data.val_path", "data.check",
+    "performance.log_every", "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch",
+    "limit_val_batches", "num_sanity_val_steps",
+)  # fmt: skip
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's files through `checkpoint.save` and `checkpoint.load`."""
+
+    def save_checkpoint(self, checkpoint_, path, storage_options=None):
+        checkpoint.save(path, to_plain(checkpoint_))
+
+    def load_checkpoint(self, path, map_location="cpu", weights_only=None):
+        # whatever the caller says: nothing is unpickled
+        return checkpoint.load(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path):
+        Path(path).unlink(missing_ok=True)
+
+
+class CheckpointCallback(Callback):
+    """Saves RUN/last.ckpt, and restores what Lightning does not.
+
+    Args:
+        run_dir: the run's directory.
+        config: the resolved config (DictConfig or dict), stored as plain values.
+        frequency: epochs between saves; None takes checkpoint.frequency of the config.
+        every_n_steps: optimizer steps between saves, 0 for none; None takes
+            checkpoint.every_n_steps. A save that is due at the end of an epoch waits for the
+            epoch's validation.
+        signals: signal number -> exception. The step is finished, the state saved, and the
+            exception raised, on all ranks; the same signal again stops at once.
+
+    A save that fails (full disk) is logged and training goes on, if an earlier checkpoint of this
+    process exists; the first and the last save must succeed.
+    """
+
+    def __init__(self, run_dir, config, frequency=None, every_n_steps=None, signals=None):
+        self.path = Path(run_dir) / checkpoint.NAME
+        self.config = plain_config(config)
+        settings = self.config.get("checkpoint") or {}
+        self.frequency = frequency or settings.get("frequency") or 1
+        steps = settings.get("every_n_steps") if every_n_steps is None else every_n_steps
+        self.every_n_steps = steps or 0
+        self.signals = signals or {
+            signal.SIGINT: KeyboardInterrupt(),
+            signal.SIGTERM: SIGTERMException(128 + signal.SIGTERM),
+        }
+        self._handlers = {}
+        self._stop = None  # the exception that ends the run at the next boundary
+        self._saved = None  # global step of this process's last save
+        self._due = False  # a save is due, and waits for a step that can be resumed from
+        self._between_steps = False
+        self._states = None  # RNG of every rank, to be restored
+
+    def request_stop(self, exception: BaseException) -> None:
+        """Finish the step, save, then raise ``exception``."""
+        self._stop = exception
+
+    # The two boundaries: wrapped around the module's own hooks, because Lightning calls a
+    # callback's before the module's, and that is where the teacher is updated.
+
+    def setup(self, trainer, pl_module, stage):
+        if stage != "fit":
+            return
+        for name, boundary in (
+            ("on_train_batch_end", self._after_step),
+            ("on_train_epoch_end", self._after_epoch),
+        ):
+            setattr(pl_module, name, _followed_by(getattr(pl_module, name), boundary, trainer))
+
+    def teardown(self, trainer, pl_module, stage):
+        for name in ("on_train_batch_end", "on_train_epoch_end"):
+            pl_module.__dict__.pop(name, None)
+        self._restore_handlers()
+
+    def on_train_batch_start(self, *_):
+        self._between_steps = False
+
+    def _after_step(self, trainer):
+        self._between_steps = True
+        stop = self._agreed_stop(trainer)
+        if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
+            return  # saved after the epoch, or when the gradients have been used
+        step = trainer.global_step
+        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved:
+            self._due = True
+        if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            return  # Lightning would resume past this validation and what it draws: a step later
+        if stop or self._due:
+            self._save(trainer, must=stop)
+        if stop:
+            self._leave(trainer)
+
+    def _after_epoch(self, trainer):
+        stop = self._agreed_stop(trainer)
+        epoch = trainer.current_epoch + 1
+        by_step = self._due or (
+            self.every_n_steps and trainer.global_step % self.every_n_steps == 0
+        )
+        last = epoch == trainer.max_epochs
+        if stop or last or by_step or epoch % self.frequency == 0:
+            self._save(trainer, must=stop or last)
+        if stop:
+            self._leave(trainer)
+
+    def on_train_end(self, trainer, pl_module):
+        if self._saved != trainer.global_step:
+            self._save(trainer, must=True)
+
+    def on_exception(self, trainer, pl_module, exception):
+        """Save if the failure fell between two steps, else say which checkpoint is the last."""
+        self._restore_handlers()
+        resumable = self._between_steps and trainer.training and trainer.world_size == 1
+        if resumable and self._saved != trainer.global_step and not trainer.is_last_batch:
+            try:
+                self._save(trainer, must=False)
+            except CheckpointError as error:  # the exception itself is the news
+                log.error("%s", error)
+        if trainer.is_global_zero:
+            kept = self.path.exists() or checkpoint.previous(self.path).exists()
+            log.warning("the last checkpoint is %s", self.path if kept else "none: too early")
+
+    # Saving
+
+    def _save(self, trainer, must):
+        self._due, failure = False, None
+        # Weights are alike on all ranks, batch-norm statistics are not: rank 0 decides.
+        if not trainer.strategy.broadcast(all_finite(trainer)):
+            log.error("not saved: the state is not finite; %s stays as it is", self.path)
+            return
+        try:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        except CheckpointError as error:
+            failure = str(error)
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
+        failure = trainer.strategy.broadcast(failure)
+        if failure is None:
+            self._saved = trainer.global_step
+        elif must or self._saved is None:
+            raise CheckpointError(failure)
+        else:
+            log.error("%s; training goes on", failure)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        checkpoint[CONFIG] = self.config
+        checkpoint[RNG] = gather_rng()
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint):
+        self._states = checkpoint.get(RNG)
+        if self._states and len(self._states) != trainer.world_size:
+            log.warning(
+                "the checkpoint was written by %d processes, now there are %d: random numbers "
+                "start afresh and the run is not the same one",
+                len(self._states),
+                trainer.world_size,
+            )
+            self._states = None
+
+    def on_train_start(self, trainer, pl_module):
+        self._install_handlers()
+        if self._states is None:
+            return
+        restore_rng(self._states[trainer.global_rank])
+        self._states = None
+        if trainer.fit_loop.resumed_on_epoch_end:
+            # Lightning began this epoch's iteration before the generators were restored
+            iter(trainer.fit_loop._data_fetcher)
+
+    # Signals
+
+    def _install_handlers(self):
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in self.signals:
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def _restore_handlers(self):
+        for number in list(self._handlers):
+            signal.signal(number, self._handlers.pop(number) or signal.SIG_DFL)
+
+    def _on_signal(self, number, _):
+        log.warning(
+            "%s: finishing this step, then saving; again: stop at once", signal.Signals(number).name
+        )
+        self._stop = self.signals[number]
+        if number in self._handlers:
+            signal.signal(number, self._handlers.pop(number) or signal.SIG_DFL)
+
+    def _agreed_stop(self, trainer) -> bool:
+        stop = self._stop is not None or trainer.received_sigterm
+        if trainer.world_size > 1:  # ranks hear of a signal in different steps
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        return stop
+
+    def _leave(self, trainer):
+        raise self._stop or SIGTERMException(128 + signal.SIGTERM)
+
+
+def _followed_by(hook, boundary, trainer):
+    def call(*args, **kwargs):
+        result = hook(*args, **kwargs)
+        boundary(trainer)
+        return result
+
+    return call
+
+
+def all_finite(trainer) -> bool:
+    """Whether the module's floating tensors and the optimizers' are finite, all of them."""
+    tensors = list(trainer.lightning_module.state_dict().values())
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            tensors += [t for t in state.values() if isinstance(t, torch.Tensor)]
+    flags = [t.isfinite().all().reshape(()) for t in tensors if t.is_floating_point()]
+    devices = {f.device for f in flags}
+    return all(torch.stack([f for f in flags if f.device == d]).all().item() for d in devices)
+
+
+def config_differences(saved, now) -> list[str]:
+    """Settings that differ and bear on training, as ``key: saved -> now``, sorted.
+
+    Left out is what cannot change a weight (`NEUTRAL`: places, reports, workers). `max_epochs` is
+    not: the schedule follows from it.
+    """
+    old, new = dict(_flat(plain_config(saved))), dict(_flat(plain_config(now)))
+    absent = object()
+    return [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+        and not any(key == n or key.startswith(f"{n}.") for n in NEUTRAL)
+    ]
+
+
+def check_same_config(source, config) -> Path:
+    """``source``, if it was trained with this config or ``config.resume_force`` is true.
+
+    A checkpoint without a config (the host's) is taken as it is.
+
+    Raises:
+        UserError: the settings that differ, and how to go on nevertheless.
+    """
+    saved = checkpoint.load(source).get(CONFIG)
+    config = plain_config(config)
+    if saved is None:
+        log.warning("%s holds no config: it cannot be compared with this one", source)
+        return Path(source)
+    if differing := config_differences(saved, config):
+        listed = "; ".join(differing)
+        if not config.get("resume_force"):
+            raise UserError(
+                f"{source} was made with another config: {listed}. Set them back, or "
+                "resume_force=true to go on with the new ones"
+            )
+        log.warning("resume_force: going on with another config: %s", listed)
+    return Path(source)
+
+
+def _flat(value, prefix=""):
+    if isinstance(value, dict) and (value or not prefix):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

@@ -1,0 +1,157 @@
+"""The images of a run, drawn as views by one of three back ends, and its validation images."""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from ressl_plugin import data, host
+from ressl_plugin.errors import UserError
+from ressl_plugin.views import recipe
+
+log = logging.getLogger(__name__)
+
+MEMORY_LIMIT = 4 << 30  # bytes of uint8 images that `auto` keeps on the device
+SMALL = 96  # pixels a side up to which `auto` keeps images in memory
+
+
+class PretrainData(pl.LightningDataModule):
+    """Batches `[indexes (N,), [views (N, 3, S, S)], targets (N,)]` and clean validation images.
+
+    Args:
+        cfg: a complete config (config.finish).
+        run_dir: where decoded images and verdicts on files are cached.
+
+    Raises:
+        UserError: missing or unusable data, a back end that cannot draw the recipe.
+    """
+
+    def __init__(self, cfg, run_dir: Path):
+        super().__init__()
+        self.cfg, self.run_dir = cfg, Path(run_dir)
+        self.recipe = recipe.read(cfg.augmentations, data.mean_std(cfg))
+        self.dataset = data.open(cfg, "pretrain")
+        self.has_val = self._has_validation()
+        self.backend = self._choose()
+        total = cfg.optimizer.batch_size
+        if len(self.dataset) < total:
+            raise UserError(
+                f"optimizer.batch_size={total}: larger than the data set of {len(self.dataset)} "
+                "images; a smaller batch is needed"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that have a name; 1, as in the host, where nothing is labelled."""
+        return max(1, len(self.dataset.classes))
+
+    def _has_validation(self) -> bool:
+        labelled = not self.cfg.data.no_labels and any(t >= 0 for t in self.dataset.targets)
+        own_test_set = self.cfg.data.dataset in ("cifar10", "cifar100", "stl10")
+        return labelled and (own_test_set or self.cfg.data.val_path is not None)
+
+    def _choose(self) -> str:
+        wanted = self.cfg.data.backend
+        if wanted != "auto":
+            return wanted
+        if self.cfg.data.format == "dali":
+            return "dali"
+        equalize = any(v.equalize_prob for v in self.recipe.views)
+        chosen = "batched" if self._is_small() and not equalize else "host"
+        log.info("data.backend=auto: %s draws the views", chosen)
+        return chosen
+
+    def _is_small(self) -> bool:
+        size = self.cfg.data.image_size or _side(self.dataset)
+        return (
+            size is not None and size <= SMALL and data.memory_bytes(self.dataset) <= MEMORY_LIMIT
+        )
+
+    def prepare_data(self) -> None:
+        """Find unreadable files before the first step, not in epoch 37."""
+        samples = getattr(self.dataset, "samples", None)
+        if samples is None or not self.cfg.data.check:
+            return
+        root = Path(self.cfg.data.train_path)
+        cache = self.run_dir / "cache" / "checked.json"
+        report = data.check_folder(root, labels=not self.cfg.data.no_labels, cache=cache)
+        report.refuse()
+
+    def train_dataloader(self):
+        """The chosen back end's loader, on the trainer's device."""
+        return getattr(self, f"_{self.backend}")()
+
+    def _host(self):
+        entries = recipe.expand(self.cfg.augmentations)
+        mean, std = data.mean_std(self.cfg)
+        pipelines = [
+            (
+                host.view_transform(self.cfg.data.dataset, {"mean": mean, "std": std, **entry}),
+                entry["num_crops"],
+            )
+            for entry in entries
+        ]
+        self.dataset.transform = host.n_crops(pipelines)
+        return data.worker_loader(
+            data.Indexed(self.dataset),
+            self.cfg.optimizer.batch_size,
+            self.cfg.data.num_workers,
+            seed=self.cfg.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def _batched(self):
+        from ressl_plugin.views import batched
+
+        device = self.trainer.strategy.root_device
+        memory = data.MemoryImages(self.dataset, self.run_dir / "cache")
+        images, labels = memory.to(device)
+        draw = partial(
+            batched.draw,
+            recipe=self.recipe,
+            channels_last=not self.cfg.performance.disable_channel_last,
+        )
+        return data.BatchedLoader(
+            images,
+            labels,
+            lambda batch, generator: draw(batch, generator=generator),
+            self.cfg.optimizer.batch_size,
+            seed=self.cfg.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def _dali(self):
+        from ressl_plugin.views import dali
+
+        device = self.trainer.strategy.root_device
+        return dali.loader(
+            self.cfg,
+            self.recipe,
+            self.dataset,
+            device=device,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def val_dataloader(self):
+        """Clean images of data.val_path (or the data set's test set); none without labels."""
+        if not self.has_val:
+            return []
+        return data.evaluation_loader(self.cfg, "val")
+
+
+def _side(dataset) -> int | None:
+    """Pixels a side of the first image; None where that cannot be told."""
+    array = getattr(dataset, "data", None)
+    if array is not None:
+        return max(array.shape[1:3])
+    if not dataset.samples:
+        return None
+    image = data.load_image(dataset.samples[0][0])
+    return max(image.size)

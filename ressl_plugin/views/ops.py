@@ -1,0 +1,214 @@
+"""The operations of a view on a batch, each image with its own parameters.
+
+Images are float tensors (N, 3, H, W) of levels 0 to 1, parameters are (N,) tensors on the same
+device. The arithmetic is torchvision's on PIL images, without PIL's rounding to 8 bits between
+operations; tests/views/test_ops.py states the distance of each in 8-bit levels.
+"""
+
+import math
+
+import torch
+
+GRAY = (0.299, 0.587, 0.114)
+BOX_PASSES = 3  # PIL's GaussianBlur is three box blurs
+
+_SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
+
+
+def crop_resize_flip(images, box, flip, size, interpolation="bicubic", eight_bit=False):
+    """Crop `box`, resize to (size, size) with antialiasing, mirror where `flip`: one resampling.
+
+    box: (N, 4) top, left, height, width in pixels, inside the image; flip: (N,) 0 or 1.
+    interpolation: bicubic (a = -0.5) or bilinear, as PIL resizes. eight_bit rounds after each
+    axis as PIL does. Returns (N, 3, size, size).
+    """
+    n, channels, height, width = images.shape
+    top, left, h, w = box.to(torch.float32).unbind(1)
+    rows = _resize_weights(top, h, torch.zeros_like(flip), height, size, interpolation)
+    columns = _resize_weights(left, w, flip, width, size, interpolation)
+    out = torch.bmm(images.reshape(n, channels * height, width), columns.transpose(1, 2))
+    out = _levels(out, eight_bit).view(n, channels, height, size)
+    out = torch.matmul(rows.unsqueeze(1), out)
+    return _levels(out, eight_bit)
+
+
+def _levels(x, eight_bit):
+    x = x.clamp_(0, 1)
+    return x.mul_(255).round_().div_(255) if eight_bit else x
+
+
+def _resize_weights(start, length, flip, full, size, interpolation):
+    """PIL's resampling coefficients, as matrices (N, size, full) that are zero off the crop."""
+    support = _SUPPORT[interpolation]
+    taps = 2 * math.ceil(support * max(1.0, full / size)) + 1
+    at = torch.arange(size, device=start.device, dtype=torch.float32)
+    at = torch.where(flip.bool().unsqueeze(1), size - 1 - at, at)
+    scale = (length / size).unsqueeze(1)
+    stretch = scale.clamp(min=1)
+    centre = (at + 0.5) * scale
+    first = (centre - support * stretch + 0.5).floor_().clamp_(min=0)
+    tap = torch.arange(taps, device=start.device, dtype=torch.float32)
+    pixel = first.unsqueeze(2) + tap
+    weight = _kernel((pixel + 0.5 - centre.unsqueeze(2)) / stretch.unsqueeze(2), interpolation)
+    weight = weight * (pixel < length[:, None, None])
+    weight = weight / weight.sum(2, keepdim=True)
+    # The columns past the image take the taps past the crop's end, whose weights are zero.
+    dense = weight.new_zeros(len(start), size, full + taps)
+    dense.scatter_(2, (pixel + start[:, None, None]).long(), weight)
+    return dense[:, :, :full]
+
+
+def _kernel(x, interpolation):
+    x = x.abs()
+    if interpolation == "bilinear":
+        return (1 - x).clamp_(min=0)
+    # Catmull-Rom as two truncated cubics: the outer one on |x| < 2, a correction on |x| < 1.
+    outer = (2 - x).clamp_(min=0)
+    inner = (outer - 1).clamp_(min=0)
+    return 0.5 * outer * outer * (outer - 1) + inner * inner * (1 - 2 * inner)
+
+
+def grayscale(images):
+    """Luma (N, 1, H, W), PIL's weights."""
+    out = images[:, 0:1] * GRAY[0]
+    return out.add_(images[:, 1:2], alpha=GRAY[1]).add_(images[:, 2:3], alpha=GRAY[2])
+
+
+def affine_colour(images, own, gray, mean):
+    """clamp(own * x + gray * luma(x) + mean * average(luma(x))), coefficients (N,) each.
+
+    Brightness f is (f, 0, 0), saturation (f, 1 - f, 0), contrast (f, 0, 1 - f): one form for the
+    three, so that a batch may do a different one in each image.
+    """
+    luma = grayscale(images)
+    offset = luma.mean((1, 2, 3), keepdim=True) * _each(mean)
+    offset = luma.mul_(_each(gray)).add_(offset)
+    return torch.addcmul(offset, images, _each(own)).clamp_(0, 1)
+
+
+def brightness(images, factor):
+    """torchvision's adjust_brightness, factor (N,) >= 0."""
+    return affine_colour(images, factor, torch.zeros_like(factor), torch.zeros_like(factor))
+
+
+def contrast(images, factor):
+    """torchvision's adjust_contrast: about the average luma of the image, factor (N,) >= 0."""
+    return affine_colour(images, factor, torch.zeros_like(factor), 1 - factor)
+
+
+def saturation(images, factor):
+    """torchvision's adjust_saturation, factor (N,) >= 0."""
+    return affine_colour(images, factor, 1 - factor, torch.zeros_like(factor))
+
+
+def hue(images, shift, eight_bit=True):
+    """torchvision's adjust_hue: turn the hue of HSV by `shift` (N,) turns, in [-0.5, 0.5].
+
+    eight_bit: through PIL's 8-bit HSV, as on a PIL image, where a step of hue is up to 6 levels;
+    else as on a float tensor.
+    """
+    if eight_bit:
+        images = (images * 255).round_()
+    red, green, blue = images.unbind(1)
+    high = torch.maximum(red, green)
+    low = torch.minimum(red, green)
+    torch.maximum(high, blue, out=high)
+    torch.minimum(low, blue, out=low)
+    chroma = high - low
+    # Distance from red, 0 to 3 sixths of a turn; towards green it is positive, towards blue not.
+    sixth = (green + blue).sub_(red).sub_(low).div_(chroma + 1e-8).add_(1)
+    sixth = sixth.copysign_(green - blue)
+    if eight_bit:
+        _turn_in_steps(sixth, shift)
+        share = (chroma / high.clamp(min=1)).mul_(255).add_(1e-4).floor_().div_(255)
+        chroma = share.mul_(high)
+        low = high.sub_(chroma)
+    else:
+        sixth = _wrap(sixth.add_(6 * shift[:, None, None]), 6)
+    out = images if eight_bit else torch.empty_like(images)
+    for channel, (centre, sign, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
+        share = (sixth - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1)
+        torch.addcmul(low, share, chroma, out=out[:, channel])
+    return out.round_().div_(255) if eight_bit else out
+
+
+def _turn_in_steps(sixth, shift):
+    """Turn in place by `shift` on PIL's circle of 256 hues, of which 255 make a turn."""
+    _wrap(sixth, 6).mul_(255 / 6).add_(1e-4).floor_().add_((shift * 255).trunc()[:, None, None])
+    _wrap(sixth, 256).mul_(6 / 255)
+
+
+def _wrap(x, period):
+    """x modulo period, in place; several times faster than remainder_ on a CPU."""
+    return x.sub_((x / period).floor_(), alpha=period)
+
+
+def box_radius(sigma):
+    """Radius of the box whose three passes make PIL's Gaussian blur of `sigma` pixels."""
+    variance = sigma * sigma / BOX_PASSES
+    whole = ((12 * variance + 1).sqrt() / 2 - 0.5).floor()
+    edge = (2 * whole + 1) * (whole * (whole + 1) - 3 * variance)
+    return whole + edge / (6 * (variance - (whole + 1) ** 2))
+
+
+def gaussian_blur(images, sigma, largest=2.0):
+    """PIL's GaussianBlur(sigma), borders included; sigma (N,) pixels, none above `largest`.
+
+    Rounded to 8 bits after each of the six passes as PIL does: that leaves a smooth patch as it
+    is where sigma is small, by up to 3 levels off the unrounded blur.
+    """
+    n, channels, height, width = images.shape
+    columns = _box_weights(sigma, width, largest)
+    rows = columns if height == width else _box_weights(sigma, height, largest)
+    columns = columns.transpose(1, 2).repeat_interleave(channels, 0)
+    rows = rows.repeat_interleave(channels, 0)
+    out = (images * 255).round_().view(n * channels, height, width)
+    for _ in range(BOX_PASSES):
+        out = torch.bmm(out, columns).round_()
+    for _ in range(BOX_PASSES):
+        out = torch.bmm(rows, out).round_()
+    return out.div_(255).view_as(images)
+
+
+def _box_weights(sigma, size, largest):
+    """One pass as a matrix (N, size, size) that repeats the border pixels."""
+    radius = box_radius(sigma)[:, None, None]
+    pad = math.ceil(float(box_radius(torch.tensor(float(largest))))) + 1
+    at = torch.arange(size, device=sigma.device, dtype=torch.float32)
+    other = torch.arange(-pad, size + pad, device=sigma.device, dtype=torch.float32)
+    distance = (at.unsqueeze(1) - other).abs()
+    weight = (radius + 1 - distance).clamp_(0, 1).div_(2 * radius + 1)
+    box = weight[:, :, pad : pad + size].contiguous()
+    box[:, :, 0] += weight[:, :, :pad].sum(2)
+    box[:, :, -1] += weight[:, :, pad + size :].sum(2)
+    return box
+
+
+def solarize(images, threshold=128):
+    """Invert what is at or above `threshold`, an 8-bit level."""
+    return torch.where(images >= (threshold - 0.5) / 255, 1 - images, images)
+
+
+def equalize(images):
+    """PIL's ImageOps.equalize: each channel's histogram made flat, on levels rounded to 8 bits."""
+    n, channels, height, width = images.shape
+    level = (images * 255).round_().long().view(n * channels, height * width)
+    counts = torch.zeros(n * channels, 256, dtype=torch.long, device=images.device)
+    counts.scatter_add_(1, level, torch.ones_like(level))
+    last = counts.gather(1, level.amax(1, keepdim=True))
+    step = (height * width - last) // 255
+    before = counts.cumsum(1) - counts
+    table = (before + step // 2) // step.clamp(min=1)
+    table = torch.where(step > 0, table, torch.arange(256, device=images.device))
+    return table.clamp_(max=255).gather(1, level).view_as(images).to(images.dtype).div_(255)
+
+
+def normalise(images, mean, std):
+    """(x - mean) / std for each of the three channels, in place; mean, std: three floats."""
+    scale = images.new_tensor([1 / s for s in std]).view(1, 3, 1, 1)
+    shift = images.new_tensor([-m / s for m, s in zip(mean, std)]).view(1, 3, 1, 1)
+    return torch.addcmul(shift, images, scale, out=images)
+
+
+def _each(parameter):
+    return parameter.view(-1, 1, 1, 1)

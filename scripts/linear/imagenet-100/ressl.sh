@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# ImageNet's linear protocol on ImageNet-100, not in the paper. 100 epochs, batch 256, lr 0.3, cosine per iteration, no weight decay; random resized crop and flip,
+# Usage: bash scripts/linear/imagenet-100/ressl.sh RUN [key=value ...]
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+PATH="$PWD/.venv/bin:$PATH"
+exec ressl linear scripts/linear/imagenet-100/ressl.yaml pretrained_feature_extractor="${1:?usage: bash scripts/linear/imagenet-100/ressl.sh RUN [key=value ...]}" "${@:2}"

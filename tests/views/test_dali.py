@@ -1,0 +1,325 @@
+"""The `dali` back end, run for real on image files (DALI on the CPU)."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision import transforms
+
+from ressl_plugin.errors import UserError
+from ressl_plugin.views.recipe import read
+
+pytest.importorskip("nvidia.dali", reason="DALI is not installed (the `dali` extra)")
+
+from ressl_plugin.data import load_image
+from ressl_plugin.views import dali
+from ressl_plugin.views.dali_graph import draw, pipeline
+
+CROP = {"rrc": {"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 1.0}}
+WEAK = {"role": "teacher", "crop_size": 24, **CROP, "horizontal_flip": {"prob": 0.5}}
+STUDENT = {**WEAK, "role": "student"}
+KINDS = ("RGB", "L", "CMYK", "RGB")
+
+
+def picture(rng, width, height):
+    """A photograph's stand-in: smooth, all levels."""
+    small = rng.integers(0, 256, (6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """27 images in 3 classes: RGB, grey and CMYK JPEG, and PNG, of several shapes."""
+    root, rng = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for i in range(27):
+        place = root / f"class{i // 9}"
+        place.mkdir(exist_ok=True)
+        image = picture(rng, 48 + 3 * (i % 5), 40 + 4 * (i % 7)).convert(KINDS[i % 4])
+        image.save(place / f"{i:02d}.{'png' if i % 4 == 3 else 'jpg'}")
+    return root
+
+
+def keep(images, view, generator, dtype):
+    return images.to(dtype)
+
+
+def noise(images, view, generator, dtype):
+    return images + torch.rand(len(images), generator=generator).view(-1, 1, 1, 1)
+
+
+def config(root, **more):
+    return {
+        "data": {"dataset": "custom", "train_path": str(root), **more},
+        "dali": {"device": "cpu"},
+    }
+
+
+def make(root, views=(STUDENT, WEAK), batch_size=8, rank=0, ranks=1, seed=3, colour=keep, **more):
+    recipe = read(list(views))
+    cfg = config(root, **more)
+    return dali.loader(cfg, recipe, None, batch_size, None, rank, ranks, seed, 1, colour)
+
+
+def run(files, views, inputs):
+    """The graph once on these files -> crops (V arrays), corners, sizes, flips."""
+    names = [np.frombuffer(str(file).encode(), np.uint8) for file in files]
+    pipe = pipeline(
+        lambda: (names, *inputs),
+        views,
+        "cpu",
+        report=True,
+        batch_size=len(files),
+        num_threads=1,
+        device_id=None,
+        prefetch_queue_depth=1,
+    )
+    *crops, starts, sizes, flips = (np.array(out.as_tensor()) for out in pipe.run())
+    return crops, starts, sizes, flips
+
+
+def test_crops_are_pillows(tmp_path):
+    """Same windows, Pillow's crop and bicubic resize: measured mean 0.1 to 0.2 levels. Where the
+    filter reaches over the crop's border DALI repeats the border, Pillow weights what is left."""
+    rng = np.random.default_rng(1)
+    files = [tmp_path / f"{i}.jpg" for i in range(24)]
+    for file in files:
+        picture(rng, 90, 70).save(file, quality=92)
+    views = read([{**STUDENT, "crop_size": 64}, {**WEAK, "crop_size": 64}]).crops
+    crops, starts, sizes, flips = run(files, views, draw(views, 24, rng))
+    errors, inner = [], []
+    for n, file in enumerate(files):
+        image = load_image(file)
+        for v in range(2):
+            (top, left), (height, width) = starts[n, v], sizes[n, v]
+            box = (left, top, left + width, top + height)
+            wanted = np.asarray(image.crop(box).resize((64, 64), Image.BICUBIC), np.int64)
+            wanted = wanted[:, ::-1] if flips[n, v] else wanted
+            error = np.abs(crops[v][n].transpose(1, 2, 0) - wanted)
+            errors.append(error.ravel())
+            inner.append(error[4:-4, 4:-4].max())
+    errors = np.concatenate(errors)
+    assert errors.mean() < 0.25
+    assert np.quantile(errors, 0.999) <= 3
+    assert max(inner) <= 1
+
+
+@pytest.mark.parametrize(("width", "height", "area"), [(40, 30, (0.2, 1)), (90, 24, (0.5, 0.9))])
+def test_crop_law_is_torchvisions(tmp_path, width, height, area):
+    """2,000 windows against RandomResizedCrop.get_params; the wide image takes the fallback."""
+    from scipy.stats import ks_2samp
+
+    file = tmp_path / "one.png"
+    Image.new("RGB", (width, height)).save(file)
+    crop = {"rrc": {"enabled": True, "crop_min_scale": area[0], "crop_max_scale": area[1]}}
+    entry = {"role": "student", "crop_size": 4, "num_crops": 5, **crop}
+    views = [v for v in read([entry, {**entry, "role": "teacher", "num_crops": 1}]).crops[:5]]
+    _, starts, sizes, _ = run([file] * 400, views, draw(views, 400, np.random.default_rng(2)))
+    ours = np.concatenate([starts, sizes], -1).reshape(-1, 4).astype(float)
+    torch.manual_seed(0)
+    image = torch.empty(3, height, width)
+    theirs = np.array(
+        [transforms.RandomResizedCrop.get_params(image, area, (3 / 4, 4 / 3)) for _ in range(2000)],
+        float,
+    )
+    assert (ours[:, :2] >= 0).all()
+    assert (ours[:, 0] + ours[:, 2] <= height).all()
+    assert (ours[:, 1] + ours[:, 3] <= width).all()
+
+    def statistics(w):
+        return [*w.T, w[:, 2] * w[:, 3], w[:, 3] / w[:, 2]]
+
+    for a, b in zip(statistics(ours), statistics(theirs)):
+        assert ks_2samp(a, b).pvalue > 0.001 / 12
+
+
+def test_views_of_an_image_are_independent():
+    views = read([STUDENT, WEAK]).crops
+    sides, place, flips = draw(views, 4000, np.random.default_rng(0))
+    for values in (sides[:, :, 0, 0], place[:, :, 0], place[:, :, 1], flips):
+        assert abs(np.corrcoef(values.T)[0, 1]) < 0.07  # 4.4 standard deviations
+    assert abs(flips.mean() - 0.5) < 0.03
+
+
+def test_flip_probability_of_each_view():
+    never, always = {"horizontal_flip": {"prob": 0.0}}, {"horizontal_flip": {"prob": 1.0}}
+    views = read([{**STUDENT, **never}, {**WEAK, **always}]).crops
+    flips = draw(views, 50, np.random.default_rng(0))[2]
+    assert flips.mean(0).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize("ranks", [1, 2, 3])
+def test_epochs_and_ranks(folder, ranks):
+    """Each epoch has the full number of batches, no image twice, and every image comes up."""
+    loaders = [make(folder, batch_size=4, rank=rank, ranks=ranks) for rank in range(ranks)]
+    seen = set()
+    for _ in range(8):
+        epoch = [torch.cat([batch[0] for batch in loader]) for loader in loaders]
+        assert all(len(indexes) == 4 * (27 // (4 * ranks)) for indexes in epoch)
+        assert len(torch.cat(epoch).unique()) == sum(map(len, epoch))
+        seen |= set(torch.cat(epoch).tolist())
+    assert seen == set(range(27))
+    assert len(loaders[0]) == 27 // (4 * ranks)
+
+
+def test_indexes_and_targets_are_image_folders(folder):
+    from torchvision.datasets import ImageFolder
+
+    whole = {"role": "student", "crop_size": 40}
+    samples = ImageFolder(str(folder)).samples
+    for indexes, (first, second), targets in make(folder, [whole, {**whole, "role": "teacher"}]):
+        assert first.shape == second.shape == (8, 3, 40, 40)
+        assert first.dtype == torch.float32
+        assert indexes.dtype == targets.dtype == torch.int64
+        assert targets.tolist() == [samples[i][1] for i in indexes]
+        mean = torch.tensor([np.asarray(load_image(samples[i][0])).mean() for i in indexes]) / 255
+        assert (first.mean((1, 2, 3)) - mean).abs().max() < 0.06
+
+
+def test_no_labels(folder):
+    (batch,) = (b for b in make(folder, batch_size=20, no_labels=True))
+    assert batch[2].tolist() == [-1] * 20
+
+
+def test_without_a_crop_the_centre_is_resized(tmp_path):
+    rng = np.random.default_rng(0)
+    for i, size in enumerate([(80, 60), (60, 80), (64, 64), (32, 32)]):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        picture(rng, *size).save(tmp_path / "a" / f"{i}.png")
+    whole = {"role": "student", "crop_size": 32}
+    (batch,) = make(tmp_path, [whole, {**whole, "role": "teacher"}], batch_size=4)
+    theirs = transforms.Compose(
+        [
+            transforms.Resize(32, transforms.InterpolationMode.BICUBIC),
+            transforms.CenterCrop(32),
+            transforms.ToTensor(),
+        ]
+    )
+    for index, image in zip(batch[0], batch[1][0]):
+        wanted = theirs(load_image(tmp_path / "a" / f"{index}.png"))
+        error = (image - wanted).abs() * 255
+        assert error.mean() < (0.01 if index == 3 else 2.0)  # the last needs no resize at all
+        assert torch.equal(image, batch[1][1][batch[0].tolist().index(index)])
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("a.jpg", "L"), ("a.jpg", "CMYK"), ("a.png", "P"), ("a.png", "RGBA"), ("a.png", "LA"),
+     ("a.bmp", "RGB"), ("a.webp", "RGB"), ("a.tif", "RGB"), ("a.png", "I;16")],
+)  # fmt: skip
+def test_every_kind_of_file_decodes_to_the_bit(tmp_path, name, mode):
+    image = picture(np.random.default_rng(0), 32, 32)
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257)
+    else:
+        image = image.convert(mode)
+    (tmp_path / "a").mkdir()
+    image.save(tmp_path / "a" / name)
+    whole = {"role": "student", "crop_size": 32}
+    (batch,) = make(tmp_path, [whole, {**whole, "role": "teacher"}], batch_size=1)
+    got = (batch[1][0][0] * 255).round().permute(1, 2, 0).byte().numpy()
+    assert np.array_equal(got, np.asarray(load_image(tmp_path / "a" / name)))
+
+
+def test_exif_orientation_is_left_alone_as_by_the_other_back_ends(tmp_path):
+    (tmp_path / "a").mkdir()
+    exif = Image.Exif()
+    exif[0x112] = 6
+    picture(np.random.default_rng(0), 32, 32).save(tmp_path / "a" / "a.jpg", exif=exif)
+    whole = {"role": "student", "crop_size": 32}
+    (batch,) = make(tmp_path, [whole, {**whole, "role": "teacher"}], batch_size=1)
+    got = (batch[1][0][0] * 255).round().permute(1, 2, 0).byte().numpy()
+    assert np.array_equal(got, np.asarray(load_image(tmp_path / "a" / "a.jpg")))
+
+
+@pytest.mark.parametrize(
+    ("preset", "sizes"),
+    [("multicrop4", [28, 28, 20, 16, 12]), ("multicrop5", [28, 28, 24, 20, 16, 12])],
+)
+def test_multicrop(folder, preset, sizes):
+    loader = make(folder, [{"preset": preset, "crop_size": 28}])
+    for _, views, _ in loader:
+        assert [view.shape[-1] for view in views] == sizes
+
+
+def same(a, b):
+    return all(
+        torch.equal(x[0], y[0]) and all(map(torch.equal, x[1], y[1])) and torch.equal(x[2], y[2])
+        for x, y in zip(a, b, strict=True)
+    )
+
+
+def test_resumed_in_mid_epoch_to_the_bit(folder):
+    """Order, crops, flips and the colour's generator depend on seed, epoch, rank and batch only."""
+    whole = make(folder, colour=noise)
+    epochs = [list(whole) for _ in range(3)]
+    assert not same(epochs[0], epochs[1])
+    late = make(folder, colour=noise)
+    late.set_epoch(1, 2)
+    assert same(list(late), epochs[1][2:])
+    assert same(list(late), epochs[2])
+    assert not same(list(make(folder, colour=noise, seed=4)), epochs[0])
+    other_rank = make(folder, colour=noise, batch_size=4, rank=1, ranks=2)
+    assert not torch.equal(next(iter(other_rank))[1][0], epochs[0][0][1][0][4:])
+
+
+def test_an_epoch_left_early_leaves_nothing_behind(folder):
+    whole = make(folder)
+    epochs = [list(whole) for _ in range(2)]
+    early = make(folder)
+    for _ in early:
+        break
+    assert same(list(early), epochs[1])
+    early.set_epoch(0)
+    kept = list(early)  # batches stay valid while later ones are drawn
+    assert same(kept, epochs[0])
+
+
+def test_image_size_comes_first(folder):
+    whole = {"role": "student", "crop_size": 16}
+    views = [whole, {**whole, "role": "teacher"}]
+    (batch,) = make(folder, views, batch_size=20, image_size=16)
+    from omegaconf import OmegaConf
+
+    from ressl_plugin.data import open as open_data
+
+    images = open_data(OmegaConf.create(config(folder, image_size=16)), "pretrain")
+    for index, view in zip(batch[0], batch[1][0]):
+        wanted = torch.tensor(np.asarray(images[index][0])).permute(2, 0, 1) / 255
+        assert ((view - wanted).abs() * 255).mean() < 2.5
+
+
+def test_a_file_that_does_not_decode_is_named(tmp_path):
+    (tmp_path / "a").mkdir()
+    for i in range(4):
+        picture(np.random.default_rng(i), 32, 32).save(tmp_path / "a" / f"{i}.jpg")
+    bad = tmp_path / "a" / "2.jpg"
+    bad.write_bytes(b"no image at all")
+    with pytest.raises(UserError, match=r"cannot decode .*/a/2\.jpg;"):
+        list(make(tmp_path, batch_size=4))
+
+
+def test_mistakes(folder, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=r"optimizer\.batch_size=28 .* 27 images"):
+        make(folder, batch_size=28)
+    recipe = read([STUDENT, WEAK])
+    for device, message in (("gpu", "set dali.device=cpu"), ("tpu", "it is gpu or cpu")):
+        cfg = {**config(folder), "dali": {"device": device}}
+        with pytest.raises(UserError, match=message):
+            dali.loader(cfg, recipe, None, 8, None, 0, 1, 0, 1, keep)
+    np.savez(tmp_path / "a.npz", x=np.zeros((9, 8, 8, 3), np.uint8), y=np.zeros(9, np.int64))
+    cfg = {"data": {"dataset": "npz", "train_path": str(tmp_path / "a.npz")}}
+    with pytest.raises(UserError, match="no folder of image files"):
+        dali.loader({**cfg, "dali": {"device": "cpu"}}, recipe, None, 8, None, 0, 1, 0, 1, keep)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_pipeline_against_the_cpus(folder):
+    recipe = read([STUDENT, WEAK])
+    cfg = {**config(folder), "dali": {"device": "gpu"}}
+    on_gpu = dali.loader(cfg, recipe, None, 8, 0, 0, 1, 3, 2, keep)
+    for ours, theirs in zip(on_gpu, make(folder), strict=True):
+        assert torch.equal(ours[0].cpu(), theirs[0])
+        for a, b in zip(ours[1], theirs[1]):
+            assert a.is_cuda
+            assert ((a.cpu() - b).abs() * 255).mean() < 1.5  # the GPU's JPEG decoder is another
