@@ -113,13 +113,11 @@ class CheckpointCallback(Callback):
     def _after_step(self, trainer):
         self._between_steps = True
         stop = self._agreed_stop(trainer)
-        if trainer.is_last_batch or trainer.fit_loop._should_accumulate():
-            return  # saved after the epoch, or when the gradients have been used
         step = trainer.global_step
         if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved:
             self._due = True
-        if trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
-            return  # Lightning would resume past this validation and what it draws: a step later
+        if not _can_resume_here(trainer):
+            return  # a step later, or after the epoch
         if stop or self._due:
             self._save(trainer, must=stop)
         if stop:
@@ -128,11 +126,8 @@ class CheckpointCallback(Callback):
     def _after_epoch(self, trainer):
         stop = self._agreed_stop(trainer)
         epoch = trainer.current_epoch + 1
-        by_step = self._due or (
-            self.every_n_steps and trainer.global_step % self.every_n_steps == 0
-        )
         last = epoch == trainer.max_epochs
-        if stop or last or by_step or epoch % self.frequency == 0:
+        if stop or last or self._due or epoch % self.frequency == 0:
             self._save(trainer, must=stop or last)
         if stop:
             self._leave(trainer)
@@ -144,8 +139,8 @@ class CheckpointCallback(Callback):
     def on_exception(self, trainer, pl_module, exception):
         """Save if the failure fell between two steps, else say which checkpoint is the last."""
         self._restore_handlers()
-        resumable = self._between_steps and trainer.training and trainer.world_size == 1
-        if resumable and self._saved != trainer.global_step and not trainer.is_last_batch:
+        calm = self._between_steps and trainer.training and trainer.world_size == 1
+        if calm and self._saved != trainer.global_step and _can_resume_here(trainer):
             try:
                 self._save(trainer, must=False)
             except CheckpointError as error:  # the exception itself is the news
@@ -228,6 +223,14 @@ class CheckpointCallback(Callback):
 
     def _leave(self, trainer):
         raise self._stop or SIGTERMException(128 + signal.SIGTERM)
+
+
+def _can_resume_here(trainer) -> bool:
+    """Whether Lightning goes on exactly from after this step: not while gradients are being
+    accumulated, and not before a validation, which it would skip with all that it draws."""
+    loop = trainer.fit_loop
+    validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return not (trainer.is_last_batch or validates or loop._should_accumulate())
 
 
 def _followed_by(hook, boundary, trainer):
