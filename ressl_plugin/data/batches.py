@@ -4,7 +4,7 @@ import random
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ressl_plugin.errors import UserError
 
@@ -148,6 +148,7 @@ class WorkerLoader(Steps):
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
+            generator=torch.Generator(),  # else it draws from the training process's
         )
 
     class _Order:
@@ -167,7 +168,7 @@ class WorkerLoader(Steps):
 
     def __iter__(self):
         self._epoch_loader.batch_sampler.start = self._resume_at
-        # zip asks the positions first, so none is counted that the workers did not deliver
+        # zip asks for the batch first: none is counted that the workers did not deliver
         for batch, _ in zip(iter(self._epoch_loader), self._positions()):
             yield batch
 
@@ -181,17 +182,23 @@ class _Seeded(Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
         seed = _seed(self.seed, epoch, index)
-        random.seed(seed)
-        np.random.seed(seed % 2**32)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the GPU's, too
+        if get_worker_info() is not None:
+            return self._draw(index, seed)
+        # without workers this is the training process, whose streams are not ours to change
+        saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
         try:
-            return self.dataset[index]
-        finally:  # without workers this is the training process, whose streams are its own
+            return self._draw(index, seed)
+        finally:
             random.setstate(saved[0])
             np.random.set_state(saved[1])
             torch.set_rng_state(saved[2])
+
+    def _draw(self, index, seed):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the GPU's, too
+        return self.dataset[index]
 
 
 def worker_loader(dataset, batch_size, num_workers, *, seed=0, rank=0, world_size=1):

@@ -7,6 +7,7 @@ from torchvision.transforms import InterpolationMode
 from ressl_plugin.data import datasets
 from ressl_plugin.host.pipelines import IMAGENET, MEAN_STD
 
+
 def mean_std(cfg):
     """-> (mean, std), each three floats: the run's own (first augmentation), the data set's, or
     ImageNet's."""

@@ -1,7 +1,10 @@
+import random
+
+import numpy as np
 import pytest
 import torch
 
-from ressl_plugin.data import BatchedLoader, batches
+from ressl_plugin.data import BatchedLoader, batches, worker_loader
 from ressl_plugin.errors import UserError
 
 
@@ -138,7 +141,77 @@ def test_too_few_images():
         loader(3, world_size=4, drop_last=False)
 
 
-def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path):
+class Random:
+    """A data set whose items show the three random streams that transforms use."""
+
+    def __init__(self, count=12):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.count:
+            raise IndexError
+        views = [torch.rand(2), random.random(), float(np.random.rand())]
+        return index, views, index % 3
+
+
+def flat(steps):
+    return [(i.tolist(), [v.tolist() for v in views], t.tolist()) for i, views, t in steps]
+
+
+def test_workers_give_the_same_however_many():
+    runs = []
+    for workers in (0, 1, 2):
+        chosen = worker_loader(Random(), 4, workers, seed=3)
+        runs.append([])
+        for epoch in (0, 1):
+            chosen.set_epoch(epoch)
+            runs[-1].append(flat(chosen))
+    assert runs[0] == runs[1] == runs[2]
+    first, second = runs[0]
+    assert len(first) == 3 and first != second
+    assert sorted(index for step in first for index in step[0]) == list(range(12))
+    numbers = [value for step in first + second for view in step[1] for value in np.ravel(view)]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_without_workers_the_training_streams_stay():
+    states = []
+    for drawn in (False, True):
+        for seeded in (random.seed, np.random.seed, torch.manual_seed):
+            seeded(1)
+        if drawn:
+            list(worker_loader(Random(), 4, 0))
+        states.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("done", [1, 3])
+def test_workers_resume_bit_exactly(workers, done):
+    def fresh():
+        chosen = worker_loader(Random(), 4, workers, rank=0, world_size=1)
+        chosen.set_epoch(1)
+        return chosen
+
+    expected, broken, resumed = flat(fresh()), fresh(), fresh()
+    steps = iter(broken)
+    for _ in range(done):
+        next(steps)
+    resumed.load_state_dict(broken.state_dict())
+    assert flat(resumed) == expected[done % 3 :]
+    assert flat(resumed) == expected and len(resumed) == 3
+
+
+def test_workers_share_the_images_among_ranks():
+    shards = [flat(worker_loader(Random(), 3, 0, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert sorted(i for shard in shards for step in shard for i in step[0]) == list(range(12))
+
+
+@pytest.mark.parametrize("kind", ["batched", "workers"])
+def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path, kind):
     from lightning import LightningModule, Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
 
@@ -148,8 +221,8 @@ def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path):
             self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), []
 
         def training_step(self, batch, _):
-            self.seen.append((self.current_epoch, batch[0].tolist(), batch[1][1].tolist()))
-            return (self.weight * batch[1][1]).sum()
+            self.seen.append((self.current_epoch, batch[0].tolist(), batch[1][-1].tolist()))
+            return (self.weight * batch[1][-1]).sum()
 
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
@@ -161,7 +234,8 @@ def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path):
             enable_model_summary=False, callbacks=list(callbacks), default_root_dir=tmp_path,
             enable_checkpointing=bool(callbacks),
         )  # fmt: skip
-        trainer.fit(model, loader(20), ckpt_path=ckpt_path)
+        batches = loader(20) if kind == "batched" else worker_loader(Random(20), 4, 1)
+        trainer.fit(model, batches, ckpt_path=ckpt_path)
         return model.seen
 
     straight = run(12)
