@@ -245,3 +245,14 @@ def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path, kind):
     first = run(7, [save])
     assert first == straight[:7]
     assert run(12, ckpt_path=tmp_path / "middle.ckpt") == straight[7:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_the_gpu_everything_stays_there():
+    def batches():
+        images = torch.arange(23, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 3)
+        return list(BatchedLoader(images.cuda(), torch.arange(23), noisy, 4))
+
+    assert same(batches(), batches())
+    assert all(part.is_cuda for i, views, t in batches() for part in (i, *views, t))
