@@ -1,4 +1,4 @@
-"""Reduce a state to tensors and plain values, which load without pickle."""
+"""States and configs as tensors and plain values: what loads without pickle and compares."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ import torch
 from omegaconf import Container, OmegaConf
 
 from ressl_plugin.checkpoint import CheckpointError
+
+# Where a run lies, what it reports and how it is watched: nothing of it reaches the weights.
+NEUTRAL = (
+    "run_dir", "name", "resume", "resume_force", "resume_from_checkpoint", "auto_resume", "wandb",
+    "checkpoint", "knn_eval", "faults", "data.num_workers", "data.val_path", "data.check",
+    "performance.log_every", "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch",
+    "limit_val_batches", "num_sanity_val_steps",
+)  # fmt: skip
 
 
 def to_plain(value, where="checkpoint"):
@@ -49,3 +57,27 @@ def plain_config(config) -> dict:
     if isinstance(config, Container):
         return OmegaConf.to_container(config, resolve=True)
     return to_plain(dict(config), "config")
+
+
+def config_differences(saved, now) -> list[str]:
+    """Settings that differ and bear on training, as ``key: saved -> now``, sorted.
+
+    Left out is what cannot change a weight (`NEUTRAL`: places, reports, workers). `max_epochs` is
+    not: the schedule follows from it.
+    """
+    old, new = dict(_flat(plain_config(saved))), dict(_flat(plain_config(now)))
+    absent = object()
+    return [
+        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
+        for key in sorted(old.keys() | new.keys())
+        if old.get(key, absent) != new.get(key, absent)
+        and not any(key == n or key.startswith(f"{n}.") for n in NEUTRAL)
+    ]
+
+
+def _flat(value, prefix=""):
+    if isinstance(value, dict) and (value or not prefix):
+        for key, inner in value.items():
+            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value

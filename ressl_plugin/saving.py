@@ -21,20 +21,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ressl_plugin import checkpoint
 from ressl_plugin.checkpoint import CheckpointError
 from ressl_plugin.errors import UserError
-from ressl_plugin.plain import plain_config, to_plain
+from ressl_plugin.plain import config_differences, plain_config, to_plain
 from ressl_plugin.rng import gather_rng, restore_rng
 
 log = logging.getLogger(__name__)
 
 CONFIG, RNG = "ressl_config", "ressl_rng"
-
-# Where a run lies, what it reports and how it is watched: nothing of it reaches the weights.
-NEUTRAL = (
-    "run_dir", "name", "resume", "resume_force", "resume_from_checkpoint", "auto_resume", "wandb",
-    "checkpoint", "knn_eval", "faults", "data.num_workers", "data.val_path", "data.check",
-    "performance.log_every", "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch",
-    "limit_val_batches", "num_sanity_val_steps",
-)  # fmt: skip
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -114,7 +106,7 @@ class CheckpointCallback(Callback):
         self._between_steps = True
         stop = self._agreed_stop(trainer)
         step = trainer.global_step
-        if self.every_n_steps and step % self.every_n_steps == 0 and step != self._saved:
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved:
             self._due = True
         if not _can_resume_here(trainer):
             return  # a step later, or after the epoch
@@ -253,22 +245,6 @@ def all_finite(trainer) -> bool:
     return all(torch.stack([f for f in flags if f.device == d]).all().item() for d in devices)
 
 
-def config_differences(saved, now) -> list[str]:
-    """Settings that differ and bear on training, as ``key: saved -> now``, sorted.
-
-    Left out is what cannot change a weight (`NEUTRAL`: places, reports, workers). `max_epochs` is
-    not: the schedule follows from it.
-    """
-    old, new = dict(_flat(plain_config(saved))), dict(_flat(plain_config(now)))
-    absent = object()
-    return [
-        f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
-        and not any(key == n or key.startswith(f"{n}.") for n in NEUTRAL)
-    ]
-
-
 def check_same_config(source, config) -> Path:
     """``source``, if it was trained with this config or ``config.resume_force`` is true.
 
@@ -291,11 +267,3 @@ def check_same_config(source, config) -> Path:
             )
         log.warning("resume_force: going on with another config: %s", listed)
     return Path(source)
-
-
-def _flat(value, prefix=""):
-    if isinstance(value, dict) and (value or not prefix):
-        for key, inner in value.items():
-            yield from _flat(inner, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, value

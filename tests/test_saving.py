@@ -1,19 +1,19 @@
-"""A run that is killed anywhere and resumed is the run that was never stopped."""
+"""What a run saves when it is stopped, fails or has nowhere to write, and what it holds."""
 
-import json
 import logging
 import os
 import random
 import signal
+from collections import OrderedDict, namedtuple
+from enum import IntEnum
 from pathlib import Path
 
-import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from saved_states import in_child
+from toy_run import BATCHES, CONFIG, STEPS, PositionedLoader, losses, same_run, train
 
 from ressl_plugin import checkpoint, saving
 from ressl_plugin.checkpoint import CheckpointError
@@ -21,247 +21,12 @@ from ressl_plugin.errors import UserError
 from ressl_plugin.plain import to_plain
 from ressl_plugin.rng import restore_rng, rng_state
 
-EPOCHS, BATCHES, BATCH = 3, 5, 4
-STEPS = EPOCHS * BATCHES
-
-
-class Images(TensorDataset):
-    def __init__(self):
-        super().__init__(torch.randn(22, 6, generator=torch.Generator().manual_seed(5)))
-
-    def __getitem__(self, index):
-        return super().__getitem__(index)[0]
-
-
-class PositionedLoader:
-    """Shuffled by (seed, epoch); knows its place; the batches' noise is drawn globally."""
-
-    def __init__(self):
-        self.images, self.epoch, self.given, self.start = Images(), 0, 0, 0
-
-    @property
-    def sampler(self):
-        return self
-
-    def set_epoch(self, epoch):
-        self.epoch = epoch
-
-    def state_dict(self):
-        return {"epoch": self.epoch, "given": self.given}
-
-    def load_state_dict(self, state):
-        self.epoch, self.start = state["epoch"], state["given"] % BATCHES
-
-    def __len__(self):
-        return BATCHES
-
-    def __iter__(self):
-        order = torch.randperm(22, generator=torch.Generator().manual_seed(self.epoch))
-        first, self.start = self.start, 0
-        for b in range(first, BATCHES):
-            self.given = b + 1
-            rows = torch.stack([self.images[i] for i in order[b * BATCH : (b + 1) * BATCH]])
-            yield rows + 0.1 * torch.randn_like(rows)
-
-
-def plain_loader():
-    """The order and the workers' seeds come from the global generator."""
-    return DataLoader(Images(), BATCH, shuffle=True, drop_last=True)
-
-
-class Toy(pl.LightningModule):
-    """A student, a teacher that follows it after each step, a memory, all three generators."""
-
-    def __init__(self, log_file, kill_at=None, fault=None):
-        super().__init__()
-        self.log_file, self.kill_at, self.fault = Path(log_file), kill_at, fault
-        self.student = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(0.3))
-        self.teacher = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8))
-        self.teacher.requires_grad_(False)
-        self.register_buffer("queue", torch.randn(16, 8))
-
-    def training_step(self, batch, batch_idx):
-        noise = random.random() + np.random.rand()
-        keys = self.teacher(batch)
-        loss = (self.student(batch * (1 + 0.01 * noise)) - keys).square().mean()
-        loss = loss + 0.01 * (keys @ self.queue.T).logsumexp(1).mean()
-        self.queue = torch.cat([keys.detach(), self.queue])[:16]
-        step = self.current_epoch * self.trainer.num_training_batches + batch_idx
-        with open(self.log_file, "a") as file:
-            file.write(json.dumps([step, loss.item()]) + "\n")
-        if self.fault and step == self.fault[0]:
-            loss = self.fault[1](loss)
-        if self.kill_at == step:
-            os._exit(9)
-        self.log("loss", loss, on_step=True, on_epoch=True)
-        return loss
-
-    def on_train_batch_end(self, *_):
-        with torch.no_grad():
-            for t, s in zip(self.teacher.parameters(), self.student.parameters()):
-                t.mul_(0.9).add_(s, alpha=0.1)
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val", self.student(batch).mean() + torch.rand(()))
-
-    def configure_optimizers(self):
-        optimizer = torch.optim.SGD(self.student.parameters(), lr=0.1, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule, "interval": "step"},
-        }
-
-
-CONFIG = {"method": "toy", "max_epochs": EPOCHS, "checkpoint": {"frequency": 1, "every_n_steps": 0}}
-
-
-def train(run, loader, kill_at=None, fault=None, resume=True, validate=True, every=1, **kwargs):
-    """A run as the command line makes it: seeded, resumed from whatever checkpoint there is."""
-    pl.seed_everything(3, verbose=False)
-    frequency = kwargs.pop("frequency", 1)
-    toy = Toy(run / "losses.jsonl", kill_at, fault)
-    callback = saving.CheckpointCallback(run, CONFIG, frequency=frequency, every_n_steps=every)
-    trainer = pl.Trainer(
-        **{"max_epochs": EPOCHS, "accelerator": "cpu", "devices": 1, **kwargs},
-        callbacks=[callback],
-        plugins=[saving.AtomicCheckpointIO()],
-        enable_checkpointing=False,
-        logger=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        default_root_dir=run,
-    )
-    found = resume and any(p.exists() for p in (run / "last.ckpt", run / "previous" / "last.ckpt"))
-    held_out = DataLoader(Images(), 11) if validate else None
-    trainer.fit(toy, loader(), held_out, ckpt_path=run / "last.ckpt" if found else None)
-    return trainer, toy
-
-
-def in_child(work, *args, **kwargs) -> int:
-    pid = os.fork()
-    if pid == 0:
-        code = 1
-        try:
-            work(*args, **kwargs)
-            code = 0
-        except SystemExit as error:
-            code = error.code if isinstance(error.code, int) else 1
-        except BaseException as error:
-            os.write(2, f"{type(error).__name__}: {error}\n".encode())
-            code = 3
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
-def losses(run):
-    """Loss of every step; a step that was computed twice must have come out the same."""
-    found = {}
-    for line in (run / "losses.jsonl").read_text().splitlines():
-        step, loss = json.loads(line)
-        assert found.setdefault(step, loss) == loss, f"step {step} came out differently"
-    return found
-
-
-def same_run(run, reference):
-    assert losses(run) == losses(reference)
-    ours, theirs = checkpoint.load(run), checkpoint.load(reference)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", saving.RNG):
-        assert equal(ours[part], theirs[part]), part
-    return True
-
-
-def equal(a, b):
-    if isinstance(a, torch.Tensor):
-        return torch.equal(a, b)
-    if isinstance(a, dict):
-        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
-    if isinstance(a, (list, tuple)):
-        return len(a) == len(b) and all(map(equal, a, b))
-    return a == b
-
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory):
-    """Reference runs, one for each way of running; made when first asked for."""
-    made = {}
-
-    def get(loader, **kwargs):
-        key = (loader.__name__, *sorted(kwargs.items()))
-        if key not in made:
-            made[key] = tmp_path_factory.mktemp("reference")
-            assert in_child(train, made[key], loader, **kwargs) == 0
-            assert len(losses(made[key])) == STEPS
-        return made[key]
-
-    return get
-
-
-# Resume exactness -------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kill_at", range(STEPS))
-def test_killed_in_any_step(tmp_path, uninterrupted, kill_at):
-    """A checkpoint after every step; also the first and the last step of every epoch."""
-    reference = uninterrupted(PositionedLoader)
-    assert in_child(train, tmp_path, PositionedLoader, kill_at=kill_at) == 9
-    assert in_child(train, tmp_path, PositionedLoader) == 0
-    assert same_run(tmp_path, reference)
-
-
-def test_killed_again_and_again(tmp_path, uninterrupted):
-    reference = uninterrupted(PositionedLoader)
-    for kill_at in (1, 4, 5, 7, 12, 14):
-        assert in_child(train, tmp_path, PositionedLoader, kill_at=kill_at) == 9
-    assert in_child(train, tmp_path, PositionedLoader) == 0
-    assert same_run(tmp_path, reference)
-
-
-@pytest.mark.parametrize("validate", [True, False])
-@pytest.mark.parametrize("loader", [plain_loader, PositionedLoader])
-@pytest.mark.parametrize("kill_at", [6, 12])
-def test_epoch_checkpoints(tmp_path, uninterrupted, loader, validate, kill_at):
-    """Between epochs any loader resumes exactly, also one that knows nothing of positions."""
-    settings = {"every": 0, "validate": validate}
-    reference = uninterrupted(loader, **settings)
-    assert in_child(train, tmp_path, loader, kill_at=kill_at, **settings) == 9
-    assert in_child(train, tmp_path, loader, **settings) == 0
-    assert same_run(tmp_path, reference)
-
-
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"every": 2, "max_steps": 13, "max_epochs": -1},
-        {"every": 1, "val_check_interval": 0.4},
-        {"every": 1, "accumulate_grad_batches": 2},
-        {"every": 3, "frequency": 2},
-        {"every": 1, "limit_train_batches": 3},
-    ],
-    ids=lambda s: "-".join(s),
-)
-@pytest.mark.parametrize("kill_at", [4, 8])
-def test_other_ways_of_running(tmp_path, settings, kill_at):
-    reference = tmp_path / "reference"
-    run = tmp_path / "run"
-    for folder in (reference, run):
-        folder.mkdir()
-    assert in_child(train, reference, PositionedLoader, **settings) == 0
-    code = in_child(train, run, PositionedLoader, kill_at=kill_at, **settings)
-    assert code == 9
-    assert in_child(train, run, PositionedLoader, **settings) == 0
-    assert same_run(run, reference)
-
-
-def test_a_resumed_run_may_go_on_longer(tmp_path):
-    """A finished run resumed changes nothing."""
-    assert in_child(train, tmp_path, PositionedLoader) == 0
-    before = checkpoint.load(tmp_path)
-    assert in_child(train, tmp_path, PositionedLoader) == 0
-    assert equal(before["state_dict"], checkpoint.load(tmp_path)["state_dict"])
-    assert len(losses(tmp_path)) == STEPS
+    run = tmp_path_factory.mktemp("reference")
+    assert in_child(train, run, PositionedLoader) == 0
+    return run
 
 
 # Stopped on purpose, and by mistake -------------------------------------------------------------
@@ -288,17 +53,16 @@ def test_signal_finishes_the_step_and_saves(tmp_path, uninterrupted, number, ste
     assert code == (1 if number == signal.SIGINT else 143)
     assert checkpoint.load(tmp_path)["global_step"] == step + 1
     assert in_child(train, tmp_path, PositionedLoader, **settings) == 0
-    assert same_run(tmp_path, uninterrupted(PositionedLoader))
+    assert same_run(tmp_path, uninterrupted)
 
 
 def test_an_error_within_a_step_leaves_the_last_checkpoint(tmp_path, uninterrupted, caplog):
-    reference = uninterrupted(PositionedLoader)
     with pytest.raises(RuntimeError, match="in the middle"), caplog.at_level(logging.WARNING):
         train(tmp_path, PositionedLoader, fault=(7, fail))
     assert f"the last checkpoint is {tmp_path / 'last.ckpt'}" in caplog.text
     assert checkpoint.load(tmp_path)["global_step"] == 7
     assert in_child(train, tmp_path, PositionedLoader) == 0
-    assert same_run(tmp_path, reference)
+    assert same_run(tmp_path, uninterrupted)
 
 
 class Vanishing(PositionedLoader):
@@ -377,9 +141,6 @@ def test_a_checkpoint_holds_what_a_resume_needs(tmp_path):
 
 
 def test_to_plain(tmp_path):
-    from collections import OrderedDict, namedtuple
-    from enum import IntEnum
-
     Kind = IntEnum("Kind", "a b")
     Pair = namedtuple("Pair", "x y")
     value = {
