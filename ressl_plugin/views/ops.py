@@ -177,7 +177,8 @@ def _box_weights(sigma, size, largest):
     at = torch.arange(size, device=sigma.device, dtype=torch.float32)
     other = torch.arange(-pad, size + pad, device=sigma.device, dtype=torch.float32)
     distance = (at.unsqueeze(1) - other).abs()
-    weight = (radius + 1 - distance).clamp_(0, 1).div_(2 * radius + 1)
+    # PIL truncates its fixed-point weights, so that ties (many at sigma 1) round down.
+    weight = (radius + 1 - distance).clamp_(0, 1).div_((2 * radius + 1) * (1 + 1e-6))
     box = weight[:, :, pad : pad + size].contiguous()
     box[:, :, 0] += weight[:, :, :pad].sum(2)
     box[:, :, -1] += weight[:, :, pad + size :].sum(2)
@@ -203,11 +204,11 @@ def equalize(images):
     return table.clamp_(max=255).gather(1, level).view_as(images).to(images.dtype).div_(255)
 
 
-def normalise(images, mean, std):
-    """(x - mean) / std for each of the three channels, in place; mean, std: three floats."""
+def normalise(images, mean, std, out=None):
+    """(x - mean) / std for each of the three channels, three floats each; into `out` if given."""
     scale = images.new_tensor([1 / s for s in std]).view(1, 3, 1, 1)
     shift = images.new_tensor([-m / s for m, s in zip(mean, std)]).view(1, 3, 1, 1)
-    return torch.addcmul(shift, images, scale, out=images)
+    return torch.addcmul(shift, images, scale, out=out)
 
 
 def _each(parameter):

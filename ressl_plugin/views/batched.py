@@ -1,0 +1,233 @@
+"""Back end `batched`: every view of a batch of uint8 images, drawn by a few tensor operations.
+
+Each image has its own crop, flip, colours and blur, by the laws of torchvision's transforms in the
+host's pipeline. The parameters are drawn on the host, a few kilobytes a batch: so a seed gives the
+same views on every device, and no device ever waits to learn which images an operation is for.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+
+from ressl_plugin.errors import UserError
+from ressl_plugin.views import ops
+
+TRIES = 10  # RandomResizedCrop's, before it falls back to the largest crop of an allowed shape
+CPU_CHUNK = 64  # images at a time: what an operation makes stays in the processor's cache
+
+
+class Params(NamedTuple):
+    """What one view does to each of N images; on the host. None: the view never does it."""
+
+    box: torch.Tensor  # (N, 4) top, left, height, width in pixels
+    flip: torch.Tensor  # (N,) bool, as all that follow unless said otherwise
+    jitter: torch.Tensor | None
+    colour: torch.Tensor | None  # (N, 3, 3) by turn: the coefficients of ops.affine_colour
+    hue: torch.Tensor | None  # (N,) turns
+    hue_turn: torch.Tensor | None  # (N,) 0 to 3: how many of the other three come before hue
+    gray: torch.Tensor | None
+    blur: torch.Tensor | None
+    sigma: torch.Tensor | None  # (N,) pixels
+    solarize: torch.Tensor | None
+    equalize: torch.Tensor | None
+
+    def map(self, change):
+        return Params(*(None if value is None else change(value) for value in self))
+
+
+@torch.no_grad()
+def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=False, core=None):
+    """All views of a batch, one tensor (N, 3, S, S) for each of `recipe.crops`, normalised.
+
+    images: uint8 (N, H, W, 3) or (N, 3, H, W), on any device. generator: a torch.Generator, on
+    the CPU to keep the device from waiting. The arithmetic is float32 whatever `dtype`, the type
+    of the result. core: `apply_dense`, compiled by torch.compile, to draw with that instead.
+    Raises UserError for images of another type or shape.
+    """
+    images = _planar(images)
+    n, _, height, width = images.shape
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    params = [draw_params(view, n, height, width, generator) for view in recipe.crops]
+    out = [
+        torch.empty(
+            (n, 3, v.crop_size, v.crop_size),
+            dtype=dtype,
+            device=images.device,
+            memory_format=layout,
+        )
+        for v in recipe.crops
+    ]
+    chunk = CPU_CHUNK if images.device.type == "cpu" and core is None else max(n, 1)
+    with torch.autocast(images.device.type, enabled=False):
+        for start in range(0, n, chunk):
+            part = slice(start, start + chunk)
+            source = images[part].float().div_(255)
+            for view, drawn, result in zip(recipe.crops, params, out):
+                drawn = drawn.map(lambda value: value[part])  # noqa: B023
+                if core is None:
+                    ops.normalise(apply(source, drawn, view), view.mean, view.std, result[part])
+                else:
+                    drawn = drawn.map(lambda value: value.to(images.device, non_blocking=True))
+                    ops.normalise(core(source, drawn, view), view.mean, view.std, result[part])
+    return out
+
+
+def _planar(images):
+    if images.dtype != torch.uint8 or images.dim() != 4 or 3 not in images.shape[1::2]:
+        raise UserError(
+            f"the batched back end was given {images.dtype} images of shape "
+            f"{tuple(images.shape)}; it takes uint8 (N, H, W, 3) or (N, 3, H, W)"
+        )
+    if images.shape[3] == 3:
+        images = images.permute(0, 3, 1, 2)
+    return images.contiguous()
+
+
+def draw_params(view, n, height, width, generator=None):
+    """The Params of `view` for n images of (height, width), by torchvision's sampling laws."""
+    device = "cpu" if generator is None else generator.device
+
+    def uniform(*shape, low=0.0, high=1.0):
+        return torch.rand(*shape, generator=generator, device=device).cpu() * (high - low) + low
+
+    def chosen(probability):
+        return uniform(n) < probability if probability else None
+
+    if view.crop_enabled:
+        box = _random_boxes(view, n, height, width, uniform)
+    else:
+        # The host's Resize takes the shorter side; a batch needs a square, so its centre.
+        side = min(height, width)
+        middle = [(height - side) // 2, (width - side) // 2, side, side]
+        box = torch.tensor(middle, dtype=torch.float32).expand(n, 4)
+    flip = uniform(n) < view.flip_prob
+    jitter = chosen(view.jitter_prob)
+    colour = hue = hue_turn = sigma = None
+    if jitter is not None:
+        colour = (
+            _colour(view, n, uniform) if view.brightness + view.contrast + view.saturation else None
+        )
+        if view.hue:
+            hue = uniform(n, low=-view.hue, high=view.hue)
+            hue_turn = (uniform(n) * 4).long()
+    gray, blur = chosen(view.gray_prob), chosen(view.blur_prob)
+    if blur is not None:
+        sigma = uniform(n, low=view.blur_sigma[0], high=view.blur_sigma[1])
+    rest = chosen(view.solarize_prob), chosen(view.equalize_prob)
+    return Params(box, flip, jitter, colour, hue, hue_turn, gray, blur, sigma, *rest)
+
+
+def _random_boxes(view, n, height, width, uniform):
+    """RandomResizedCrop's boxes (N, 4): of its ten tries the first that fits in the image."""
+    area = height * width * uniform(n, TRIES, low=view.area[0], high=view.area[1])
+    low, high = map(math.log, view.ratio)
+    ratio = uniform(n, TRIES, low=low, high=high).exp()
+    h, w = (area / ratio).sqrt().round(), (area * ratio).sqrt().round()
+    fits = (h > 0) & (w > 0) & (h <= height) & (w <= width)
+    first = fits.int().argmax(1, keepdim=True)
+    h, w, fits = (t.gather(1, first).squeeze(1) for t in (h, w, fits))
+    top = (uniform(n) * (height - h + 1)).floor()
+    left = (uniform(n) * (width - w + 1)).floor()
+    whole_h = min(height, round(width / view.ratio[0]))
+    whole_w = min(width, round(height * view.ratio[1]))
+    whole = [(height - whole_h) // 2, (width - whole_w) // 2, whole_h, whole_w]
+    box = torch.stack([top, left, h, w], 1)
+    return torch.where(fits.unsqueeze(1), box, torch.tensor(whole, dtype=box.dtype))
+
+
+def _colour(view, n, uniform):
+    """Brightness, contrast and saturation in an order of their own for each image: (N, 3, 3)."""
+    strength = (view.brightness, view.contrast, view.saturation)
+    factor = [uniform(n, low=max(0.0, 1 - s), high=1 + s) for s in strength]
+    none = torch.zeros(n)
+    kinds = (
+        torch.stack([factor[0], none, none], 1),
+        torch.stack([factor[1], none, 1 - factor[1]], 1),
+        torch.stack([factor[2], 1 - factor[2], none], 1),
+    )
+    order = uniform(n, 3).argsort(1).unsqueeze(2).expand(n, 3, 3)
+    return torch.stack(kinds, 1).gather(1, order)
+
+
+def apply(images, params, view):
+    """One view of float images (N, 3, H, W) of levels 0 to 1, params on the host; not normalised.
+
+    An operation is done to the images chosen for it and to no others.
+    """
+    device = images.device
+
+    def there(value):
+        return value.to(device, non_blocking=True)
+
+    def some(images, mask, operation, *values):
+        index = mask.nonzero().squeeze(1)
+        if not len(index):
+            return images
+        values = [there(value[index]) for value in values]
+        index = there(index)
+        return images.index_copy_(0, index, operation(images.index_select(0, index), *values))
+
+    x = ops.crop_resize_flip(
+        images, there(params.box), there(params.flip), view.crop_size, view.interpolation
+    )
+    if params.jitter is not None:
+        index = params.jitter.nonzero().squeeze(1)
+        if params.hue is not None:
+            index = index[params.hue_turn[index].argsort()]
+        chosen = Params(*(None if value is None else value[index] for value in params))
+        index = there(index)
+        x.index_copy_(0, index, _jitter(x.index_select(0, index), chosen, there))
+    if params.gray is not None:
+        x = some(x, params.gray, lambda some: ops.grayscale(some).expand_as(some))
+    if params.blur is not None:
+        blur = lambda some, sigma: ops.gaussian_blur(some, sigma, view.blur_sigma[1])
+        x = some(x, params.blur, blur, params.sigma)
+    if params.solarize is not None:
+        x = some(x, params.solarize, lambda some: ops.solarize(some, view.solarize_threshold))
+    if params.equalize is not None:
+        x = some(x, params.equalize, ops.equalize)
+    return x
+
+
+def _jitter(x, params, there):
+    """Colour jitter of images sorted by hue_turn: each turn of hue is then one slice."""
+    colour = None if params.colour is None else there(params.colour)
+    hue = None if params.hue is None else there(params.hue)
+    ends = (
+        [0] * 5 if hue is None else [0, *params.hue_turn.bincount(minlength=4).cumsum(0).tolist()]
+    )
+    for turn in range(4):
+        part = slice(ends[turn], ends[turn + 1])
+        if part.stop > part.start:
+            x[part] = ops.hue(x[part], hue[part])
+        if colour is not None and turn < 3:
+            x = ops.affine_colour(x, *colour[:, turn].unbind(1))
+    return x
+
+
+def apply_dense(images, params, view):
+    """`apply` with nothing but static shapes, for torch.compile: every operation on all images,
+    kept where chosen. params on the device of the images."""
+
+    def kept(mask, new, old):
+        return torch.where(mask[:, None, None, None], new, old)
+
+    x = ops.crop_resize_flip(images, params.box, params.flip, view.crop_size, view.interpolation)
+    if params.jitter is not None:
+        before = x
+        for turn in range(4):
+            if params.hue is not None:
+                x = kept(params.hue_turn == turn, ops.hue(x, params.hue), x)
+            if params.colour is not None and turn < 3:
+                x = ops.affine_colour(x, *params.colour[:, turn].unbind(1))
+        x = kept(params.jitter, x, before)
+    if params.gray is not None:
+        x = kept(params.gray, ops.grayscale(x), x)
+    if params.blur is not None:
+        x = kept(params.blur, ops.gaussian_blur(x, params.sigma, view.blur_sigma[1]), x)
+    if params.solarize is not None:
+        x = kept(params.solarize, ops.solarize(x, view.solarize_threshold), x)
+    if params.equalize is not None:
+        x = kept(params.equalize, ops.equalize(x), x)
+    return x
