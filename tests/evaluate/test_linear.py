@@ -144,11 +144,11 @@ QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
 def test_fast_probe_agrees_with_the_trained_protocol(digits):
-    train, test = loaders(digits)
+    train, test = loaders((digits[0][:760], digits[1][:760], *digits[2:]))
     backbone = Encoder()
     cached = (*extract(backbone, train, progress=False), *extract(backbone, test, progress=False))
     # learning rate 30 leaves about half a point between seeds, so means of a few are compared
-    slow = [trained(backbone, train, test, seed=seed, **QUIET) for seed in range(3)]
+    slow = [trained(backbone, train, test, seed=seed, **QUIET) for seed in range(2)]
     fast = [probe(*cached, seed=seed) for seed in range(10)]
     for metric in ("top1", "top5"):
         means = [np.mean([r[metric] for r in found]) for found in (fast, slow)]
@@ -184,11 +184,11 @@ def test_backbone_stays_frozen_and_is_handed_back_as_it_was(digits):
 def test_fewer_than_five_classes_and_a_config(digits):
     train, test = loaders(digits, classes=3)
     cfg = {
-        "max_epochs": 4,
+        "max_epochs": 10,
         "backbone": {"name": "resnet18"},
         "data": {"num_classes": 3},
-        "optimizer": {"name": "sgd", "lr": 1.0, "weight_decay": 0, "batch_size": 256},
-        "scheduler": {"name": "step", "lr_decay_steps": [3]},
+        "optimizer": {"name": "sgd", "lr": 10.0, "weight_decay": 0, "batch_size": 256},
+        "scheduler": {"name": "step", "lr_decay_steps": [8]},
         "finetune": False,
     }
     found = trained(Encoder(), train, test, cfg, **QUIET)

@@ -1,0 +1,164 @@
+"""Fine-tuning of the whole network on a share of the labels (Table 10).
+
+The recipe is the usual one of semi-supervised ImageNet (SwAV's, which Table 10 compares with): SGD
+with momentum 0.9, no weight decay, 20 epochs, a learning rate for the backbone and one for the
+head, both x0.2 at 60 % and 80 % of the epochs.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, Dataset, Subset
+from tqdm import tqdm
+
+from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate.linear import topk_accuracy
+
+DECAY, DECAY_AT = 0.2, (0.6, 0.8)
+
+
+def labels_named(word: str) -> float | Path:
+    """A share of the labels, 0 < share <= 1, or the path of a list of images.
+
+    Raises:
+        UserError: neither.
+    """
+    try:
+        share = float(word)
+    except ValueError:
+        path = Path(word)
+        if path.is_file():
+            return path
+        raise UserError(f"labels: '{word}' is no fraction (0.01) and no file of names") from None
+    if not 0 < share <= 1:
+        raise UserError(f"labels: {word}; a fraction above 0 and up to 1, such as 0.01")
+    return share
+
+
+def labelled_rows(dataset: Dataset, labels: float | str | Path, seed: int = 0) -> np.ndarray:
+    """Indices of the labelled images, sorted.
+
+    Args:
+        dataset: has `targets`; for a list also `samples`, (path, target) pairs.
+        labels: a share, drawn within each class (at least one image each); or a file with one
+            image name a line, as SimCLR's public 1 % and 10 % lists of ImageNet.
+        seed: of the draw.
+
+    Raises:
+        UserError: labels missing; a list that names images that are not there.
+    """
+    targets = np.asarray(dataset.targets)
+    if len(targets) == 0 or targets.min() < 0:
+        raise UserError("fine-tuning: the training images have no labels")
+    if isinstance(labels, (str, Path)):
+        return _listed(dataset, Path(labels))
+    generator = np.random.default_rng(seed)
+    rows = []
+    for label in np.unique(targets):
+        members = np.flatnonzero(targets == label)
+        count = max(1, round(labels * len(members)))
+        rows.append(generator.choice(members, count, replace=False))
+    return np.sort(np.concatenate(rows))
+
+
+def _listed(dataset, path):
+    if not hasattr(dataset, "samples"):
+        raise UserError(f"{path}: a list of names needs an image folder; give a fraction instead")
+    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
+    rows = {Path(file).name: i for i, (file, *_) in enumerate(dataset.samples)}
+    unknown = [name for name in names if Path(name).name not in rows]
+    if not names or unknown:
+        what = f"{unknown[0]} is not in the training images ({len(unknown)} such)" if names else (
+            "the list is empty"
+        )  # fmt: skip
+        raise UserError(f"{path}: {what}; one file name a line")
+    return np.unique([rows[Path(name).name] for name in names])
+
+
+def finetune(
+    backbone: nn.Module,
+    train: Dataset,
+    val: Dataset,
+    labels: float | str | Path = 0.01,
+    epochs: int = 20,
+    lr_backbone: float = 0.01,
+    lr_head: float = 1.0,
+    batch_size: int = 256,
+    num_workers: int = 0,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> dict:
+    """Tune a copy of the backbone and a new linear head; the backbone given stays as it is.
+
+    Args:
+        backbone: images (N, C, H, W) -> features (N, d).
+        train: (image, target) with training augmentation, and `targets`; val: clean images.
+        labels: share or list, see `labelled_rows`.
+        lr_backbone, lr_head: for this batch size; not scaled.
+
+    Returns:
+        {"top1", "top5" (%), "n" (labelled images), "seed"} after the last epoch.
+
+    Raises:
+        UserError: labels missing, or the training diverged.
+    """
+    rows = labelled_rows(train, labels, seed)
+    classes = int(max(np.max(train.targets), np.max(val.targets))) + 1
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = copy.deepcopy(backbone).to(device, memory_format=torch.channels_last)
+        network.requires_grad_(True)
+        loader = DataLoader(
+            Subset(train, rows.tolist()),
+            batch_size,
+            shuffle=True,
+            num_workers=num_workers,
+            # one image alone has no batch statistics
+            drop_last=len(rows) % batch_size == 1 and len(rows) > 1,
+        )
+        head = nn.Linear(_width(network, val, device), classes).to(device)
+        groups = [
+            {"params": list(network.parameters()), "lr": lr_backbone},
+            {"params": list(head.parameters()), "lr": lr_head},
+        ]
+        sgd = torch.optim.SGD(groups, momentum=0.9)
+        drops = sorted({max(1, round(share * epochs)) for share in DECAY_AT})
+        decay = torch.optim.lr_scheduler.MultiStepLR(sgd, drops, DECAY)
+        for _ in tqdm(range(epochs), desc="fine-tuning", unit="epoch", disable=not progress):
+            network.train()
+            for images, targets in loader:
+                images = images.to(device, memory_format=torch.channels_last)
+                loss = F.cross_entropy(head(network(images).flatten(1)), targets.to(device))
+                sgd.zero_grad()
+                loss.backward()
+                sgd.step()
+            decay.step()
+        if not torch.isfinite(loss):
+            raise UserError(f"fine-tuning: the loss is {loss.item()}; lower the learning rates")
+        top1, top5 = _accuracy(network, head, DataLoader(val, batch_size, num_workers=num_workers))
+    return {"top1": top1, "top5": top5, "n": len(rows), "seed": seed}
+
+
+@torch.no_grad()
+def _width(network, dataset, device):
+    network.eval()
+    return network(dataset[0][0][None].to(device)).flatten(1).shape[1]
+
+
+@torch.no_grad()
+def _accuracy(network, head, loader):
+    network.eval()
+    device = head.weight.device
+    logits, targets = [], []
+    for images, labels in loader:
+        images = images.to(device, memory_format=torch.channels_last)
+        logits.append(head(network(images).flatten(1)).cpu())
+        targets.append(labels)
+    return topk_accuracy(torch.cat(logits), torch.cat(targets))
