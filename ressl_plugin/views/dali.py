@@ -10,6 +10,7 @@ from collections import deque
 
 import numpy as np
 import torch
+from omegaconf import OmegaConf
 
 from ressl_plugin import data
 from ressl_plugin.errors import UserError
@@ -43,9 +44,9 @@ def loader(
         raise UserError(f"dali.device={device}; it is gpu or cpu")
     if device == "gpu" and (device_id is None or not torch.cuda.is_available()):
         raise UserError("dali.device=gpu, but the training is on the CPU; set dali.device=cpu")
+    cfg = OmegaConf.create(cfg)
     if root is not None:
-        cfg = {**cfg, "data": {**cfg["data"], "train_path": str(root)}}
-    cfg = _config(cfg)
+        cfg.data.train_path = str(root)
     images = data.open(cfg, "pretrain")
     if not hasattr(images, "samples"):
         raise UserError(
@@ -84,12 +85,6 @@ def require_dali():
         ) from error
 
 
-def _config(cfg):
-    from omegaconf import OmegaConf
-
-    return cfg if OmegaConf.is_config(cfg) else OmegaConf.create(cfg)
-
-
 class DaliLoader:
     """Iterating gives one epoch; the next iteration gives the next epoch.
 
@@ -119,7 +114,7 @@ class DaliLoader:
         self.draw_colour, self.dtype = draw_colour, dtype
         self.device = torch.device("cpu" if device_id is None else f"cuda:{device_id}")
         self.on_cpu = device == "cpu"  # DALI; the training may be on the GPU
-        self.generator = torch.Generator(self.device)
+        self.generator = torch.Generator()  # on the CPU: the same draws whatever the device
         self.epoch = self.batch = 0
         self._next = (0, 0)  # what DALI is asked for next; it works ahead of what is given out
         self._asked = deque()
@@ -188,7 +183,8 @@ class DaliLoader:
             try:
                 outputs = self.pipeline.run(self._stream())
             except RuntimeError as error:
-                raise UserError(self._blame(error)) from error
+                self._blame(error)
+                raise
             epoch, batch, indexes = self._asked.popleft()
             if (epoch, batch) == place:
                 views = (torch.from_dlpack(output.as_tensor()) for output in outputs)
@@ -198,15 +194,14 @@ class DaliLoader:
         return None if self.on_cpu else torch.cuda.current_stream(self.device)
 
     def _blame(self, error):
-        """DALI does not say which file it was: those of the batches at work that fail alone."""
-        paths = [self.paths[i] for *_, rows in self._asked for i in rows]
+        """DALI does not say which file it was: raises UserError naming those that do not open."""
         bad = []
-        for path in paths:
+        for path in [self.paths[i] for *_, rows in self._asked for i in rows]:
             try:
                 data.load_image(path)
             except Exception:
                 bad.append(path)
-        named = ", ".join(bad or paths)
-        reason = next((line for line in str(error).splitlines() if "Assert" in line), "")
-        text = f"DALI cannot decode {named}" if bad else f"DALI failed on one of {named}: {reason}"
-        return f"{text}; `ressl data check` finds such files"
+        if bad:
+            raise UserError(
+                f"DALI cannot decode {', '.join(bad)}; `ressl data check` finds such files"
+            ) from error
