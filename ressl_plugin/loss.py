@@ -1,0 +1,214 @@
+"""The relational loss (ReSSL, Eq. 3-5) as one pass over the queue.
+
+    L   = logsumexp_k(z_s . q_k / tau_s) - z_s . m_t / tau_s       (Eq. 5 written out)
+    m_t = sum_k softmax_k(z_t . q_k / tau_t) q_k                   target read   (Eq. 3)
+    m_s = sum_k softmax_k(z_s . q_k / tau_s) q_k                   student read  (Eq. 4)
+    dL/dz_s = (m_s - m_t) / tau_s
+
+Both reads and both log-sum-exps are accumulated over chunks of the queue, with the rows of the
+teacher and of every student view stacked into one matrix. So one product scores a chunk and one
+reads it, nothing of size N x K exists, the queue needs neither a gradient nor a copy, and the
+gradient is known when the forward pass ends. A queue that one chunk holds is read once more
+cheaply, see `_whole`.
+"""
+
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .errors import UserError
+
+# Logits of unit rows lie in [-1/tau, 1/tau]. Up to this size float32 holds their exponentials and
+# any sum of them, so no maximum has to be found and subtracted.
+_SAFE_LOGIT = 60.0
+# A smaller sum may have lost terms to underflow.
+_SAFE_SUM = 1e-27
+# Scores held at a time, where the caller does not say: the CPU's stay in its cache, a GPU's are
+# enough to fill it.
+_CPU_SCORES, _DEVICE_SCORES = 2**21, 2**23
+
+
+class RelationalLoss(NamedTuple):
+    loss: Tensor  # scalar, float32, nats
+    target_entropy: Tensor  # scalar, float32, nats, detached; log K means a uniform target
+
+
+def relational_loss(
+    student: Tensor,
+    teacher: Tensor,
+    queue: Tensor,
+    tau_s: float,
+    tau_t: float,
+    chunk: int | None = None,
+) -> RelationalLoss:
+    """Cross-entropy of the student's relation to the queue against the teacher's (Eq. 3-5).
+
+    Exact: no approximation, float32 arithmetic whatever autocast, the inputs' dtype or the global
+    float32 precision settings say. Rows need not be normalised, though the method's are.
+
+    Args:
+        student: (N, D), or (V, N, D) for V contrastive views that share the target; the loss is
+            the mean over views and images. The only input that receives a gradient.
+        teacher: (N, D), embeddings of the weak view.
+        queue: (K, D), past teacher embeddings.
+        tau_s, tau_t: temperatures of the student and of the teacher.
+        chunk: queue rows read at a time; by default as many as suit the device.
+
+    Returns:
+        the loss and the mean entropy of the target relation.
+
+    Raises:
+        UserError: shapes that do not fit, an empty queue, temperatures or a chunk not above zero.
+    """
+    _check(student, teacher, queue, tau_s, tau_t, chunk)
+    return RelationalLoss(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
+
+
+class _Relational(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, student, teacher, queue, tau_s, tau_t, chunk):
+        loss, entropy, gradient = _relate(
+            student, teacher, queue, tau_s, tau_t, chunk, ctx.needs_input_grad[0]
+        )
+        ctx.save_for_backward(gradient)
+        ctx.dtype = student.dtype
+        ctx.mark_non_differentiable(entropy)
+        return loss, entropy
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_loss, _):
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None, None
+
+
+# An operator of its own, so that torch.compile keeps it whole instead of unrolling the chunks.
+@torch.library.custom_op("ressl_plugin::relate", mutates_args=())
+def _relate(
+    student: Tensor,
+    teacher: Tensor,
+    queue: Tensor,
+    tau_s: float,
+    tau_t: float,
+    chunk: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss (), target entropy (), gradient by the student: its shape, float32; or empty."""
+    with torch.autocast(student.device.type, enabled=False), _float32_products():
+        n, views = len(teacher), student.reshape(-1, *teacher.shape)  # [V, N, D]
+        rows = torch.cat([teacher.float() / tau_t, views.flatten(0, 1).float() / tau_s])
+        if not chunk:
+            scores = _CPU_SCORES if rows.device.type == "cpu" else _DEVICE_SCORES
+            chunk = max(scores // len(rows), 256)
+        relate = _whole if len(queue) <= chunk else _streamed
+        loss, entropy, gradient = relate(rows, n, queue, chunk, with_gradient)
+        # d/dz = 1/tau_s d/d(z/tau_s), and the mean over views and images
+        return (
+            loss,
+            entropy,
+            gradient.div_(tau_s * len(views) * n).view(student.shape if with_gradient else 0),
+        )
+
+
+@_relate.register_fake
+def _(student, teacher, queue, tau_s, tau_t, chunk, with_gradient):
+    scalar = student.new_empty((), dtype=torch.float32)
+    shape = student.shape if with_gradient else (0,)
+    return scalar, torch.empty_like(scalar), student.new_empty(shape, dtype=torch.float32)
+
+
+def _whole(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bool):
+    """The loss when one chunk holds the queue: the relations are normalised before the queue is
+    read, so their difference is read, one product of N rows instead of 2N."""
+    queue = queue.float()
+    scores = torch.mm(rows, queue.T)
+    log_target = torch.log_softmax(scores[:n], dim=1)  # [N, K]
+    log_relation = torch.log_softmax(scores[n:].view(-1, *log_target.shape), dim=2)  # [V, N, K]
+    target = log_target.exp()
+    loss = -torch.linalg.vecdot(log_relation, target).mean()
+    entropy = -torch.linalg.vecdot(log_target, target).mean()
+    if not with_gradient:
+        return loss, entropy, rows.new_empty(0)
+    return loss, entropy, torch.mm(log_relation.exp_().sub_(target).flatten(0, 1), queue)
+
+
+def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bool):
+    """The loss from the two reads and log-sum-exps, chunk by chunk."""
+    # Looking at the sums costs nothing on the CPU and a synchronisation on a GPU. A score is a
+    # product of norms at most, and the norms of the queue are not worth a pass of their own.
+    safe = rows.device.type == "cpu" and bool(rows.norm(dim=1).max() <= _SAFE_LOGIT)
+    if safe:
+        read, total, top = _read(rows, queue, chunk, shift=False)
+        safe = bool(total.min() >= _SAFE_SUM) and bool(read.isfinite().all())
+    if not safe:
+        read, total, top = _read(rows, queue, chunk, shift=True)
+    read.div_(total)
+    log_sum = total.log_().add_(top).squeeze(1)
+    target, student_read = read[:n], read[n:].view(-1, n, rows.shape[1])
+    student, log_sum_s = rows[n:].view_as(student_read), log_sum[n:].view(-1, n)
+    loss = (log_sum_s - torch.linalg.vecdot(student, target)).mean()
+    entropy = (log_sum[:n] - torch.linalg.vecdot(rows[:n], target)).mean()
+    if not with_gradient:
+        return loss, entropy, rows.new_empty(0)
+    return loss, entropy, student_read - target
+
+
+def _read(rows: Tensor, queue: Tensor, chunk: int, shift: bool) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums over the queue of exp(row . q_k - top) q_k (R, D) and of exp(row . q_k - top) (R, 1),
+    and `top` (R, 1): the largest score of the row, or zero without `shift`."""
+    read, total = torch.zeros_like(rows), rows.new_zeros(len(rows), 1)
+    top = torch.full_like(total, -torch.inf if shift else 0.0)
+    buffer = rows.new_empty(len(rows) * min(chunk, len(queue)))
+    for block in queue.split(chunk):
+        block = block.float()
+        score = buffer[: len(rows) * len(block)].view(len(rows), len(block))
+        torch.mm(rows, block.T, out=score)
+        if shift:  # online softmax: what was summed so far is rebased on the new maximum
+            higher = torch.maximum(top, score.amax(1, keepdim=True))
+            rebase = top.sub_(higher).exp_()
+            read.mul_(rebase)
+            total.mul_(rebase)
+            score.sub_(higher)
+            top = higher
+        total.add_(score.exp_().sum(1, keepdim=True))
+        read.addmm_(score, block)
+    return read, total, top
+
+
+@contextmanager
+def _float32_products():
+    """Full float32 products: "medium" precision means bfloat16 on some CPUs, "high" TF32 on GPUs,
+    and at a temperature of 0.04 either shows in the target."""
+    settings = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before):
+            setting.fp32_precision = precision
+
+
+def _check(student, teacher, queue, tau_s, tau_t, chunk):
+    if teacher.dim() != 2 or queue.dim() != 2 or student.dim() not in (2, 3):
+        raise UserError(
+            "relational loss: student (N, D) or (V, N, D), teacher (N, D) and queue (K, D) "
+            f"expected; got {tuple(student.shape)}, {tuple(teacher.shape)}, {tuple(queue.shape)}"
+        )
+    if student.shape[-2:] != teacher.shape or teacher.shape[1] != queue.shape[1]:
+        raise UserError(
+            f"relational loss: student {tuple(student.shape)}, teacher {tuple(teacher.shape)} and "
+            f"queue {tuple(queue.shape)} do not fit; N and D must agree"
+        )
+    if not (student.numel() and queue.numel()):
+        raise UserError(
+            f"relational loss: empty student {tuple(student.shape)} or queue {tuple(queue.shape)}"
+        )
+    if not (tau_s > 0 and tau_t > 0):
+        raise UserError(f"temperatures must be above 0; got tau_s {tau_s}, tau_t {tau_t}")
+    if chunk is not None and chunk < 1:
+        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")
