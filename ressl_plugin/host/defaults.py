@@ -160,11 +160,11 @@ def copy_of(cfg) -> DictConfig:
     return OmegaConf.create(OmegaConf.to_container(as_config(cfg), resolve=True))
 
 
-def choose(what: str, name, table) -> object:
-    """`table[name]`, or a UserError that lists what there is."""
+def choose(what: str, name, table):
+    """`table[name]` (of a tuple `name` itself), or a UserError that lists what there is."""
     if name not in table:
         raise UserError(f"{what}={name} is unknown; there is: {', '.join(sorted(table))}")
-    return table[name]
+    return table[name] if isinstance(table, dict) else name
 
 
 def trainable(methods: dict) -> dict:

@@ -3,6 +3,8 @@
 Its methods train unmodified; see `mends` for the little that is wrong in both generations.
 """
 
+import logging
+
 from solo.data import classification_dataloader as _classification
 from solo.data import pretrain_dataloader as _pretrain
 from solo.methods import METHODS
@@ -34,6 +36,8 @@ __all__ = [
 ]
 
 mends.apply()
+# Said on the root logger at every construction of a method, of any run whatever.
+logging.getLogger().addFilter(lambda r: not str(r.msg).startswith("Using scheduler_interval="))
 
 
 class MomentumBase(mends.ResumedSchedule, BaseMomentumMethod):
@@ -133,7 +137,8 @@ def pretrain_dataset(cfg, transform):
 
 def loader(dataset, batch_size: int, num_workers: int):
     """Shuffled loader of whole batches."""
-    return _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
+    made = _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
+    return pipelines.pin_if_useful(made)
 
 
 def classification_datasets(cfg, train_transform, val_transform):

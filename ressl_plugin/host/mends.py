@@ -93,6 +93,9 @@ def weighted_knn(self) -> tuple[float, float]:
     test, test_labels = test[test_labels >= 0], test_labels[test_labels >= 0]
     if len(train) == 0 or len(test) == 0:
         return -1, -1
+    # exp(1 / 0.07) is beyond half precision.
+    if train.dtype in (torch.float16, torch.bfloat16):
+        train, test = train.float(), test.float()
     if self.distance_fx == "cosine":
         train, test = F.normalize(train), F.normalize(test)
     classes = int(max(train_labels.max(), test_labels.max())) + 1

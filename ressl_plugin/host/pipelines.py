@@ -6,8 +6,9 @@ Shared by both generations; `main` and `pypi_data` call the host around it.
 import os
 
 import numpy as np
+import torch
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
@@ -129,6 +130,12 @@ def folder(data: DictConfig, key: str):
     if data.dataset in FOLDER_DATASETS and (path is None or not os.path.exists(path)):
         raise UserError(f"data.{key}={path}: no such directory; give the folder of the images")
     return path
+
+
+def pin_if_useful(loader: DataLoader) -> DataLoader:
+    """The host always asks for pinned memory; without an accelerator torch only warns of it."""
+    loader.pin_memory = torch.cuda.is_available()
+    return loader
 
 
 def keep_fraction(dataset: Dataset, fraction) -> Dataset:

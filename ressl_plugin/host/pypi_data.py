@@ -89,7 +89,8 @@ def pretrain_dataset(cfg, transform):
 
 def loader(dataset, batch_size: int, num_workers: int):
     """Shuffled loader of whole batches."""
-    return _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
+    made = _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
+    return pipelines.pin_if_useful(made)
 
 
 def classification_datasets(cfg, train_transform, val_transform):

@@ -6,6 +6,8 @@ import torch
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Dataset
 
+from ressl_plugin import host
+
 # What keeps each method small; what is not here is the default that the host layer fills in.
 SMALL = {
     "all4one": {"queue_size": 32, "pred_hidden_dim": 32, "proj_output_dim": 16},
@@ -21,6 +23,28 @@ SMALL = {
     "wmse": {"whitening_size": 8, "proj_output_dim": 4},
 }
 NARROW = {"proj_hidden_dim": 32, "proj_output_dim": 16, "pred_hidden_dim": 16}
+
+
+class Tiny(torch.nn.Module):
+    """A backbone for what does not depend on one: (N, 3, H, W) -> (N, 6)."""
+
+    num_features = 6
+
+    def __init__(self, method, width=2):
+        super().__init__()
+        self.method = method
+        self.conv = torch.nn.Conv2d(3, 3 * width, 3, stride=2)
+        self.norm = torch.nn.BatchNorm2d(3 * width)
+
+    def forward(self, x):
+        return self.norm(self.conv(x)).relu().mean((2, 3))
+
+
+@pytest.fixture
+def tiny():
+    """The name under which `Tiny` is registered, as a `backbone` section."""
+    host.register_backbone("tiny_of_the_tests", Tiny)
+    return {"name": "tiny_of_the_tests", "kwargs": {"width": 2}}
 
 
 class RandomViews(Dataset):
@@ -68,7 +92,7 @@ def make_config(method, **overrides):
     return cfg
 
 
-def fit(model, epochs=1, views=2, val=True, **trainer):
+def fit(model, epochs=1, views=2, val=True, ckpt_path=None, **trainer):
     """Two steps an epoch on random views, then validation; returns the Trainer."""
     options = {
         "max_epochs": epochs,
@@ -83,7 +107,8 @@ def fit(model, epochs=1, views=2, val=True, **trainer):
     }
     train = DataLoader(RandomViews(views), batch_size=8, shuffle=True, drop_last=True)
     runner = pl.Trainer(**options)
-    runner.fit(model, train, DataLoader(RandomImages(), batch_size=8) if val else None)
+    held_out = DataLoader(RandomImages(), batch_size=8) if val else None
+    runner.fit(model, train, held_out, ckpt_path=ckpt_path)
     return runner
 
 
@@ -101,3 +126,22 @@ def trained():
 def images():
     """Loaders for LinearModel: (image, target)."""
     return DataLoader(RandomImages(), batch_size=8), DataLoader(RandomImages(), batch_size=8)
+
+
+@pytest.fixture
+def toy():
+    """The least that derives from the base: it overrides forward, as the plugin's method does."""
+
+    class Toy(host.MomentumBase):
+        def forward(self, X):
+            return {**super().forward(X), "z": X.mean((1, 2, 3))}
+
+        def training_step(self, batch, batch_idx):
+            out = super().training_step(batch, batch_idx)
+            self.rates = [group["lr"] for group in self.optimizers().param_groups]
+            self.seen = [*getattr(self, "seen", []), self.rates]
+            assert len(out["z"]) == len(out["feats"]) == 2
+            assert len(out["momentum_feats"]) == 2
+            return out["loss"] + sum(f.square().mean() for f in out["feats"])
+
+    return Toy
