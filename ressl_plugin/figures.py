@@ -8,56 +8,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from ressl_plugin.errors import UserError
 from ressl_plugin.metrics import read_metrics
+from ressl_plugin.neighbours import neighbours, neighbours_of_run
+from ressl_plugin.printing import COLUMN, MARKERS, PALETTE, figure_of
 
-COLUMN = 3.3  # width of a column in inches
-# Paul Tol's "muted": ten colours that stay apart under the common colour-vision deficiencies
-PALETTE = (
-    "#332288", "#CC6677", "#117733", "#88CCEE", "#882255",
-    "#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777",
-)  # fmt: skip
-MARKERS = "os^DvPX<>p"
-STYLE = {
-    "font.size": 7,
-    "axes.titlesize": 7,
-    "axes.labelsize": 7,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "legend.fontsize": 6,
-    "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "lines.linewidth": 1.0,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "savefig.dpi": 300,
-    "pdf.fonttype": 42,  # TrueType: printers and arXiv refuse Type 3
-}
-
-
-@contextmanager
-def _figure(height: float, path: str | Path):
-    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends."""
-    import matplotlib as mpl
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    path = Path(path)
-    paths = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(COLUMN, height), layout="constrained")
-        FigureCanvasAgg(figure)
-        yield figure, paths
-        for file in paths:
-            figure.savefig(file)
-
+__all__ = [
+    "COLUMN",
+    "PALETTE",
+    "curves",
+    "embed",
+    "feature_space",
+    "neighbours",
+    "neighbours_of_run",
+]
 
 # --- curves -------------------------------------------------------------------------------------
 
@@ -103,7 +71,7 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
             panels.append((name, label, found))
     if not panels:
         raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
-    with _figure(0.95 * len(panels) + 0.35, path) as (figure, paths):
+    with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (name, label, lines) in zip(axes, panels):
             for i, (line, (epochs, values)) in enumerate(lines.items()):
@@ -172,7 +140,7 @@ def feature_space(
     legend = len(classes) <= 20
     side = COLUMN / columns
     height = rows * (side + 0.2) + (0.05 + 0.14 * math.ceil(len(classes) / 5) if legend else 0)
-    with _figure(height, path) as (figure, paths):
+    with figure_of(height, path) as (figure, paths):
         figure.get_layout_engine().set(h_pad=0.06)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax in axes[len(spaces) :]:

@@ -44,8 +44,9 @@ def _markdown(header, rows):
 
 def _latex(header, rows):
     def line(cells):
-        escaped = ("".join(_LATEX.get(c, c) for c in cell) for cell in cells)
-        return " & ".join(escaped) + r" \\"
+        escaped = " & ".join("".join(_LATEX.get(c, c) for c in cell) for cell in cells)
+        # after \\ a bracket or star would be read as its argument
+        return ("{}" if escaped[:1] in ("[", "*") else "") + escaped + r" \\"
 
     columns = "l" + "r" * (len(header) - 1)
     return "\n".join(

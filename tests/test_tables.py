@@ -4,11 +4,13 @@ import csv
 import io
 
 import pytest
+from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 
 from ressl_plugin import results, tables
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.compare import compare
+from ressl_plugin.paper import TABLES
 
 
 @pytest.fixture(scope="module")
@@ -61,3 +63,192 @@ def test_mistakes_are_named(compared):
         tables.comparison_table([])
     with pytest.raises(UserError, match="'html' unknown; one of markdown, latex, csv"):
         tables.comparison_table(compared, "html")
+
+
+# --- runs beside the paper ----------------------------------------------------------------------
+
+WEAK = {"rrc": {"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 1.0},
+        "horizontal_flip": {"prob": 0.5}, "crop_size": 32, "num_crops": 1}  # fmt: skip
+STRONG = {
+    **WEAK,
+    "color_jitter": {
+        "prob": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
+    },
+    "grayscale": {"prob": 0.2},
+    "gaussian_blur": {"prob": 0.5},
+}
+
+
+def make_run(root, name, records, **changes):
+    cfg = OmegaConf.create(
+        {
+            "method": "ressl",
+            "seed": 0,
+            "name": name,
+            "max_epochs": 200,
+            "backbone": {"name": "resnet18"},
+            "data": {"dataset": "cifar10"},
+            "method_kwargs": {"temperature_q": 0.1, "temperature_k": 0.05, "queue_size": 4096},
+            "augmentations": [{**STRONG, "role": "student"}, {**WEAK, "role": "teacher"}],
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, merge=False)
+    run = root / name
+    run.mkdir()
+    OmegaConf.save(cfg, run / "config.yaml")
+    for evaluator, protocol, metric, value in records:
+        results.append(
+            run,
+            {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value,
+             "data": cfg.data.dataset},
+        )  # fmt: skip
+    return run
+
+
+LINEAR = [("linear", "small", "top1", 89.0), ("linear", "small", "top5", 99.0)]
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_table_sets_the_papers_number_beside_ours(tmp_path):
+    run = make_run(tmp_path, "a", LINEAR)
+    (row,) = rows_of(tables.table([run], "csv"))
+    assert (row["run"], row["method"], row["data"], row["epochs"]) == (
+        "a", "ReSSL", "cifar10", "200")  # fmt: skip
+    assert (row["ours"], row["paper"], row["diff."]) == ("89.00", "90.20 (Table 1)", "-1.20")
+
+
+@pytest.mark.parametrize(
+    "changes,paper",
+    [
+        ({}, "90.20 (Table 1)"),
+        ({"method": "simsiam"}, "88.51 (Table 1)"),
+        ({"method_kwargs__temperature_k": 0.07}, "88.67 (Table 2)"),
+        ({"method_kwargs__temperature_q": 0.2}, "89.22 (Table 2)"),
+        ({"augmentations": [STRONG, STRONG]}, "86.17 (Table 3)"),
+        (
+            {"data__dataset": "tiny-imagenet", "augmentations": [STRONG, {"crop_size": 32}]},
+            "31.74 (Table 4)",
+        ),
+        ({"method_kwargs__queue_size": 256}, "89.37 (Table 5)"),
+        ({"backbone__name": "resnet50"}, ""),
+        ({"data__dataset": "custom"}, ""),
+        ({"method_kwargs__queue_size": 300}, ""),
+        ({"data__dataset": "imagenet", "backbone__name": "resnet50"}, "69.90 (Table 6)"),
+        (
+            {
+                "data__dataset": "imagenet",
+                "backbone__name": "resnet50",
+                "augmentations": [
+                    {**WEAK, "role": "teacher"},
+                    *({**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)),
+                ],
+            },
+            "74.70 (Table 7)",
+        ),
+        ({"data__dataset": "imagenet"}, "58.10 (Table 8)"),
+    ],
+)
+def test_every_linear_table_is_found_from_the_config(tmp_path, changes, paper):
+    run = make_run(tmp_path, "a", LINEAR, **changes)
+    assert rows_of(tables.table([run], "csv"))[0]["paper"] == paper
+
+
+def test_low_shot_and_fine_tuning_are_found(tmp_path):
+    records = [
+        ("lowshot", "VOC07 SVM, 16 a class", "mAP", 80.0),
+        ("lowshot", "VOC07 SVM, full a class", "mAP", 86.0),
+        ("finetune", "labels 0.01", "top1", 58.0),
+    ]
+    five = [{**WEAK, "role": "teacher"}]
+    five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
+    run = make_run(tmp_path, "a", records, data__dataset="imagenet", backbone__name="resnet50",
+                   augmentations=five)  # fmt: skip
+    found = [row["paper"] for row in rows_of(tables.table([run], "csv"))]
+    assert found == ["79.17 (Table 9)", "86.31 (Table 9)", "57.90 (Table 10)"]
+
+
+def test_seeds_of_one_experiment_are_one_line(tmp_path):
+    runs = [
+        make_run(tmp_path, f"s{seed}", [("linear", "small", "top1", 88.0 + seed)], seed=seed)
+        for seed in range(3)
+    ]
+    runs.append(make_run(tmp_path, "other", LINEAR, method_kwargs__temperature_k=0.04))
+    first, other = rows_of(tables.table(runs, "csv"))
+    assert (first["run"], first["ours"]) == ("s0 … (3 runs)", "89.00 ± 1.00")
+    assert (other["run"], other["paper"]) == ("other", "90.04 (Table 2)")
+
+
+def test_of_a_knn_sweep_the_default_is_shown(tmp_path):
+    records = [
+        ("knn", f"k={k} cosine T={t}", "top1", k + t) for k in (1, 20, 200) for t in (0.07, 0.1)
+    ]
+    run = make_run(tmp_path, "a", [*records, *LINEAR])
+    shown = [row["evaluation"] for row in rows_of(tables.table([run], "csv"))]
+    assert shown == ["knn: k=20 cosine T=0.07", "linear: small"]
+
+
+def test_a_paper_table_with_our_cells(tmp_path):
+    runs = [
+        make_run(tmp_path, "a", LINEAR),
+        make_run(tmp_path, "b", LINEAR, method_kwargs__temperature_k=0.01),
+        make_run(tmp_path, "c", LINEAR, data__dataset="custom"),
+    ]
+    text = tables.paper_table(2, runs)
+    line = next(line for line in text.splitlines() if line.startswith("| cifar10, 0.1 "))
+    assert "89.00 [89.35, -0.35]" in line and "89.00 [90.20, -1.20]" in line and "[90.09]" in line
+    assert "| custom, 0.1 " in text
+    cells = {(r["row"], r["column"]): r for r in rows_of(tables.paper_table(2, runs, "csv"))}
+    assert cells["cifar10, 0.1", "0.01"]["difference"] == "-0.35"
+    assert cells["stl10, 0.2", "0.07"] == {
+        "row": "stl10, 0.2", "column": "0.07", "ours": "", "spread": "", "paper": "85.28",
+        "difference": "",
+    }  # fmt: skip
+    assert len(cells) == 8 * 7 + 1
+
+
+@pytest.mark.parametrize("which", range(1, 11))
+@pytest.mark.parametrize("format", ["markdown", "latex", "csv"])
+def test_every_paper_table_is_printed_without_runs(which, format):
+    assert tables.paper_table(which, [], format).count("\n") > 3
+
+
+def test_every_ablation_and_its_cell(tmp_path):
+    runs = [
+        make_run(tmp_path, "a", LINEAR, augmentations=[STRONG, STRONG]),
+        make_run(tmp_path, "b", LINEAR, method_kwargs__queue_size=256),
+        make_run(tmp_path, "c", LINEAR, data__dataset="tiny-imagenet",
+                 augmentations=[STRONG, {**WEAK, "grayscale": {"prob": 0.2}}]),
+    ]  # fmt: skip
+    assert "89.00 [86.17, +2.83]" in tables.paper_table(3, runs)
+    assert "89.00 [42.28, +46.72]" in tables.paper_table(4, runs)
+    assert "89.00 [89.37, -0.37]" in tables.paper_table(5, runs)
+
+
+def test_the_papers_numbers():
+    """Spot checks of each table, and its shape, against the paper."""
+    shapes = {k: (len(t.values), len(t.columns)) for k, t in TABLES.items()}
+    assert shapes == {1: (6, 4), 2: (8, 7), 3: (2, 4), 4: (13, 1), 5: (4, 7), 6: (16, 1),
+                      7: (5, 1), 8: (3, 1), 9: (5, 4), 10: (4, 2)}  # fmt: skip
+    assert TABLES[1].get("ReSSL", "tiny-imagenet") == TABLES[2].get(("tiny-imagenet", 0.1), 0.04)
+    assert TABLES[3].get("weak", "cifar10") == TABLES[2].get(("cifar10", 0.1), 0.05)
+    assert TABLES[4].get("CF", "tiny-imagenet") == TABLES[5].get("tiny-imagenet", 16384) == 46.60
+    assert TABLES[9].get("ReSSL", "full") == 86.31 and TABLES[10].get("SwAV", 0.1) == 70.2
+    assert TABLES[5].get("cifar10", 32768) is None
+
+
+def test_runs_without_results_and_broken_ones(tmp_path):
+    with pytest.raises(UserError, match="no results in"):
+        tables.table([make_run(tmp_path, "a", [])])
+    with pytest.raises(UserError, match="no Table 11"):
+        tables.paper_table(11)
+    (tmp_path / "a" / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"config\.yaml: not a config"):
+        tables.table([tmp_path / "a"])

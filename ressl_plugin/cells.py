@@ -1,0 +1,132 @@
+"""Which cell of the paper's tables a run belongs to, told from its config and its records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from ressl_plugin.paper import SMALL, TABLES
+from ressl_plugin.views import recipe
+
+METHODS = {
+    "ressl": "ReSSL",
+    "ressl_host": "ReSSL (solo-learn's)",
+    "simclr": "SimCLR",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "mocov2plus": "MoCoV2",
+    "swav": "SwAV",
+    "supervised": "Supervised",
+}
+# Tables 6 to 10 spell one method otherwise
+LATER = {"MoCoV2": "MoCo v2"}
+RECIPE_TAU_T = {"cifar10": 0.05, "stl10": 0.05, "cifar100": 0.04, "tiny-imagenet": 0.04}
+RECIPE_K = {"cifar10": 4096, "cifar100": 4096, "stl10": 16384, "tiny-imagenet": 16384}
+
+
+def method_name(cfg: Mapping) -> str:
+    """The paper's name of a config's method, or the config's own."""
+    name = cfg.get("method") or "?"
+    return METHODS.get(name, name)
+
+
+def teacher_ops(cfg: Mapping) -> str:
+    """The teacher's operations as Table 4 writes them: letters of CFJGB, or "none"."""
+    views = recipe.read(cfg["augmentations"])
+    teacher = views.crops[views.teacher]
+    strength = teacher.brightness or teacher.contrast or teacher.saturation or teacher.hue
+    on = {
+        "C": teacher.crop_enabled and teacher.area[0] < 1,
+        "F": teacher.flip_prob,
+        "J": teacher.jitter_prob and strength,
+        "G": teacher.gray_prob,
+        "B": teacher.blur_prob,
+    }
+    return "".join(letter for letter, used in on.items() if used) or "none"
+
+
+def variant(cfg: Mapping) -> str:
+    """The method as Tables 6 to 8 and 10 name it: ReSSL by its student views."""
+    name = method_name(cfg)
+    if name != "ReSSL":
+        return LATER.get(name, name)
+    views = recipe.read(cfg["augmentations"])
+    sizes = [views.crops[i].crop_size for i in views.student]
+    return f"ReSSL {len(sizes)}x" if len(set(sizes)) == 1 else f"ReSSL {len(sizes)} crops"
+
+
+def cell(number: int, cfg: Mapping, record: Mapping) -> tuple | None:
+    """(row, column) of a record in the paper's table, which may lack it; None if it is not one.
+
+    Args:
+        number: of the table, 1 to 10.
+        cfg: the run's config; record: of its results.json.
+    """
+    wanted = {9: ("lowshot", "mAP"), 10: ("finetune", "top1")}.get(number, ("linear", "top1"))
+    if (record["evaluator"], record["metric"]) != wanted:
+        return None
+    data, kwargs = cfg["data"]["dataset"], cfg.get("method_kwargs") or {}
+    if number == 1:
+        return method_name(cfg), data
+    if number == 9:
+        shots = re.search(r"(\d+|full) a class", record["protocol"])
+        name = method_name(cfg)
+        return (LATER.get(name, name), _number(shots[1])) if shots else None
+    if number == 10:
+        share = record["protocol"].removeprefix("labels ")
+        return variant(cfg), _number(share)
+    if number in (6, 7, 8):
+        return variant(cfg), data
+    if cfg.get("method") != "ressl":
+        return None  # Tables 2 to 5 are ablations of ReSSL
+    if number == 2:
+        return (data, _number(kwargs["temperature_q"])), _number(kwargs["temperature_k"])
+    if number == 5:
+        return data, int(kwargs["queue_size"])
+    ops = teacher_ops(cfg)
+    if number == 4:
+        return ops, data
+    return {"CF": "weak", "CFJGB": "contrastive"}.get(ops, ops), data
+
+
+def paper_number(cfg: Mapping, record: Mapping) -> tuple[float, int] | None:
+    """(value, number of the table) of the paper's cell that a record can be set beside, if any.
+
+    The run must have the table's data set and backbone; how many epochs it had is not asked, the
+    paper's have 200.
+    """
+    if not cfg or record.get("representation"):
+        return None
+    for number in _tables(cfg):
+        place = cell(number, cfg, record)
+        value = TABLES[number].get(*place) if place else None
+        if value is not None:
+            return value, number
+    return None
+
+
+def _tables(cfg):
+    """Tables in which this run may stand, the one that shows what is particular to it first."""
+    data = cfg["data"]["dataset"]
+    backbone = (cfg.get("backbone") or {}).get("name")
+    if data == "imagenet":
+        return {"resnet50": (6, 7, 9, 10), "resnet18": (8,)}.get(backbone, ())
+    if data not in SMALL or backbone != "resnet18":
+        return ()
+    if cfg.get("method") != "ressl":
+        return (1,)
+    kwargs, ops = cfg["method_kwargs"], teacher_ops(cfg)
+    if ops != "CF":
+        return (3, 4) if data == "tiny-imagenet" else (3,)
+    if kwargs["queue_size"] != RECIPE_K[data]:
+        return (5,)
+    recipe_taus = (0.1, RECIPE_TAU_T[data])
+    return (1,) if (kwargs["temperature_q"], kwargs["temperature_k"]) == recipe_taus else (2,)
+
+
+def _number(word):
+    try:
+        value = float(word)
+    except (TypeError, ValueError):
+        return word
+    return int(value) if value.is_integer() else value

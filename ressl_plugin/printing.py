@@ -1,0 +1,48 @@
+"""How figures look in print: one column wide, colours that everybody can tell apart."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from pathlib import Path
+
+COLUMN = 3.3  # width of a column in inches
+# Paul Tol's "muted": ten colours that stay apart under the common colour-vision deficiencies
+PALETTE = (
+    "#332288", "#CC6677", "#117733", "#88CCEE", "#882255",
+    "#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777",
+)  # fmt: skip
+MARKERS = "os^DvPX<>p"
+STYLE = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": 6,
+    "ytick.labelsize": 6,
+    "legend.fontsize": 6,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # TrueType: printers and arXiv refuse Type 3
+}
+
+
+@contextmanager
+def figure_of(height: float, path: str | Path, layout: str | None = "constrained"):
+    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends."""
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    paths = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(COLUMN, height), layout=layout)
+        FigureCanvasAgg(figure)
+        yield figure, paths
+        for file in paths:
+            figure.savefig(file)
