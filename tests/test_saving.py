@@ -82,7 +82,7 @@ def test_an_error_between_steps_saves_them(tmp_path):
     assert checkpoint.load(tmp_path)["global_step"] == 7
     assert in_child(train, tmp_path, PositionedLoader, every=0) == 0
     assert len(losses(tmp_path)) == STEPS, "no step was lost or repeated"
-    assert len((tmp_path / "losses.jsonl").read_text().splitlines()) == STEPS
+    assert len((tmp_path / "losses.0").read_text().splitlines()) == STEPS
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path, caplog):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ressl_plugin import checkpoint, saving
+from ressl_plugin import checkpoint, distributed, saving
 
 EPOCHS, BATCHES, BATCH = 3, 5, 4
 STEPS = EPOCHS * BATCHES
@@ -72,14 +72,17 @@ class Toy(pl.LightningModule):
         self.teacher.requires_grad_(False)
         self.register_buffer("queue", torch.randn(16, 8))
 
+    def on_fit_start(self):
+        torch.rand(self.global_rank)  # every rank draws numbers of its own
+
     def training_step(self, batch, batch_idx):
         noise = random.random() + np.random.rand()
         keys = self.teacher(batch)
         loss = (self.student(batch * (1 + 0.01 * noise)) - keys).square().mean()
         loss = loss + 0.01 * (keys @ self.queue.T).logsumexp(1).mean()
-        self.queue = torch.cat([keys.detach(), self.queue])[:16]
+        self.queue = torch.cat([distributed.gather(keys.detach()), self.queue])[:16]
         step = self.current_epoch * self.trainer.num_training_batches + batch_idx
-        with open(self.log_file, "a") as file:
+        with open(f"{self.log_file}.{self.global_rank}", "a") as file:
             file.write(json.dumps([step, loss.item()]) + "\n")
         if self.fault and step == self.fault[0]:
             loss = self.fault[1](loss)
@@ -112,7 +115,7 @@ def train(run, loader, kill_at=None, fault=None, resume=True, validate=True, eve
     """A run as the command line makes it: seeded, resumed from whatever checkpoint there is."""
     pl.seed_everything(3, verbose=False)
     frequency = kwargs.pop("frequency", 1)
-    toy = Toy(run / "losses.jsonl", kill_at, fault)
+    toy = Toy(run / "losses", kill_at, fault)
     callback = saving.CheckpointCallback(run, CONFIG, frequency=frequency, every_n_steps=every)
     trainer = pl.Trainer(
         **{"max_epochs": EPOCHS, "accelerator": "cpu", "devices": 1, **kwargs},
@@ -131,10 +134,10 @@ def train(run, loader, kill_at=None, fault=None, resume=True, validate=True, eve
     return trainer, toy
 
 
-def losses(run):
+def losses(run, rank=0):
     """Loss of every step; a step that was computed twice must have come out the same."""
     found = {}
-    for line in (run / "losses.jsonl").read_text().splitlines():
+    for line in (run / f"losses.{rank}").read_text().splitlines():
         step, loss = json.loads(line)
         assert found.setdefault(step, loss) == loss, f"step {step} came out differently"
     return found
