@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from ressl_plugin import backbone as backbones
 from ressl_plugin import batchnorm, config, distributed, host
-from ressl_plugin.loss import info_nce, relational_loss
+from ressl_plugin.infonce import info_nce
+from ressl_plugin.loss import relational_loss
 from ressl_plugin.means import Means
 from ressl_plugin.queue import FeatureQueue
 from ressl_plugin.schedule import WarmupCosine

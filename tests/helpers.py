@@ -1,0 +1,110 @@
+"""Configs and data that several tests share: small, seeded, made on the spot."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+VIEW = {
+    "crop_size": 16,
+    "num_crops": 1,
+    "rrc": {"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 1.0},
+    "color_jitter": {"prob": 0.0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0},
+    "grayscale": {"prob": 0.0},
+    "gaussian_blur": {"prob": 0.0},
+    "solarization": {"prob": 0.0},
+    "equalization": {"prob": 0.0},
+    "horizontal_flip": {"prob": 0.5},
+}
+
+
+def make_config(**changes):
+    """A ReSSL config as the host's class takes it; `changes` are dotted keys with __ for dots."""
+    cfg = OmegaConf.create(
+        {
+            "name": "test",
+            "method": "ressl",
+            "seed": 1,
+            "backbone": {"name": "resnet18", "kwargs": {}, "stem": "paper"},
+            "method_kwargs": {
+                "proj_hidden_dim": 32,
+                "proj_output_dim": 16,
+                "temperature_q": 0.1,
+                "temperature_k": 0.04,
+                "queue_size": 40,
+            },
+            "batchnorm": {"groups": 0, "mode": "group"},
+            "momentum": {"base_tau": 0.9, "final_tau": 0.9, "classifier": False},
+            "data": {
+                "dataset": "custom",
+                "train_path": None,
+                "val_path": None,
+                "num_classes": 10,
+                "num_large_crops": 2,
+                "num_small_crops": 0,
+                "num_workers": 0,
+                "backend": "batched",
+            },
+            "augmentations": [
+                {**copy.deepcopy(VIEW), "role": "student"},
+                {**copy.deepcopy(VIEW), "role": "teacher"},
+            ],
+            "optimizer": {
+                "name": "sgd",
+                "batch_size": 8,
+                "lr": 0.06,
+                "classifier_lr": 0.1,
+                "weight_decay": 5e-4,
+                "kwargs": {"momentum": 0.9},
+            },
+            "scheduler": {
+                "name": "warmup_cosine",
+                "warmup_epochs": 1,
+                "warmup_start_lr": 0.0,
+                "min_lr": 0.0,
+                "interval": "step",
+            },
+            "knn_eval": {"enabled": False, "k": 20, "distance_func": "cosine"},
+            "performance": {"disable_channel_last": True},
+            "accumulate_grad_batches": 1,
+            "max_epochs": 2,
+            "devices": 1,
+            "accelerator": "cpu",
+            "precision": "32-true",
+            "strategy": "auto",
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, force_add=True)
+    return cfg
+
+
+def random_batches(steps: int, n: int, views: int = 2, size: int = 16, classes: int = 10, seed=0):
+    """`steps` batches [indexes, [views of (n, 3, size, size)], targets]."""
+    g = torch.Generator().manual_seed(seed)
+    return [
+        [
+            torch.arange(n) + i * n,
+            [torch.randn(n, 3, size, size, generator=g) for _ in range(views)],
+            torch.randint(classes, (n,), generator=g),
+        ]
+        for i in range(steps)
+    ]
+
+
+def image_folder(root, classes=3, per_class=8, size=16, seed=0, splits=("train", "val")):
+    """A folder of PNG files whose classes differ in colour; returns root."""
+    g = np.random.default_rng(seed)
+    for split in splits:
+        for c in range(classes):
+            folder = root / split / f"class{c}"
+            folder.mkdir(parents=True, exist_ok=True)
+            for i in range(per_class):
+                pixels = g.integers(0, 100, (size, size, 3), dtype=np.uint8)
+                pixels[..., c % 3] += 120
+                Image.fromarray(pixels).save(folder / f"{i}.png")
+    return root

@@ -1,0 +1,263 @@
+"""The method against an independent Algorithm 1, the host's own class, and its variants."""
+
+import copy
+import math
+
+import lightning.pytorch as pl
+import pytest
+import torch
+import torch.nn.functional as F
+from helpers import VIEW, make_config, random_batches
+from torch import nn
+
+from ressl_plugin import host
+from ressl_plugin.errors import UserError
+from ressl_plugin.method import ReSSL
+
+pytestmark = pytest.mark.timeout(240)
+
+
+class Batches(torch.utils.data.IterableDataset):
+    """Fixed batches in a fixed order."""
+
+    def __init__(self, batches):
+        self.batches = batches
+
+    def __iter__(self):
+        return iter(self.batches)
+
+    def __len__(self):
+        return len(self.batches)
+
+
+def loader(batches):
+    return torch.utils.data.DataLoader(Batches(batches), batch_size=None)
+
+
+def trainer(**kwargs):
+    defaults = {
+        "logger": False,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "accelerator": "cpu",
+        "num_sanity_val_steps": 0,
+    }
+    return pl.Trainer(**{**defaults, **kwargs})
+
+
+def algorithm_1(model, batches, epochs, cfg):
+    """Algorithm 1 in plain PyTorch, from the model's initial weights; returns its state."""
+    student = nn.ModuleList([copy.deepcopy(model.backbone), copy.deepcopy(model.projector)])
+    teacher = copy.deepcopy(student)
+    queue, ptr = model.queue.clone(), 0
+    opt, kw = cfg.optimizer, cfg.method_kwargs
+    velocity = {p: torch.zeros_like(p) for p in student.parameters()}
+    total, warm = epochs * len(batches), cfg.scheduler.warmup_epochs * len(batches)
+    m = cfg.momentum.base_tau
+    embed = lambda net, x: F.normalize(net[1](net[0](x)), dim=1)
+    for step in range(total):
+        _, (contrastive, weak), _ = batches[step % len(batches)]
+        lr = (
+            opt.lr * step / warm
+            if step < warm
+            else opt.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
+        )
+        z_s = embed(student, contrastive)
+        with torch.no_grad():
+            z_t = embed(teacher, weak)
+            target = ((z_t @ queue.T) / kw.temperature_k).softmax(1)  # Eq. 3
+        relation = ((z_s @ queue.T) / kw.temperature_q).log_softmax(1)  # Eq. 4
+        loss = -(target * relation).sum(1).mean()  # Eq. 5
+        grads = torch.autograd.grad(loss, list(student.parameters()))
+        with torch.no_grad():
+            for p, g in zip(student.parameters(), grads):
+                velocity[p].mul_(0.9).add_(g + opt.weight_decay * p)
+                p.sub_(lr * velocity[p])
+            for s, t in zip(student.parameters(), teacher.parameters()):
+                t.copy_(m * t + (1 - m) * s)  # Eq. 6
+            for row in z_t:
+                queue[ptr] = row
+                ptr = (ptr + 1) % len(queue)
+    return student, teacher, queue, ptr
+
+
+def largest(a, b):
+    return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters()))
+
+
+@pytest.mark.parametrize("batch", [8, 12])  # 12 does not divide the queue of 40 rows
+def test_20_steps_equal_plain_algorithm_1(batch):
+    # float64 networks: in float32 the two drift apart by ReLUs that flip, whoever is right
+    torch.manual_seed(0)
+    cfg = make_config(optimizer__lr=0.003)
+    model = ReSSL(cfg).double()
+    batches = [[i, [v.double() for v in views], y] for i, views, y in random_batches(10, batch)]
+    expected = algorithm_1(model, batches, 2, cfg)
+    trainer(max_epochs=2, precision="64-true").fit(model, loader(batches))
+
+    student, teacher, queue, ptr = expected
+    assert largest(model.backbone, student[0]) < 1e-5
+    assert largest(model.backbone, model.momentum_backbone) > 1e-5  # something has happened
+    assert largest(model.projector, student[1]) < 1e-5
+    assert largest(model.momentum_backbone, teacher[0]) < 1e-5
+    assert largest(model.momentum_projector, teacher[1]) < 1e-5
+    assert (model.queue - queue).abs().max() < 1e-5
+    assert int(model.queue_ptr) == ptr
+
+
+def count_forwards(module):
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def views_config(*views, **changes):
+    return make_config(augmentations=[{**copy.deepcopy(VIEW), **v} for v in views], **changes)
+
+
+def test_one_forward_a_view():
+    model = ReSSL(make_config())
+    student, teacher = count_forwards(model.backbone), count_forwards(model.momentum_backbone)
+    trainer(max_steps=3).fit(model, loader(random_batches(3, 8)))
+    assert (len(student), len(teacher)) == (3, 3)
+
+
+def test_crops_of_one_size_share_a_forward_and_all_share_the_target():
+    views = [
+        {"role": "student", "num_crops": 2},
+        {"role": "teacher"},
+        {"role": "student", "crop_size": 8},
+    ]
+    torch.manual_seed(0)
+    model = ReSSL(views_config(*views))
+    assert (model.student_views, model.teacher_view) == ([0, 1, 3], 2)
+    student, teacher = count_forwards(model.backbone), count_forwards(model.momentum_backbone)
+    crops = [torch.randn(6, 3, s, s) for s in (16, 16, 16, 8)]
+    reference = copy.deepcopy(model)
+    queue = model.queue.clone()
+    loss = model.training_step([torch.arange(6), crops, torch.full((6,), -1)], 0)
+    assert (len(student), len(teacher)) == (2, 1)
+
+    z_t = reference.momentum_forward(crops[2])["z"]
+    large = reference.multicrop_forward(torch.cat(crops[:2]))["z"]
+    z_s = [*large.chunk(2), reference.multicrop_forward(crops[3])["z"]]
+    target = (z_t @ queue.T / 0.04).softmax(1)
+    each = [-(target * (z @ queue.T / 0.1).log_softmax(1)).sum(1).mean() for z in z_s]
+    torch.testing.assert_close(loss, sum(each) / 3, rtol=1e-5, atol=1e-6)
+
+
+def test_without_roles_the_hosts_convention_holds():
+    cfg = views_config({"num_crops": 2}, {"crop_size": 8, "num_crops": 2})
+    model = ReSSL(cfg)
+    assert (model.student_views, model.teacher_view) == ([0, 2, 3], 1)
+
+
+def test_momentum_follows_the_hosts_schedule():
+    model = ReSSL(make_config(momentum__base_tau=0.5, momentum__final_tau=1.0))
+    seen = []
+    update = model.update_teacher
+    model.update_teacher = lambda m: (seen.append(m), update(m))
+    trainer(max_epochs=2).fit(model, loader(random_batches(3, 8)))
+    expected = [1 - 0.5 * (math.cos(math.pi * s / 6) + 1) / 2 for s in range(6)]
+    assert seen == pytest.approx(expected)
+
+
+def test_gradient_accumulation_updates_the_teacher_once_an_optimizer_step():
+    model = ReSSL(make_config())
+    seen = []
+    model.update_teacher = seen.append
+    trainer(max_epochs=1, accumulate_grad_batches=2).fit(model, loader(random_batches(4, 8)))
+    assert len(seen) == 2
+
+
+def test_checkpoint_goes_to_the_host_and_back(tmp_path):
+    cfg = make_config(backbone__stem="auto", data__dataset="cifar10")
+    ours = ReSSL(cfg)
+    theirs = host.ReSSL(cfg)
+    assert set(ours.state_dict()) == set(theirs.state_dict())
+    torch.save(theirs.state_dict(), tmp_path / "host.pt")
+    ours.load_state_dict(torch.load(tmp_path / "host.pt", weights_only=True))
+    for key, value in theirs.state_dict().items():
+        assert torch.equal(ours.state_dict()[key], value), key
+    back = host.ReSSL(cfg)
+    back.load_state_dict(ours.state_dict())
+    for key, value in back.state_dict().items():
+        assert torch.equal(theirs.state_dict()[key], value), key
+
+
+def test_online_classifier_sees_detached_features():
+    model = ReSSL(make_config())
+    _, views, targets = random_batches(1, 8)[0]
+    feats = model.backbone(views[0])
+    model._online(feats, feats.detach(), targets).backward()
+    assert model.classifier.weight.grad.abs().sum() > 0
+    assert all(p.grad is None for p in model.backbone.parameters())
+
+
+def test_online_metrics_and_knn():
+    model = ReSSL(make_config(knn_eval__enabled=True, knn_eval__k=5))
+    batches = random_batches(4, 8)
+    val = [[b[1][0], b[2]] for b in batches]
+    run = trainer(max_epochs=1)
+    run.fit(model, loader(batches), loader(val))
+    logged = {k: float(v) for k, v in run.callback_metrics.items()}
+    assert {"train_acc1", "train_class_loss", "val_acc1", "val_acc5", "val_loss"} <= set(logged)
+    assert 0 <= logged["val_knn_acc1"] <= logged["val_knn_acc5"] <= 100
+    assert 0 < logged["target_entropy"] <= 1
+    assert all(math.isfinite(v) for v in logged.values())
+
+
+def test_unlabelled_images_train_and_leave_no_nan():
+    model = ReSSL(make_config())
+    batches = random_batches(2, 8)
+    for batch in batches:
+        batch[2].fill_(-1)
+    run = trainer(max_epochs=1)
+    run.fit(model, loader(batches))
+    assert all(math.isfinite(float(v)) for v in run.callback_metrics.values())
+
+
+def test_group_batchnorm_in_student_and_teacher():
+    model = ReSSL(make_config(batchnorm__groups=2))
+    plain = ReSSL(make_config())
+    plain.load_state_dict(model.state_dict())
+    x = torch.randn(8, 3, 16, 16)
+    both = model.backbone(x)
+    apart = torch.cat([copy.deepcopy(plain.backbone)(half) for half in x.chunk(2)])
+    torch.testing.assert_close(both, apart, rtol=1e-4, atol=1e-5)
+    assert set(model.state_dict()) == set(plain.state_dict())
+
+
+def test_step_under_autocast_keeps_the_loss_in_float32():
+    model = ReSSL(make_config())
+    _, views, targets = random_batches(1, 8)[0]
+    exact = copy.deepcopy(model).training_step([None, views, targets], 0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = model.training_step([None, views, targets], 0)
+    assert loss.dtype == torch.float32
+    assert abs(float(loss - exact)) < 0.2
+    assert model.queue.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"method_kwargs__temperature_k": 0.1}, "temperature_k"),
+        ({"method_kwargs__queue_size": 0}, "queue_size"),
+        ({"method_kwargs__quue_size": 8}, "queue_size"),
+        ({"momentum__base_tau": 1.5}, "base_tau"),
+        ({"backbone__stem": "papre"}, "stem"),
+        ({"backbone__name": "resnet19"}, "resnet18"),
+    ],
+)
+def test_mistakes_are_named(change, word):
+    with pytest.raises(UserError, match=word):
+        ReSSL(make_config(**change))
+
+
+def test_paper_stem_keeps_the_map_and_solo_stem_grows_it():
+    shape = lambda stem: ReSSL(make_config(backbone__stem=stem)).backbone.conv1(
+        torch.zeros(1, 3, 32, 32)
+    ).shape[-1]
+    assert (shape("paper"), shape("solo"), shape("imagenet")) == (32, 34, 16)
