@@ -8,8 +8,7 @@
 Both reads and both log-sum-exps are accumulated over chunks of the queue, with the rows of the
 teacher and of every student view stacked into one matrix. So one product scores a chunk and one
 reads it, nothing of size N x K exists, the queue needs neither a gradient nor a copy, and the
-gradient is known when the forward pass ends. A queue that one chunk holds is read once more
-cheaply, see `_whole`.
+gradient is known when the forward pass ends.
 """
 
 from contextlib import contextmanager
@@ -26,9 +25,10 @@ from .errors import UserError
 _SAFE_LOGIT = 60.0
 # A smaller sum may have lost terms to underflow.
 _SAFE_SUM = 1e-27
-# Scores held at a time, where the caller does not say: the CPU's stay in its cache, a GPU's are
-# enough to fill it.
-_CPU_SCORES, _DEVICE_SCORES = 2**21, 2**23
+# Rows of the queue read at a time, where the caller does not say: on the CPU their scores stay in
+# its cache, on a GPU there are enough of them to fill it.
+_CPU_CHUNK, _GPU_CHUNK = 2048, 16384
+_FEW_ROWS = 512
 
 
 class RelationalLoss(NamedTuple):
@@ -100,17 +100,14 @@ def _relate(
     with torch.autocast(student.device.type, enabled=False), _float32_products():
         n, views = len(teacher), student.reshape(-1, *teacher.shape)  # [V, N, D]
         rows = torch.cat([teacher.float() / tau_t, views.flatten(0, 1).float() / tau_s])
-        if not chunk:
-            scores = _CPU_SCORES if rows.device.type == "cpu" else _DEVICE_SCORES
-            chunk = max(scores // len(rows), 256)
-        relate = _whole if len(queue) <= chunk else _streamed
-        loss, entropy, gradient = relate(rows, n, queue, chunk, with_gradient)
+        if len(queue) <= min(_FEW_ROWS, chunk or _FEW_ROWS):
+            loss, entropy, gradient = _whole(rows, n, queue, with_gradient)
+        else:
+            chunk = chunk or (_CPU_CHUNK if rows.device.type == "cpu" else _GPU_CHUNK)
+            loss, entropy, gradient = _streamed(rows, n, queue, chunk, with_gradient)
         # d/dz = 1/tau_s d/d(z/tau_s), and the mean over views and images
-        return (
-            loss,
-            entropy,
-            gradient.div_(tau_s * len(views) * n).view(student.shape if with_gradient else 0),
-        )
+        gradient = gradient.div_(tau_s * len(views) * n)
+        return loss, entropy, gradient.view(student.shape if with_gradient else 0)
 
 
 @_relate.register_fake
@@ -120,40 +117,41 @@ def _(student, teacher, queue, tau_s, tau_t, chunk, with_gradient):
     return scalar, torch.empty_like(scalar), student.new_empty(shape, dtype=torch.float32)
 
 
-def _whole(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bool):
-    """The loss when one chunk holds the queue: the relations are normalised before the queue is
-    read, so their difference is read, one product of N rows instead of 2N."""
+def _whole(rows: Tensor, n: int, queue: Tensor, with_gradient: bool):
+    """The loss of a queue of few rows, by the formula. Its relations can be so sharp that the loss
+    is nearly zero, where a difference of log-sum-exp and mean score would lose its digits."""
     queue = queue.float()
-    scores = torch.mm(rows, queue.T)
-    log_target = torch.log_softmax(scores[:n], dim=1)  # [N, K]
-    log_relation = torch.log_softmax(scores[n:].view(-1, *log_target.shape), dim=2)  # [V, N, K]
-    target = log_target.exp()
-    loss = -torch.linalg.vecdot(log_relation, target).mean()
-    entropy = -torch.linalg.vecdot(log_target, target).mean()
+    log_relations = torch.log_softmax(rows @ queue.T, dim=1).view(
+        -1, n, len(queue)
+    )  # [1 + V, N, K]
+    relations = log_relations.exp()
+    entropy, loss = _split(-torch.linalg.vecdot(log_relations, relations[0]))
     if not with_gradient:
         return loss, entropy, rows.new_empty(0)
-    return loss, entropy, torch.mm(log_relation.exp_().sub_(target).flatten(0, 1), queue)
+    return loss, entropy, (relations[1:] - relations[0]) @ queue
 
 
 def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bool):
-    """The loss from the two reads and log-sum-exps, chunk by chunk."""
+    """The loss from the reads and log-sum-exps of one pass over the queue."""
     # Looking at the sums costs nothing on the CPU and a synchronisation on a GPU. A score is a
     # product of norms at most, and the norms of the queue are not worth a pass of their own.
     safe = rows.device.type == "cpu" and bool(rows.norm(dim=1).max() <= _SAFE_LOGIT)
     if safe:
         read, total, top = _read(rows, queue, chunk, shift=False)
-        safe = bool(total.min() >= _SAFE_SUM) and bool(read.isfinite().all())
+        safe = bool(total.min() >= _SAFE_SUM) and bool(read.sum().isfinite())
     if not safe:
         read, total, top = _read(rows, queue, chunk, shift=True)
-    read.div_(total)
-    log_sum = total.log_().add_(top).squeeze(1)
-    target, student_read = read[:n], read[n:].view(-1, n, rows.shape[1])
-    student, log_sum_s = rows[n:].view_as(student_read), log_sum[n:].view(-1, n)
-    loss = (log_sum_s - torch.linalg.vecdot(student, target)).mean()
-    entropy = (log_sum[:n] - torch.linalg.vecdot(rows[:n], target)).mean()
+    reads = read.div_(total).view(-1, n, rows.shape[1])  # [1 + V, N, D], the target's first
+    log_sums = total.log_().add_(top).view(-1, n)
+    entropy, loss = _split(log_sums - torch.linalg.vecdot(rows.view_as(reads), reads[0]))
     if not with_gradient:
         return loss, entropy, rows.new_empty(0)
-    return loss, entropy, student_read - target
+    return loss, entropy, reads[1:] - reads[0]
+
+
+def _split(entropies: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 + V, N) cross-entropies against the target: its own mean and that of the views."""
+    return entropies[0].mean(), entropies[1:].mean()
 
 
 def _read(rows: Tensor, queue: Tensor, chunk: int, shift: bool) -> tuple[Tensor, Tensor, Tensor]:
