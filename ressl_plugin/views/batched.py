@@ -6,6 +6,7 @@ same views on every device, and no device ever waits to learn which images an op
 """
 
 import math
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,6 @@ from ressl_plugin.errors import UserError
 from ressl_plugin.views import ops
 
 TRIES = 10  # RandomResizedCrop's, before it falls back to the largest crop of an allowed shape
-CPU_CHUNK = 64  # images at a time: what an operation makes stays in the processor's cache
 
 
 class Params(NamedTuple):
@@ -45,6 +45,8 @@ def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=Fals
     of the result. core: `apply_dense`, compiled by torch.compile, to draw with that instead.
     Raises UserError for images of another type or shape.
     """
+    if images.device.type == "cpu":
+        _keep_freed_memory()
     images = _planar(images)
     n, _, height, width = images.shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
@@ -58,19 +60,24 @@ def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=Fals
         )
         for v in recipe.crops
     ]
-    chunk = CPU_CHUNK if images.device.type == "cpu" and core is None else max(n, 1)
     with torch.autocast(images.device.type, enabled=False):
-        for start in range(0, n, chunk):
-            part = slice(start, start + chunk)
-            source = images[part].float().div_(255)
-            for view, drawn, result in zip(recipe.crops, params, out):
-                drawn = drawn.map(lambda value: value[part])  # noqa: B023
-                if core is None:
-                    ops.normalise(apply(source, drawn, view), view.mean, view.std, result[part])
-                else:
-                    drawn = drawn.map(lambda value: value.to(images.device, non_blocking=True))
-                    ops.normalise(core(source, drawn, view), view.mean, view.std, result[part])
+        source = images.float().div_(255)
+        for view, drawn, result in zip(recipe.crops, params, out):
+            if core is None:
+                x = apply(source, drawn, view)
+            else:
+                x = core(source, drawn.map(lambda v: v.to(images.device, non_blocking=True)), view)
+            ops.normalise(x, view.mean, view.std, result)
     return out
+
+
+@cache
+def _keep_freed_memory():
+    """Free one large block: glibc then keeps freed blocks of up to that size for the next use.
+
+    Before that every temporary is mapped afresh, and the page faults cost more than the sums.
+    """
+    torch.empty(31 << 20, dtype=torch.uint8)
 
 
 def _planar(images):

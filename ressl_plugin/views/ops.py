@@ -39,33 +39,38 @@ def _levels(x, eight_bit):
 
 def _resize_weights(start, length, flip, full, size, interpolation):
     """PIL's resampling coefficients, as matrices (N, size, full) that are zero off the crop."""
+    n, device = len(start), start.device
     support = _SUPPORT[interpolation]
     taps = 2 * math.ceil(support * max(1.0, full / size)) + 1
-    at = torch.arange(size, device=start.device, dtype=torch.float32)
+    at = torch.arange(size, device=device, dtype=torch.float32)
     at = torch.where(flip.bool().unsqueeze(1), size - 1 - at, at)
     scale = (length / size).unsqueeze(1)
     stretch = scale.clamp(min=1)
     centre = (at + 0.5) * scale
     first = (centre - support * stretch + 0.5).floor_().clamp_(min=0)
-    tap = torch.arange(taps, device=start.device, dtype=torch.float32)
-    pixel = first.unsqueeze(2) + tap
-    weight = _kernel((pixel + 0.5 - centre.unsqueeze(2)) / stretch.unsqueeze(2), interpolation)
-    weight = weight * (pixel < length[:, None, None])
-    weight = weight / weight.sum(2, keepdim=True)
+    # Taps are the outermost dimension, so that the broadcasts run over long rows.
+    pixel = first + torch.arange(taps, device=device, dtype=torch.float32).view(taps, 1, 1)
+    weight = _kernel((pixel + 0.5 - centre).div_(stretch), interpolation)
+    weight.mul_(pixel < length.unsqueeze(1))
+    weight.div_(weight.sum(0))
     # The columns past the image take the taps past the crop's end, whose weights are zero.
-    dense = weight.new_zeros(len(start), size, full + taps)
-    dense.scatter_(2, (pixel + start[:, None, None]).long(), weight)
-    return dense[:, :, :full]
+    dense = weight.new_zeros(n * size, full + taps)
+    index = pixel.add_(start.unsqueeze(1)).long().view(taps, n * size)
+    dense.scatter_(1, index.t(), weight.view(taps, n * size).t())
+    return dense.view(n, size, full + taps)[:, :, :full]
 
 
 def _kernel(x, interpolation):
-    x = x.abs()
+    """The filter at distances x in pixels of the coarser grid, in place."""
+    x = x.abs_()
     if interpolation == "bilinear":
-        return (1 - x).clamp_(min=0)
+        return x.neg_().add_(1).clamp_(min=0)
     # Catmull-Rom as two truncated cubics: the outer one on |x| < 2, a correction on |x| < 1.
-    outer = (2 - x).clamp_(min=0)
-    inner = (outer - 1).clamp_(min=0)
-    return 0.5 * outer * outer * (outer - 1) + inner * inner * (1 - 2 * inner)
+    outer = x.neg_().add_(2).clamp_(min=0)
+    less = outer - 1
+    inner = less.clamp(min=0)
+    outer.mul_(outer).mul_(less).mul_(0.5)
+    return outer.addcmul_(inner.square(), inner.mul_(-2).add_(1))
 
 
 def grayscale(images):
