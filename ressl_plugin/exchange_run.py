@@ -1,0 +1,64 @@
+"""`ressl import` and `ressl export`: exchange.py on run directories."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+from omegaconf import OmegaConf
+
+from ressl_plugin import checkpoint, config, data, exchange, pretrain, results, run
+from ressl_plugin.errors import UserError
+from ressl_plugin.views import recipe
+
+log = logging.getLogger(__name__)
+
+
+def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Path) -> Path:
+    """Another code's checkpoint as a run directory that every evaluator opens.
+
+    It holds config.yaml, args.json (as the host's evaluators want it) and last.ckpt with the
+    weights under the host's names; not the optimizer, so it cannot be resumed.
+
+    Args:
+        checkpoint_file: see exchange.import_checkpoint for whose are understood.
+        target, overrides: the recipe that describes the networks and the data.
+        out: directory to make.
+
+    Raises:
+        UserError: `out` holds a run, another architecture, a recipe that cannot work.
+    """
+    cfg = config.finish(config.load(target, overrides))
+    cfg.run_dir, cfg.resume = str(out), False
+    if run.has_checkpoint(Path(out)):
+        raise UserError(f"--out {out}: holds a run already; give a new directory")
+    found = exchange.import_checkpoint(checkpoint_file, cfg)
+    log.info("%s", found.report())
+    classes = found.state_dict.get("classifier.weight")
+    views = SimpleNamespace(
+        recipe=recipe.read(cfg.augmentations, data.mean_std(cfg)),
+        num_classes=len(classes) if classes is not None else cfg.data.num_classes,
+    )
+    given = OmegaConf.create(OmegaConf.to_container(cfg))
+    given.devices = pretrain.device_count(cfg.devices, 1)
+    folder = run.start(cfg, pretrain.scale(pretrain.with_views(given, views)))
+    state = {
+        "state_dict": found.state_dict,
+        "epoch": 0,
+        "global_step": 0,
+        "imported": {"origin": found.origin, "file": Path(checkpoint_file).name},
+    }
+    checkpoint.save(folder / checkpoint.NAME, state)
+    return folder
+
+
+def export_run(path: str | Path, out: Path, flavour: str | None = None) -> Path:
+    """The run's backbone as `out`.safetensors, with what it is and its results in `out`.json.
+
+    Raises:
+        UserError: no such run, or a backbone that neither torchvision nor timm can build.
+    """
+    opened = run.open_run(path)
+    records = [{k: v for k, v in r.items() if k != "command"} for r in results.read(opened.dir)]
+    return exchange.export_backbone(opened.state, opened.cfg, out, flavour, records)

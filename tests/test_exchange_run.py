@@ -1,0 +1,91 @@
+"""`ressl import` makes a run that evaluators open; `ressl export` what torchvision loads."""
+
+import json
+
+import pytest
+import torch
+import torchvision
+from helpers import image_folder
+from omegaconf import OmegaConf
+from torch import nn
+
+from ressl_plugin import checkpoint, cli, exchange_run, results, run
+from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate import on_run
+from ressl_plugin.exported import load_exported
+
+
+def under(prefix, state):
+    return {prefix + key: value for key, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return image_folder(tmp_path_factory.mktemp("images"), classes=3, per_class=8)
+
+
+@pytest.fixture(scope="module")
+def network():
+    torch.manual_seed(3)
+    network = torchvision.models.resnet18()
+    network.fc = nn.Identity()
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def imported(images, network, tmp_path_factory):
+    """MoCo's checkpoint as a run, through the command line."""
+    folder = tmp_path_factory.mktemp("import")
+    state = {
+        **under("module.encoder_q.", network.state_dict()),
+        **under("module.encoder_k.", network.state_dict()),
+    }
+    torch.save({"epoch": 200, "state_dict": state}, folder / "moco.pth")
+    words = [
+        "import", str(folder / "moco.pth"), "digits/ressl", "backbone.stem=imagenet",
+        f"data.train_path={images}/train", f"data.val_path={images}/val",
+        "--out", str(folder / "run"),
+    ]  # fmt: skip
+    assert cli.main(words) == 0
+    return folder / "run"
+
+
+def test_evaluators_open_it(imported, network, capsys):
+    opened = run.open_run(imported)
+    assert opened.cfg.backbone.stem == "imagenet"
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(opened.backbone()(x), network(x))
+    on_run.knn(imported, [], ks=[1], temperatures=[0.07], device="cpu")
+    assert "top-1" in capsys.readouterr().out
+    assert results.read(imported)[0]["evaluator"] == "knn"
+
+
+def test_what_the_host_reads(imported):
+    args = json.loads((imported / "args.json").read_text())
+    cfg = OmegaConf.load(imported / "config.yaml")
+    assert args["backbone"]["name"] == "resnet18"
+    assert args["data"]["num_large_crops"] == 2
+    assert args["optimizer"]["lr"] == pytest.approx(cfg.optimizer.lr * 32 / 256)
+    state = checkpoint.load(imported)
+    assert state["imported"]["origin"] == "MoCo"
+    assert {k.partition(".")[0] for k in state["state_dict"]} == {"backbone", "momentum_backbone"}
+
+
+def test_not_over_a_run(imported):
+    with pytest.raises(UserError, match="holds a run already"):
+        exchange_run.import_run("any.pth", "digits/ressl", [], imported)
+
+
+def test_export(imported, network, tmp_path, capsys):
+    results.append(imported, {"evaluator": "linear", "protocol": "small", "data": "custom",
+                              "metric": "top1", "value": 50.0})  # fmt: skip
+    assert cli.main(["export", str(imported), str(tmp_path / "net")]) == 0
+    file = tmp_path / "net.safetensors"
+    assert capsys.readouterr().out.split()[-1] == str(file)
+    x = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(load_exported(file)(x), network(x))
+    card = json.loads((tmp_path / "net.json").read_text())
+    assert card["results"][-1]["value"] == 50.0
+    assert "command" not in card["results"][-1]  # which may name places on this machine
