@@ -6,7 +6,7 @@ same views on every device, and no device ever waits to learn which images an op
 """
 
 import math
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -20,8 +20,8 @@ TRIES = 10  # RandomResizedCrop's, before it falls back to the largest crop of a
 class Params(NamedTuple):
     """What one view does to each of N images; on the host. None: the view never does it."""
 
-    box: torch.Tensor  # (N, 4) top, left, height, width in pixels
-    flip: torch.Tensor  # (N,) bool, as all that follow unless said otherwise
+    box: torch.Tensor | None  # (N, 4) top, left, height, width in pixels
+    flip: torch.Tensor | None  # (N,) bool, as all that follow unless said otherwise
     jitter: torch.Tensor | None
     colour: torch.Tensor | None  # (N, 3, 3) by turn: the coefficients of ops.affine_colour
     hue: torch.Tensor | None  # (N,) turns
@@ -93,14 +93,7 @@ def _planar(images):
 
 def draw_params(view, n, height, width, generator=None):
     """The Params of `view` for n images of (height, width), by torchvision's sampling laws."""
-    device = "cpu" if generator is None else generator.device
-
-    def uniform(*shape, low=0.0, high=1.0):
-        return torch.rand(*shape, generator=generator, device=device).cpu() * (high - low) + low
-
-    def chosen(probability):
-        return uniform(n) < probability if probability else None
-
+    uniform = _uniform(generator)
     if view.crop_enabled:
         box = _random_boxes(view, n, height, width, uniform)
     else:
@@ -109,12 +102,27 @@ def draw_params(view, n, height, width, generator=None):
         middle = [(height - side) // 2, (width - side) // 2, side, side]
         box = torch.tensor(middle, dtype=torch.float32).expand(n, 4)
     flip = uniform(n) < view.flip_prob
+    return _colour_params(view, n, uniform)._replace(box=box, flip=flip)
+
+
+def _uniform(generator):
+    device = "cpu" if generator is None else generator.device
+
+    def uniform(*shape, low=0.0, high=1.0):
+        return torch.rand(*shape, generator=generator, device=device).cpu() * (high - low) + low
+
+    return uniform
+
+
+def _colour_params(view, n, uniform):
+    def chosen(probability):
+        return uniform(n) < probability if probability else None
+
     jitter = chosen(view.jitter_prob)
     colour = hue = hue_turn = sigma = None
     if jitter is not None:
-        colour = (
-            _colour(view, n, uniform) if view.brightness + view.contrast + view.saturation else None
-        )
+        if view.brightness or view.contrast or view.saturation:
+            colour = _colour(view, n, uniform)
         if view.hue:
             hue = uniform(n, low=-view.hue, high=view.hue)
             hue_turn = (uniform(n) * 4).long()
@@ -122,7 +130,7 @@ def draw_params(view, n, height, width, generator=None):
     if blur is not None:
         sigma = uniform(n, low=view.blur_sigma[0], high=view.blur_sigma[1])
     rest = chosen(view.solarize_prob), chosen(view.equalize_prob)
-    return Params(box, flip, jitter, colour, hue, hue_turn, gray, blur, sigma, *rest)
+    return Params(None, None, jitter, colour, hue, hue_turn, gray, blur, sigma, *rest)
 
 
 def _random_boxes(view, n, height, width, uniform):
@@ -162,22 +170,32 @@ def apply(images, params, view):
 
     An operation is done to the images chosen for it and to no others.
     """
-    device = images.device
+    box, flip = (value.to(images.device, non_blocking=True) for value in params[:2])
+    x = ops.crop_resize_flip(images, box, flip, view.crop_size, view.interpolation)
+    return _change_colours(x, params, view)
 
+
+@torch.no_grad()
+def apply_colour(images, view, generator=None, dtype=torch.float32):
+    """What comes after crop and flip, normalisation included: images (N, 3, S, S) float32 of
+    levels 0 to 1, already cropped by another back end. The rest as `draw`."""
+    params = _colour_params(view, len(images), _uniform(generator))
+    with torch.autocast(images.device.type, enabled=False):
+        x = _change_colours(images.clone(), params, view)
+        return ops.normalise(x, view.mean, view.std).to(dtype)
+
+
+def _change_colours(x, params, view):
     def there(value):
-        return value.to(device, non_blocking=True)
+        return value.to(x.device, non_blocking=True)
 
-    def some(images, mask, operation, *values):
+    def some(mask, operation, *values):
         index = mask.nonzero().squeeze(1)
-        if not len(index):
-            return images
-        values = [there(value[index]) for value in values]
-        index = there(index)
-        return images.index_copy_(0, index, operation(images.index_select(0, index), *values))
+        if len(index):
+            values = [there(value[index]) for value in values]
+            index = there(index)
+            x.index_copy_(0, index, operation(x.index_select(0, index), *values))
 
-    x = ops.crop_resize_flip(
-        images, there(params.box), there(params.flip), view.crop_size, view.interpolation
-    )
     if params.jitter is not None:
         index = params.jitter.nonzero().squeeze(1)
         if params.hue is not None:
@@ -186,14 +204,14 @@ def apply(images, params, view):
         index = there(index)
         x.index_copy_(0, index, _jitter(x.index_select(0, index), chosen, there))
     if params.gray is not None:
-        x = some(x, params.gray, lambda some: ops.grayscale(some).expand_as(some))
+        some(params.gray, lambda x: ops.grayscale(x).expand_as(x))
     if params.blur is not None:
-        blur = lambda some, sigma: ops.gaussian_blur(some, sigma, view.blur_sigma[1])
-        x = some(x, params.blur, blur, params.sigma)
+        blur = partial(ops.gaussian_blur, largest=view.blur_sigma[1])
+        some(params.blur, blur, params.sigma)
     if params.solarize is not None:
-        x = some(x, params.solarize, lambda some: ops.solarize(some, view.solarize_threshold))
+        some(params.solarize, partial(ops.solarize, threshold=view.solarize_threshold))
     if params.equalize is not None:
-        x = some(x, params.equalize, ops.equalize)
+        some(params.equalize, ops.equalize)
     return x
 
 
