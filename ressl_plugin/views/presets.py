@@ -4,7 +4,12 @@ recipes known by name: the paper's weak and contrastive views, its multi-crop va
 """
 
 OPERATIONS = {
-    "rrc": {"enabled": False, "crop_min_scale": 0.08, "crop_max_scale": 1.0},
+    "rrc": {
+        "enabled": False,
+        "crop_min_scale": 0.08,
+        "crop_max_scale": 1.0,
+        "ratio": [3 / 4, 4 / 3],
+    },
     "color_jitter": {
         "prob": 0.0,
         "brightness": 0.0,

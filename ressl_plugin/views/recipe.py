@@ -1,8 +1,9 @@
 """View recipes: the config's `augmentations` list, read once, checked, with a role for every view.
 
-The schema is solo-learn main's; beside it stand `role`, `preset`, `interpolation`, `ratio`,
-`gaussian_blur.sigma` and `solarization.threshold`. An entry lists what is done to the image: an
-operation that it does not name is not done. views/presets.py holds what `preset` may name.
+The schema is solo-learn main's; beside it stand `role`, `preset`, `interpolation`, `rrc.ratio`
+(or `ratio`), `gaussian_blur.sigma` (pixels, a range or a number) and `solarization.threshold`. An
+entry lists what is done to the image: an operation that it does not name is not done.
+views/presets.py holds what `preset` may name.
 """
 
 import copy
@@ -166,6 +167,9 @@ def _complete(entry, where):
     for key in OPERATIONS["color_jitter"]:
         if jitter.get("prob") and key not in jitter:
             raise UserError(f"{where}.color_jitter.{key} is missing; 0 turns it off")
+    ratio = entry.pop("ratio", None)
+    if ratio is not None:
+        entry["rrc"] = {"enabled": "rrc" in entry, **entry.get("rrc", {}), "ratio": ratio}
     if "rrc" in entry:
         entry["rrc"] = {"enabled": True, **entry["rrc"]}
     for op, defaults in OPERATIONS.items():
@@ -188,9 +192,10 @@ def _complete(entry, where):
             f"{where}.rrc: crop_min_scale {rrc['crop_min_scale']} must be above 0 and not "
             f"above crop_max_scale {rrc['crop_max_scale']}"
         )
-    _range(entry["gaussian_blur"]["sigma"], f"{where}.gaussian_blur.sigma")
-    if entry.get("ratio") is not None:
-        _range(entry["ratio"], f"{where}.ratio")
+    blur = entry["gaussian_blur"]
+    blur["sigma"] = [blur["sigma"]] * 2 if _is_number(blur["sigma"]) else blur["sigma"]
+    _range(blur["sigma"], f"{where}.gaussian_blur.sigma")
+    _range(rrc["ratio"], f"{where}.rrc.ratio")
     for key, low in (("mean", None), ("std", 1e-6)):
         if entry.get(key) is None:
             entry.pop(key, None)
@@ -238,7 +243,7 @@ def _view(entry, where, mean_std):
         num_crops=entry["num_crops"],
         crop_enabled=rrc["enabled"],
         area=(rrc["crop_min_scale"], rrc["crop_max_scale"]),
-        ratio=tuple(entry.get("ratio") or View.ratio),
+        ratio=tuple(rrc["ratio"]),
         jitter_prob=jitter["prob"],
         brightness=jitter["brightness"],
         contrast=jitter["contrast"],

@@ -108,6 +108,15 @@ def test_overrides_beside_a_preset_win_and_leave_the_preset_alone():
     assert PRESETS["contrastive"][0]["gaussian_blur"]["sigma"] == [0.1, 2.0]
 
 
+def test_ratio_may_stand_in_rrc_as_the_host_layer_has_it_and_sigma_may_be_a_number():
+    rrc = {**PLAIN["rrc"], "ratio": [1, 2]}
+    recipe = read([plain(rrc=rrc), plain(gaussian_blur={"prob": 1, "sigma": 0.7})])
+    assert recipe.crops[0].ratio == (1, 2) and recipe.crops[1].blur_sigma == (0.7, 0.7)
+    assert expand([plain(ratio=[1, 2])])[0]["rrc"] == rrc
+    without_crop = expand([{"crop_size": 8, "ratio": [1, 2]}])[0]
+    assert without_crop["rrc"]["enabled"] is False
+
+
 def test_overrides_of_a_multicrop_preset_keep_the_teacher_weak():
     entry = {"preset": "multicrop4", "solarization": {"prob": 0.2}, "horizontal_flip": {"prob": 0}}
     recipe = read([entry])
@@ -204,7 +213,7 @@ MISTAKES = [
     ([{"preset": "multicrop4", "role": "student"}], r"\[0\].role cannot stand beside"),
     ([plain(num_crops=-1), plain()], r"\[0\].num_crops = -1"),
     ([plain(gaussian_blur={"prob": 0.5, "sigma": [2, 0.1]}), plain()], r"blur.sigma = \[2, 0.1\]"),
-    ([plain(ratio=[2, 1]), plain()], r"\[0\].ratio = \[2, 1\]"),
+    ([plain(ratio=[2, 1]), plain()], r"\[0\].rrc.ratio = \[2, 1\]"),
     ([plain(mean=[0.5]), plain()], r"\[0\].mean = \[0.5\]"),
     ([plain(std=[0.5, 0.5, 0]), plain()], r"\[0\].std = 0"),
     ([plain(interpolation="nearest"), plain()], r"\[0\].interpolation = 'nearest'"),
