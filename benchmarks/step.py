@@ -1,0 +1,86 @@
+"""A training step of the plugin's ReSSL beside the host's own, in one process, taking turns.
+
+    [SOLO_LEARN=<checkout>] python benchmarks/step.py --pairs 9 --json step.json
+
+Both take the same batch through Lightning's Trainer: forward, loss, backward, SGD, learning rate,
+EMA, queue, metrics. The host's is as shipped, stem included; ours has the host's stem in one row
+and the paper's in the other. outside_network_share is measured within our own steps: what is not
+a network's forward or backward pass (drawing both views on the device, loss, queue, EMA,
+optimizer, online classifier, metrics, Lightning's loop) over the whole. Below 1 is better.
+"""
+
+from __future__ import annotations
+
+import statistics
+
+import common
+import torch
+import training
+
+BARS = {"time_ratio_host_stem": 0.70, "time_ratio_paper_stem": 0.56, "outside_network_share": 0.12}
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run the benchmark; returns its figures."""
+    parser = common.arguments(__doc__)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=32, help="pixels a side")
+    parser.add_argument("--queue", type=int, default=4096)
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--steps", type=int, default=3, help="steps a run, after one more")
+    args = parser.parse_args(argv)
+    common.begin(args, f"batch {args.batch}, {args.size}x{args.size}, K {args.queue}, "
+                       f"{args.backbone}, {args.threads} threads, {args.pairs} pairs")  # fmt: skip
+
+    cfg = training.settings(overrides=[
+        f"optimizer.batch_size={args.batch}", f"method_kwargs.queue_size={args.queue}",
+        f"backbone.name={args.backbone}", "batchnorm.groups=0", "knn_eval.enabled=false",
+        "precision=32-true", "devices=1",
+    ])  # fmt: skip
+    torch.manual_seed(0)
+    models = {
+        "host": training.hosts(cfg),
+        "ours, host's stem": training.ours(cfg, backbone__stem="solo"),
+        "ours, paper's stem": training.ours(cfg, backbone__stem="paper"),
+    }
+    batches = training.Repeat(training.random_batch(args.batch, args.size))
+    sides = {name: _side(model, batches, args.steps) for name, model in models.items()}
+    runs = common.alternate(sides, args.pairs)
+    share = [
+        outside(models["ours, paper's stem"], cfg, args.size, args.steps)
+        for _ in range(args.pairs)
+    ]
+
+    rows, figures = [], {}
+    for key, side in (("host_stem", "ours, host's stem"), ("paper_stem", "ours, paper's stem")):
+        middle, low, high = common.ratio(runs, side, "host")
+        figures[f"time_ratio_{key}"] = middle
+        rows.append((side, common.middle(runs, side) * 1e3, middle, f"{low:.3f}-{high:.3f}",
+                     f"<= {BARS[f'time_ratio_{key}']:.2f}"))  # fmt: skip
+    figures["outside_network_share"] = statistics.median(share)
+    rows.append(("outside the networks", "", figures["outside_network_share"],
+                 f"{min(share):.3f}-{max(share):.3f}", "<= 0.12"))  # fmt: skip
+    rows.insert(0, (f"host's own ({training.host.GENERATION})", common.middle(runs, "host") * 1e3,
+                    1.0, "", ""))  # fmt: skip
+    common.table(rows, ("", "ms a step", "ratio", "range", "bar"))
+    return common.finish(args, figures)
+
+
+def _side(model, batches, steps):
+    return lambda: training.seconds_a_step(model, batches, steps)
+
+
+def outside(model, cfg, size: int, steps: int) -> float:
+    """Share of a step, its views drawn by the batched back end, that no network accounts for."""
+    from ressl_plugin.profile import NETWORKS, Phases
+
+    phases = Phases(warm=1, steps=steps)
+    loader = training.random_images(cfg, size, cfg.optimizer.batch_size * (steps + 1))
+    phases.watch(loader, "draw", "views")
+    training.seconds_a_step(model, loader, steps, callbacks=[phases])
+    seconds = phases.seconds()
+    return 1 - sum(seconds[name] for name in NETWORKS) / sum(seconds.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,140 @@
+"""Training steps of a method under Lightning's Trainer, timed; shared by the benchmarks."""
+
+from __future__ import annotations
+
+import time
+
+import common  # noqa: F401 - puts the package on the path
+import lightning.pytorch as pl
+import torch
+from omegaconf import OmegaConf
+
+from ressl_plugin import config, data, host, pretrain, registry
+from ressl_plugin.views import batched, recipe
+
+
+def settings(target: str = "cifar/ressl", overrides: list[str] = ()):
+    """A recipe as the methods take it: presets resolved, views counted, learning rate scaled."""
+    cfg = config.finish(config.load(target, list(overrides)))
+    cfg = pretrain.scale(pretrain.runnable(cfg))
+    sizes = [crop.crop_size for crop in recipe.read(cfg.augmentations).crops]
+    cfg.augmentations = recipe.expand(cfg.augmentations)
+    cfg.data.num_large_crops = sum(size == max(sizes) for size in sizes)
+    cfg.data.num_small_crops = len(sizes) - cfg.data.num_large_crops
+    cfg.data.num_classes = cfg.data.num_classes or 10
+    return cfg
+
+
+def ours(cfg, **changes) -> pl.LightningModule:
+    """The plugin's ReSSL; `changes` are dotted keys of the config with __ for dots."""
+    registry.register()
+    return pretrain.build(changed(cfg, changes))
+
+
+def hosts(cfg, **changes) -> pl.LightningModule:
+    """The host's own ReSSL on the same settings, as its main_pretrain.py makes it.
+
+    What it does not know (stem, batch norm in groups, fused SGD) it does not get.
+    """
+    cfg = changed(cfg, changes)
+    cfg.optimizer.kwargs = {"momentum": 0.9}
+    model = host.ReSSL(cfg)
+    if host.GENERATION == "main" and not cfg.performance.disable_channel_last:
+        model = model.to(memory_format=torch.channels_last)
+    return model
+
+
+def changed(cfg, changes: dict):
+    """A copy of the config with some keys set."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value)
+    return cfg
+
+
+class Timed:
+    """Batches of a loader, with the moment at which each was asked for."""
+
+    def __init__(self, loader, steps: int):
+        self.loader, self.steps, self.asked = loader, steps, []
+
+    def __len__(self):
+        return self.steps
+
+    def __iter__(self):
+        source = iter(self.loader)
+        for _ in range(self.steps):
+            self.asked.append(now())
+            try:
+                yield next(source)
+            except StopIteration:
+                source = iter(self.loader)
+                yield next(source)
+
+
+class _End(pl.Callback):
+    def on_train_epoch_end(self, trainer, module):
+        self.at = now()
+
+
+def now() -> float:
+    """Seconds, when the GPU has done all it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def seconds_a_step(model, loader, steps: int, warm: int = 1, callbacks=(), **trainer) -> float:
+    """Seconds of one training step, fetching its batch included, in `steps` after `warm` more.
+
+    A whole Lightning step: training_step, backward, optimizer, schedule, EMA, metrics. Nothing is
+    written to disk and no progress is shown.
+    """
+    batches, end = Timed(loader, steps + warm), _End()
+    fit = pl.Trainer(
+        max_epochs=1,
+        logger=False,
+        callbacks=[end, *callbacks],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        **{"accelerator": "auto", "devices": 1, **trainer},
+    )
+    fit.fit(model, batches)
+    return (end.at - batches.asked[warm]) / steps
+
+
+class Repeat:
+    """One batch over and over, on the device of the model."""
+
+    def __init__(self, batch):
+        self.batch = batch
+
+    def __iter__(self):
+        while True:
+            yield self.batch
+
+
+def random_batch(n: int, size: int, views: int = 2, classes: int = 10, device="cpu"):
+    """[indexes (n,), [views of (n, 3, size, size)], targets (n,)] of random numbers."""
+    return [
+        torch.arange(n, device=device),
+        [torch.randn(n, 3, size, size, device=device) for _ in range(views)],
+        torch.randint(classes, (n,), device=device),
+    ]
+
+
+def random_images(cfg, size: int, count: int, device="cpu") -> data.BatchedLoader:
+    """Random images (count, size, size, 3) on a device, their views drawn by the batched back
+    end."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
+    labels = torch.randint(10, (count,), generator=generator)
+    read = recipe.read(cfg.augmentations, host.MEAN_STD["cifar10"])
+    last = not cfg.performance.disable_channel_last
+
+    def draw(batch, generator):
+        return batched.draw(batch, read, generator=generator, channels_last=last)
+
+    return data.BatchedLoader(images.to(device), labels, draw, cfg.optimizer.batch_size)
