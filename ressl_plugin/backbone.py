@@ -50,7 +50,10 @@ def _timm_factory(model: str):
     def create(method: str | None = None, **kwargs):
         import timm
 
-        return timm.create_model(model, pretrained=False, num_classes=0, **kwargs)
+        network = timm.create_model(model, pretrained=False, num_classes=0, **kwargs)
+        # MobileNetV3 and its like have one more layer behind the pooling than num_features tells
+        network.num_features = getattr(network, "head_hidden_size", None) or network.num_features
+        return network
 
     return create
 
@@ -95,6 +98,16 @@ def set_stem(backbone: nn.Module, stem: str) -> None:
     else:
         backbone.conv1 = _convolution(conv, 3, 1, padding)
     backbone.maxpool = nn.Identity()
+
+
+def set_stems(method: nn.Module, stem: str) -> None:
+    """`set_stem` for a method of the host: its backbone and, if it has one, the momentum copy."""
+    set_stem(method.backbone, stem)
+    teacher = getattr(method, "momentum_backbone", None)
+    if teacher is not None and stem != "auto":
+        set_stem(teacher, stem)
+        teacher.conv1.weight.data.copy_(method.backbone.conv1.weight.data)
+        teacher.requires_grad_(False)
 
 
 def _convolution(like: nn.Conv2d, size: int, stride: int, padding: int) -> nn.Conv2d:

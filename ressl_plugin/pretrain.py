@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
+from ressl_plugin import backbone as backbones
 from ressl_plugin import checkpoint, distributed, host, registry, run
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults
@@ -22,11 +23,12 @@ from ressl_plugin.training_data import PretrainData
 log = logging.getLogger(__name__)
 
 
-def pretrain(cfg: DictConfig) -> Path:
+def pretrain(cfg: DictConfig, callbacks=()) -> Path:
     """Train `cfg.method` and return the run directory.
 
     Args:
         cfg: a complete config (config.finish).
+        callbacks: of Lightning, beside the run's own.
 
     Raises:
         UserError: anything about the config, the data or the run directory that cannot work.
@@ -42,7 +44,7 @@ def pretrain(cfg: DictConfig) -> Path:
     run.start(cfg, scaled)
     model = build(scaled)
     warn_about_queue(scaled, len(module.dataset))
-    trainer = make_trainer(cfg, folder)
+    trainer = make_trainer(cfg, folder, callbacks)
     trainer.fit(model, datamodule=module, ckpt_path=source)
     if trainer.interrupted:
         raise KeyboardInterrupt
@@ -128,12 +130,25 @@ def scale(cfg: DictConfig) -> DictConfig:
 
 def build(cfg: DictConfig) -> pl.LightningModule:
     """The method's module, in channels_last and compiled where the config says so."""
-    model = host.build_method(cfg)
+    model = make_method(cfg)
     if not cfg.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     if cfg.performance.compile:
         for network in getattr(model, "networks", [model.backbone]):
             network.compile()
+    return model
+
+
+def make_method(cfg: DictConfig) -> pl.LightningModule:
+    """`cfg.method` of the host's registry, or the supervised reference; all with one stem."""
+    if cfg.method == "supervised":
+        from ressl_plugin.supervised import Supervised
+
+        return Supervised(cfg)
+    backbones.offer(cfg.backbone.name)
+    model = host.build_method(cfg)
+    if cfg.method != "ressl":  # the host's know its own stem only
+        backbones.set_stems(model, cfg.backbone.stem)
     return model
 
 
@@ -167,7 +182,7 @@ def resume_from(cfg: DictConfig) -> Path | None:
     return check_same_config(source, cfg)
 
 
-def make_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
+def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
     """Lightning's Trainer with the run's loggers, checkpoints and watchers."""
     known = set(inspect.signature(pl.Trainer.__init__).parameters)
     given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
@@ -188,7 +203,7 @@ def make_trainer(cfg: DictConfig, folder: Path) -> pl.Trainer:
     return pl.Trainer(
         **{**settings, **given, "strategy": settings["strategy"]},
         logger=loggers(cfg, folder),
-        callbacks=[c for c in callbacks if c],
+        callbacks=[c for c in (*callbacks, *more) if c],
         enable_checkpointing=False,
         default_root_dir=str(folder),
         plugins=[AtomicCheckpointIO()],

@@ -34,7 +34,8 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.cfg, self.run_dir = cfg, Path(run_dir)
         self.recipe = recipe.read(cfg.augmentations, data.mean_std(cfg))
-        self.dataset = data.open(cfg, "pretrain")
+        labelled = cfg.method == "supervised"  # of STL-10, the twentieth that has a label
+        self.dataset = data.open(cfg, "train" if labelled else "pretrain", need_labels=labelled)
         self.has_val = self._has_validation()
         self.backend = self._choose()
         total = cfg.optimizer.batch_size
