@@ -119,8 +119,8 @@ def saturation(images, factor):
 def hue(images, shift, eight_bit=True):
     """torchvision's adjust_hue: turn the hue of HSV by `shift` (N,) turns, in [-0.5, 0.5].
 
-    eight_bit: through PIL's 8-bit HSV, as on a PIL image, where a step of hue is up to 6 levels;
-    else as on a float tensor.
+    eight_bit: through PIL's 8-bit HSV, as on a PIL image, where a step of hue is up to 6 levels
+    (a hue that falls just between two steps may take the other); else as on a float tensor.
     """
     if eight_bit:
         images = (images * 255).round_()
@@ -177,12 +177,12 @@ def gaussian_blur(images, sigma, largest=2.0):
     rows = columns if height == width else _box_weights(sigma, height, largest)
     columns = columns.transpose(1, 2).repeat_interleave(channels, 0)
     rows = rows.repeat_interleave(channels, 0)
-    out = (images * 255).round_().view(n * channels, height, width)
+    out = (images * 255).round_().reshape(n * channels, height, width)
     for _ in range(BOX_PASSES):
         out = torch.bmm(out, columns).round_()
     for _ in range(BOX_PASSES):
         out = torch.bmm(rows, out).round_()
-    return out.div_(255).view_as(images)
+    return out.div_(255).view(n, channels, height, width)
 
 
 def _box_weights(sigma, size, largest):
