@@ -222,6 +222,20 @@ def test_few_images(folder):
         assert abs(view.mean() - np.asarray(dataset[row][0]).mean() / 255) < 0.06
 
 
+def test_colour_is_the_batched_back_ends(folder):
+    """By default the crops go through batched.apply_colour, on a generator of each step's own."""
+    jitter = {"prob": 1.0, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+    views = [{**STUDENT, "color_jitter": jitter, "gaussian_blur": {"prob": 0.5}}, WEAK]
+    weak = read(views).crops[1]
+    plain = next(iter(make(folder, views)))[1]
+    drawn, again = (next(iter(make(folder, views, colour=None)))[1] for _ in range(2))
+    assert all(map(torch.equal, drawn, again))
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (weak.mean, weak.std))
+    assert torch.allclose(drawn[1], (plain[1] - mean) / std, atol=1e-5)
+    changed = (drawn[0] * std + mean - plain[0]).abs().mean((1, 2, 3))
+    assert (changed > 1 / 255).all()
+
+
 def test_image_size_comes_first(folder):
     whole = {"role": "student", "crop_size": 16}
     views = [whole, {**whole, "role": "teacher"}]
