@@ -25,9 +25,10 @@ from .errors import UserError
 _SAFE_LOGIT = 60.0
 # A smaller sum may have lost terms to underflow.
 _SAFE_SUM = 1e-27
-# Rows of the queue read at a time, where the caller does not say: on the CPU their scores stay in
-# its cache, on a GPU there are enough of them to fill it.
-_CPU_CHUNK, _GPU_CHUNK = 2048, 16384
+# Rows of the queue read at a time, and scores held, where the caller does not say. Smaller chunks
+# need less memory but leave threads waiting for each other on a busy machine.
+_CHUNK, _SCORES = 8192, 2**22
+# Up to this many rows the formula itself is as fast.
 _FEW_ROWS = 512
 
 
@@ -55,7 +56,7 @@ def relational_loss(
         teacher: (N, D), embeddings of the weak view.
         queue: (K, D), past teacher embeddings.
         tau_s, tau_t: temperatures of the student and of the teacher.
-        chunk: queue rows read at a time; by default as many as suit the device.
+        chunk: queue rows read at a time; by default 8192, fewer for more than 512 rows in all.
 
     Returns:
         the loss and the mean entropy of the target relation.
@@ -103,7 +104,7 @@ def _relate(
         if len(queue) <= min(_FEW_ROWS, chunk or _FEW_ROWS):
             loss, entropy, gradient = _whole(rows, n, queue, with_gradient)
         else:
-            chunk = chunk or (_CPU_CHUNK if rows.device.type == "cpu" else _GPU_CHUNK)
+            chunk = chunk or min(_CHUNK, max(_SCORES // len(rows), 256))
             loss, entropy, gradient = _streamed(rows, n, queue, chunk, with_gradient)
         # d/dz = 1/tau_s d/d(z/tau_s), and the mean over views and images
         gradient = gradient.div_(tau_s * len(views) * n)
