@@ -33,6 +33,8 @@ class AtomicCheckpointIO(CheckpointIO):
     """Lightning's files through `checkpoint.save` and `checkpoint.load`."""
 
     def save_checkpoint(self, checkpoint_, path, storage_options=None):
+        for state in checkpoint_.get("lr_schedulers", ()):
+            state.pop("get_lr", None)  # the host's static_lr: made anew at every start
         checkpoint.save(path, to_plain(checkpoint_))
 
     def load_checkpoint(self, path, map_location="cpu", weights_only=None):
