@@ -20,7 +20,11 @@ def main(argv: list[str] | None = None) -> int:
     for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     args = parser().parse_args(argv)
+    from ressl_plugin.distributed import launched_first
     from ressl_plugin.faults import RunFault, explain
+
+    if not launched_first():  # one process speaks for all, errors excepted
+        logging.getLogger().setLevel(logging.ERROR)
 
     try:
         return args.call(args) or 0
@@ -95,10 +99,12 @@ def _pretrain(commands):
         cfg = config.finish(config.load(target, overrides))
         if args.cfg:
             return _show(cfg)
+        from ressl_plugin.distributed import launched_first
         from ressl_plugin.pretrain import pretrain
 
         folder = pretrain(cfg)
-        print(f"run: {folder}")
+        if launched_first():
+            print(f"run: {folder}")
 
     sub = _command(commands, "pretrain", call, help="pre-train a method into a run directory")
     _with_config(sub)

@@ -1,20 +1,48 @@
-"""What crosses ranks: gathered keys, and the reference's shuffled batch norm."""
+"""What crosses ranks: gathered keys, agreed decisions, and the reference's shuffled batch norm."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import os
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.distributed as dist
+from lightning.pytorch.plugins.environments import SLURMEnvironment
 from torch import Tensor
 
+from ressl_plugin.errors import UserError
 
-def launched_rank() -> int:
-    """This process's rank as its launcher (torchrun, SLURM, Lightning) tells it; 0 if none does."""
-    names = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return next((int(os.environ[n]) for n in names if n in os.environ), 0)
+
+def launched_first() -> bool:
+    """Whether this is rank 0, before there is a process group; True if nothing launched it.
+
+    torchrun and SLURM say it outright; Lightning's own launcher gives the node and the rank on it.
+    """
+    for names in (("RANK",), ("SLURM_PROCID",), ("NODE_RANK", "LOCAL_RANK")):
+        if any(name in os.environ for name in names):
+            return all(int(os.environ.get(name) or 0) == 0 for name in names)
+    return True
+
+
+def check_launch(devices: int, nodes: int) -> None:
+    """Whether as many processes were launched as the config asks for.
+
+    Raises:
+        UserError: torchrun or srun started another number; each would train a run of its own.
+    """
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        launcher, here, all_ = "torchrun", int(env["LOCAL_WORLD_SIZE"]), int(env["WORLD_SIZE"])
+    elif SLURMEnvironment.detect() and "SLURM_STEP_ID" in env:
+        all_ = int(env["SLURM_NTASKS"])
+        launcher, here = "srun", all_ // int(env.get("SLURM_NNODES", 1))
+    else:
+        return
+    if (here, all_) != (devices, devices * nodes):
+        raise UserError(
+            f"config: devices={devices} num_nodes={nodes}: {launcher} started {all_} processes, "
+            f"{here} a node; set devices={here} num_nodes={all_ // here}"
+        )
 
 
 def world() -> int:
@@ -28,14 +56,15 @@ def rank() -> int:
 
 
 @torch.no_grad()
-def gather(x: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, (N, D) to (sum of N, D); ranks may hold unequal numbers."""
+def gather(x: Tensor, even: bool = False) -> Tensor:
+    """Rows of all ranks in rank order, (N, D) to (sum of N, D); ranks may hold unequal numbers.
+
+    `even` promises that they hold equally many: then nothing waits for the device.
+    """
     if world() == 1:
         return x
-    sizes = [torch.zeros(1, dtype=torch.long, device=x.device) for _ in range(world())]
-    dist.all_gather(sizes, torch.tensor([len(x)], device=x.device))
-    sizes = [int(s) for s in sizes]
     x = x.contiguous()
+    sizes = [len(x)] * world() if even else _sizes(x)
     if len(set(sizes)) == 1:
         out = x.new_empty((sum(sizes), *x.shape[1:]))
         dist.all_gather_into_tensor(out, x)
@@ -45,6 +74,50 @@ def gather(x: Tensor) -> Tensor:
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
     return torch.cat([p[:n] for p, n in zip(parts, sizes)])
+
+
+def _sizes(x: Tensor) -> list[int]:
+    own = torch.tensor([len(x)], device=x.device)
+    out = own.new_empty(world())
+    dist.all_gather_into_tensor(out, own)
+    return out.tolist()
+
+
+@torch.no_grad()
+def everywhere(flag: Tensor) -> Tensor:
+    """Whether a bool () holds on all ranks, on the device: nothing waits for it."""
+    if world() == 1:
+        return flag
+    flag = flag.to(torch.uint8)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return flag.bool()
+
+
+@torch.no_grad()
+def total(x: Tensor) -> Tensor:
+    """Sum over ranks of a tensor of one shape."""
+    if world() == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x
+
+
+@torch.no_grad()
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors (of one dtype) by their means over ranks, in one exchange."""
+    if world() == 1 or not tensors:
+        return
+    flat = total(torch.cat([t.flatten() for t in tensors])) / world()
+    for t, mean in zip(tensors, flat.split([t.numel() for t in tensors])):
+        t.copy_(mean.view_as(t))
+
+
+def same_(tensors: Sequence[Tensor]) -> None:
+    """Give all ranks rank 0's values."""
+    if world() > 1:
+        for t in tensors:
+            dist.broadcast(t, src=0)
 
 
 def shuffle(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
@@ -60,24 +133,17 @@ def shuffle(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
         This rank's share of the permuted global batch, and a function that takes an output of it
         back to this rank's own images in their own order.
     """
-    everything = gather(x)
+    sizes = _sizes(x) if world() > 1 else [len(x)]
+    even = len(set(sizes)) == 1
+    everything = gather(x, even)
     order = torch.randperm(len(everything), device=x.device)
-    if world() > 1:
-        dist.broadcast(order, src=0)
+    same_([order])
     share = order.tensor_split(world())[rank()]
-    first = _first_row(len(x), x.device)
+    first = sum(sizes[: rank()])
 
     def restore(out: Tensor) -> Tensor:
         back = torch.empty_like(order)
         back[order] = torch.arange(len(order), device=order.device)
-        return gather(out)[back[first : first + len(x)]]
+        return gather(out, even)[back[first : first + len(x)]]
 
     return everything[share], restore
-
-
-def _first_row(n: int, device) -> int:
-    """Where this rank's rows start in the gathered batch."""
-    if world() == 1:
-        return 0
-    counts = gather(torch.tensor([[n]], device=device)).flatten().tolist()
-    return sum(counts[: rank()])

@@ -7,7 +7,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
-from ressl_plugin import checkpoint, results
+from ressl_plugin import checkpoint, distributed, results
 
 
 class RunFault(Exception):
@@ -30,7 +30,8 @@ class Faults(pl.Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
-        seen, self._pending = self._pending, (trainer.global_step, loss.detach().isfinite())
+        finite = distributed.everywhere(loss.detach().isfinite())  # all ranks stop together
+        seen, self._pending = self._pending, (trainer.global_step, finite)
         if loss.device.type == "cpu":
             seen, self._pending = self._pending, None
         self._stop_if_bad(seen)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
+
+from ressl_plugin import distributed
 
 
 class Means:
@@ -22,6 +25,14 @@ class Means:
             weights[name] = weights.get(name, 0) + weight
 
     def pop(self, group: str = "train") -> dict[str, Tensor]:
-        """The means so far; the group starts anew."""
+        """The means over all ranks so far; the group starts anew. A collective operation."""
         sums, weights = self._sums.pop(group, {}), self._weights.pop(group, {})
-        return {name: total / max(weights[name], 1) for name, total in sums.items()}
+        if not sums:
+            return {}
+        # float64: counts of images stay exact, and one exchange does for all
+        pairs = [
+            torch.stack([s.double(), s.new_tensor(float(weights[n])).double()])
+            for n, s in sums.items()
+        ]
+        mean = [(s / n.clamp(min=1)).float() for s, n in distributed.total(torch.stack(pairs))]
+        return dict(zip(sums, mean))

@@ -21,6 +21,7 @@ from ressl_plugin.loss import relational_loss
 from ressl_plugin.means import Means
 from ressl_plugin.queue import FeatureQueue
 from ressl_plugin.schedule import WarmupCosine
+from ressl_plugin.steady import Steady
 from ressl_plugin.views import recipe
 
 
@@ -32,7 +33,7 @@ def head(d_in: int, hidden: int, d_out: int, norm: bool = False) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
-class ReSSL(host.MomentumBase):
+class ReSSL(Steady, host.MomentumBase):
     """Student, teacher and memory, trained by the relational loss.
 
     Built from a config in solo-learn main's schema (see schema.py for every key). State-dict keys
@@ -45,7 +46,7 @@ class ReSSL(host.MomentumBase):
 
     def __init__(self, cfg):
         backbones.offer(cfg.backbone.name)
-        super().__init__(cfg)
+        super().__init__(self.add_and_assert_specific_cfg(cfg))
         kwargs = self.cfg.method_kwargs
         self.tau_s, self.tau_t = kwargs.temperature_q, kwargs.temperature_k
         self.student_views, self.teacher_view = _roles(self.cfg)
@@ -61,6 +62,7 @@ class ReSSL(host.MomentumBase):
             d = kwargs.proj_output_dim
             self.predictor = head(d, kwargs.pred_hidden_dim, d, norm=True)
         self._set_batchnorm()
+        self.rest_untrained()
 
         rows = FeatureQueue.random_rows(kwargs.queue_size, kwargs.proj_output_dim)
         self.register_buffer("queue", rows)
@@ -68,7 +70,6 @@ class ReSSL(host.MomentumBase):
         # every rank pushes the same gathered rows, so DDP need not broadcast K x D each forward
         self._ddp_params_and_buffers_to_ignore = ["queue", "queue_ptr"]
         self.means = Means()
-        self.skipped_steps = 0
         self._bank: list[tuple[Tensor, Tensor]] = []  # features of the epoch, for the online kNN
 
     @staticmethod
@@ -76,8 +77,9 @@ class ReSSL(host.MomentumBase):
         """Fill in the defaults of the host and of the plugin; check the method's own settings."""
         if OmegaConf.select(cfg, "momentum") is None:
             cfg.momentum = {}
-        cfg = host.MomentumBase.add_and_assert_specific_cfg(cfg)
-        return config.fill_method(cfg)
+        # 1.0.2's base class has no such hook
+        base = getattr(host.MomentumBase, "add_and_assert_specific_cfg", lambda cfg: cfg)
+        return config.fill_method(base(cfg))
 
     def _set_batchnorm(self) -> None:
         if self.cfg.batchnorm.mode == "group" and self.cfg.batchnorm.groups > 1:
@@ -146,15 +148,17 @@ class ReSSL(host.MomentumBase):
         """
         _, views, targets = batch
         views = [views] if isinstance(views, Tensor) else views
+        self.before_step()
         teacher = self.momentum_forward(views[self.teacher_view])
         z_t = teacher["z"]
         feats, z_s = self._student([views[i] for i in self.student_views])
 
         loss, entropy = self._objective(z_s, z_t)
-        if self.cfg.faults.non_finite == "skip" and not bool(loss.isfinite()):
-            self.skipped_steps += 1
-            return None  # neither the weights nor the memory see this batch
-        self.memory.enqueue(distributed.gather(z_t))
+        if self.to_be_skipped(loss):
+            return self.skip()
+        # only the last batch of an epoch can be uneven
+        even = self._trainer is not None and batch_idx + 1 < self.trainer.num_training_batches
+        self.memory.enqueue(distributed.gather(z_t, even))
 
         uniform = math.log(len(self.queue)) or 1.0  # one row: the relation has no entropy at all
         stats = {
@@ -245,7 +249,7 @@ class ReSSL(host.MomentumBase):
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means."""
         self.log_dict(self.means.pop(), sync_dist=True)
-        self.log("tau", self.momentum_now(self.trainer.global_step))
+        self.log("tau", self.momentum_now(self.trainer.global_step), sync_dist=True)
 
     def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
         """Eq. 6 after every optimizer step."""
@@ -256,6 +260,7 @@ class ReSSL(host.MomentumBase):
     def on_train_start(self) -> None:
         """Count optimizer steps from where a resumed run stands."""
         self.last_step = self.trainer.global_step
+        distributed.same_([self.queue, self.queue_ptr])  # once; DDP leaves it alone
 
     def momentum_now(self, step: int) -> float:
         """m after `step` optimizer steps: constant, or the host's cosine from base to final."""

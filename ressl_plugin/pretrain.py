@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
@@ -45,9 +46,14 @@ def pretrain(cfg: DictConfig, callbacks=()) -> Path:
     model = build(scaled)
     warn_about_queue(scaled, len(module.dataset))
     trainer = make_trainer(cfg, folder, callbacks)
-    trainer.fit(model, datamodule=module, ckpt_path=source)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
+    try:
+        trainer.fit(model, datamodule=module, ckpt_path=source)
+    except SIGTERMException:
+        raise
+    except SystemExit:  # what Lightning makes of Ctrl-C
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
     return folder
 
 
@@ -75,6 +81,7 @@ def runnable(cfg: DictConfig) -> DictConfig:
             cfg.sync_batchnorm = False
     if cfg.batchnorm.mode == "sync":
         cfg.sync_batchnorm = bool(wants_gpu)
+    distributed.check_launch(count, cfg.num_nodes)
     alone = count * cfg.num_nodes == 1
     cfg.strategy = "auto" if alone and cfg.strategy in (None, "ddp") else cfg.strategy or "ddp"
     return cfg
@@ -191,7 +198,7 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
         CollapseMonitor(cfg.scheduler.warmup_epochs),
         Faults(folder, cfg.faults.non_finite),
         KeepMetrics(),
-        LearningRateMonitor("step"),
+        LearningRateMonitor("step") if distributed.launched_first() else None,  # needs a logger
     ]
     settings = {
         "num_sanity_val_steps": 0,
@@ -215,18 +222,21 @@ def strategy(cfg: DictConfig):
     if cfg.strategy != "ddp":
         return cfg.strategy
     from lightning.pytorch.strategies import DDPStrategy
+    from torch.nn.parallel import DistributedDataParallel
 
     # batch-norm statistics are a rank's own, as in the paper: no broadcast at every forward
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     return DDPStrategy(
         find_unused_parameters=False,
-        broadcast_buffers=False,
+        **{name: False},
         process_group_backend=None if torch.cuda.is_available() else "gloo",
     )
 
 
 def loggers(cfg: DictConfig, folder: Path) -> list:
     """metrics.csv and TensorBoard events in the run directory; wandb where configured."""
-    if distributed.launched_rank():
+    if not distributed.launched_first():
         return []
     made = [MetricsFile(folder), TensorBoardLogger(folder, name="", version="")]
     if cfg.wandb.enabled:

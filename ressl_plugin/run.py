@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import checkpoint, config
+from ressl_plugin import checkpoint, config, distributed
 from ressl_plugin.errors import UserError
 
 
@@ -114,12 +114,14 @@ def has_checkpoint(folder: Path) -> bool:
 
 
 def start(cfg: DictConfig, scaled: DictConfig) -> Path:
-    """Make the run's directory and write its config.
+    """Make the run's directory and write its config; the first process does it for all.
 
     Raises:
         UserError: the directory holds a run already and `resume` is not set; it cannot be made.
     """
     folder = directory(cfg)
+    if not distributed.launched_first():
+        return folder
     if has_checkpoint(folder) and not cfg.resume:
         raise UserError(
             f"run_dir={folder} holds a run already: resume=true continues it, "

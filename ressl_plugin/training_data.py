@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
-import torch
+from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data, host
 from ressl_plugin.errors import UserError
@@ -144,7 +144,13 @@ class PretrainData(pl.LightningDataModule):
         """Clean images of data.val_path (or the data set's test set); none without labels."""
         if not self.has_val:
             return []
-        return data.evaluation_loader(self.cfg, "val")
+        loader = data.evaluation_loader(self.cfg, "val")
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        if ranks == 1 or len(loader.dataset) < ranks:
+            return loader
+        # every image on exactly one rank: means over ranks count no image twice
+        share = Subset(loader.dataset, range(rank, len(loader.dataset), ranks))
+        return DataLoader(share, batch_size=loader.batch_size, num_workers=loader.num_workers)
 
 
 def _side(dataset) -> int | None:
