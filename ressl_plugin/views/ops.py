@@ -143,7 +143,7 @@ def hue(images, shift, eight_bit=True):
     out = images if eight_bit else torch.empty_like(images)
     for channel, (centre, sign, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
         share = (sixth - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1)
-        torch.addcmul(low, share, chroma, out=out[:, channel])
+        out[:, channel].copy_(low).addcmul_(share, chroma)
     return out.round_().div_(255) if eight_bit else out
 
 
