@@ -68,6 +68,24 @@ def input_size(name: str) -> int | None:
     return config.input_size[-1] if config else None
 
 
+def check_input(backbone: nn.Module, cfg) -> None:
+    """Views must have the size that a transformer was made for; convolutions take any.
+
+    Raises:
+        UserError: another size, with the setting that changes the network's.
+    """
+    embed = getattr(backbone, "patch_embed", None)
+    made_for = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
+    sizes = sorted({view.crop_size for view in cfg.get("augmentations") or []}, reverse=True)
+    if not made_for or all((size, size) == tuple(made_for) for size in sizes):
+        return
+    right = f"img_size={sizes[0]}" if len(sizes) == 1 else "dynamic_img_size=true"
+    raise UserError(
+        f"config: backbone.name={cfg.backbone.name}: made for {made_for[0]} pixels, the views have "
+        f"{', '.join(map(str, sizes))}; set backbone.kwargs.{right}"
+    )
+
+
 def set_stem(backbone: nn.Module, stem: str) -> None:
     """Change a ResNet's first layers in place.
 

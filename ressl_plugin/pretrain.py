@@ -154,6 +154,7 @@ def make_method(cfg: DictConfig) -> pl.LightningModule:
         return Supervised(cfg)
     backbones.offer(cfg.backbone.name)
     model = host.build_method(cfg)
+    backbones.check_input(model.backbone, cfg)
     if cfg.method != "ressl":  # the host's know its own stem only
         backbones.set_stems(model, cfg.backbone.stem)
     return model
