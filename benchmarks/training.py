@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
-import common  # noqa: F401 - puts the package on the path
+import common  # first: it puts the package on the path
 import lightning.pytorch as pl
 import torch
 from omegaconf import OmegaConf
@@ -64,7 +62,7 @@ class Timed:
     def __iter__(self):
         source = iter(self.loader)
         for _ in range(self.steps):
-            self.asked.append(now())
+            self.asked.append(common.now())
             try:
                 yield next(source)
             except StopIteration:
@@ -74,14 +72,7 @@ class Timed:
 
 class _End(pl.Callback):
     def on_train_epoch_end(self, trainer, module):
-        self.at = now()
-
-
-def now() -> float:
-    """Seconds, when the GPU has done all it was given."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+        self.at = common.now()
 
 
 def seconds_a_step(model, loader, steps: int, warm: int = 1, callbacks=(), **trainer) -> float:

@@ -10,6 +10,7 @@ import functools
 import logging
 import time
 from collections import defaultdict
+from itertools import pairwise
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -60,7 +61,7 @@ class Phases(pl.Callback):
             torch.cuda.synchronize()
         total: dict[str, float] = defaultdict(float)
         marks = self._marks[: self._whole]
-        for (phase, start), (_, end) in zip(marks, marks[1:]):
+        for (phase, start), (_, end) in pairwise(marks):
             total[phase] += start.elapsed_time(end) / 1e3 if self._cuda else end - start
         return {p: total[p] / self.measured for p in PHASES if p in total and self.measured}
 
