@@ -76,7 +76,6 @@ def outside(model, cfg, size: int, steps: int) -> float:
 
     phases = Phases(warm=1, steps=steps)
     loader = training.random_images(cfg, size, cfg.optimizer.batch_size * (steps + 1))
-    phases.watch(loader, "draw", "views")
     training.seconds_a_step(model, loader, steps, callbacks=[phases])
     seconds = phases.seconds()
     return 1 - sum(seconds[name] for name in NETWORKS) / sum(seconds.values())

@@ -23,7 +23,7 @@ class Faults(pl.Callback):
 
     def __init__(self, folder: Path, non_finite: str):
         self.folder, self.non_finite = folder, non_finite
-        self._pending: tuple[int, torch.Tensor] | None = None
+        self._pending: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Look at the step's loss (CPU) or at the one before (GPU)."""
@@ -31,8 +31,15 @@ class Faults(pl.Callback):
         if loss is None:
             return
         finite = distributed.everywhere(loss.detach().isfinite())  # all ranks stop together
-        seen, self._pending = self._pending, (trainer.global_step, finite)
-        if loss.device.type == "cpu":
+        if loss.is_cuda:
+            # A copy and an event of this step: asking the tensor itself would wait for the next
+            # step, too, which is in the same stream by then.
+            finite, done = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+            done.record()
+        else:
+            done = None
+        seen, self._pending = self._pending, (trainer.global_step, finite, done)
+        if done is None:
             seen, self._pending = self._pending, None
         self._stop_if_bad(seen)
 
@@ -42,7 +49,11 @@ class Faults(pl.Callback):
         self._stop_if_bad(seen)
 
     def _stop_if_bad(self, seen) -> None:
-        if seen is None or bool(seen[1]):
+        if seen is None:
+            return
+        if seen[2] is not None:
+            seen[2].synchronize()
+        if bool(seen[1]):
             return
         file = self.folder / checkpoint.NAME
         good = f"the last good checkpoint is {file}" if file.is_file() else "no checkpoint was made"

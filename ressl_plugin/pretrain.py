@@ -8,7 +8,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from ressl_plugin import checkpoint, distributed, host, registry, run
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults
 from ressl_plugin.monitor import CollapseMonitor, KeepMetrics, MetricsFile
+from ressl_plugin.profile import Profile
 from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback, check_same_config
 from ressl_plugin.training_data import PretrainData
 
@@ -200,7 +201,10 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
         Faults(folder, cfg.faults.non_finite),
         KeepMetrics(),
         LearningRateMonitor("step") if distributed.launched_first() else None,  # needs a logger
+        Profile(folder, cfg.precision) if cfg.profile else None,
     ]
+    if cfg.get("enable_progress_bar", True):  # each refresh waits for the device
+        callbacks.append(TQDMProgressBar(refresh_rate=cfg.performance.log_every))
     settings = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": cfg.performance.log_every,

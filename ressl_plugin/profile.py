@@ -107,7 +107,8 @@ class Phases(pl.Callback):
         self._cuda = module.device.type == "cuda"
         for name, phase in METHODS.items():
             self.watch(module, name, phase)
-        self.watch(trainer.train_dataloader, "draw", "views")
+        loader = trainer.train_dataloader
+        self.watch(getattr(loader, "loader", loader), "draw", "views")
         for optimizer in trainer.optimizers:
             handle = optimizer.register_step_post_hook(lambda *_: self.leave())
             self._undo.append(handle.remove)
@@ -170,9 +171,9 @@ class Phases(pl.Callback):
 class Profile(Phases):
     """`Phases` that writes RUN/profile.md and prints it, once the steps are measured."""
 
-    def __init__(self, folder: Path, recipe, precision, warm: int = WARM, steps: int = STEPS):
+    def __init__(self, folder: Path, precision, warm: int = WARM, steps: int = STEPS):
         super().__init__(warm, steps)
-        self.folder, self.recipe, self.precision = Path(folder), recipe, precision
+        self.folder, self.precision = Path(folder), precision
         self._shapes = None
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:

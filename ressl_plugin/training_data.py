@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 import lightning.pytorch as pl
+import torch
 from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data, host
@@ -116,6 +117,7 @@ class PretrainData(pl.LightningDataModule):
             batched.draw,
             recipe=self.recipe,
             channels_last=not self.cfg.performance.disable_channel_last,
+            core=torch.compile(batched.apply_dense) if self.cfg.performance.compile else None,
         )
         return data.BatchedLoader(
             images,

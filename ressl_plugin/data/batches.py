@@ -123,7 +123,7 @@ class BatchedLoader(Steps):
     def __iter__(self):
         device = self.images.device
         order = self.order().to(device)  # once an epoch; the steps only slice it
-        generator = torch.Generator(device)
+        generator = torch.Generator()  # on the host: the device never waits for a draw
         for step in self._positions():
             indexes = self.indexes(order, step)
             generator.manual_seed(_seed(self.seed, self.epoch, step, self.rank))

@@ -6,6 +6,7 @@ operations; tests/views/test_ops.py states the distance of each in 8-bit levels.
 """
 
 import math
+from functools import lru_cache
 
 import PIL
 import torch
@@ -221,9 +222,15 @@ def equalize(images):
 
 def normalise(images, mean, std, out=None):
     """(x - mean) / std for each of the three channels, three floats each; into `out` if given."""
-    scale = images.new_tensor([1 / s for s in std]).view(1, 3, 1, 1)
-    shift = images.new_tensor([-m / s for m, s in zip(mean, std)]).view(1, 3, 1, 1)
+    scale, shift = _scale_shift(tuple(mean), tuple(std), images.dtype, images.device)
     return torch.addcmul(shift, images, scale, out=out)
+
+
+@lru_cache
+def _scale_shift(mean, std, dtype, device):
+    """Made once: copying numbers to a GPU at every step would wait for it at every step."""
+    both = [[1 / s for s in std], [-m / s for m, s in zip(mean, std)]]
+    return torch.tensor(both, dtype=dtype, device=device).view(2, 1, 3, 1, 1).unbind()
 
 
 def _each(parameter):
