@@ -18,7 +18,7 @@ from ressl_plugin import backbone as backbones
 from ressl_plugin import batchnorm, config, distributed, host
 from ressl_plugin.infonce import info_nce
 from ressl_plugin.loss import relational_loss
-from ressl_plugin.means import Means
+from ressl_plugin.online import OnlineEvaluation
 from ressl_plugin.queue import FeatureQueue
 from ressl_plugin.schedule import WarmupCosine
 from ressl_plugin.steady import Steady
@@ -33,7 +33,7 @@ def head(d_in: int, hidden: int, d_out: int, norm: bool = False) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
-class ReSSL(Steady, host.MomentumBase):
+class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
     """Student, teacher and memory, trained by the relational loss.
 
     Built from a config in solo-learn main's schema (see schema.py for every key). State-dict keys
@@ -69,8 +69,7 @@ class ReSSL(Steady, host.MomentumBase):
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
         # every rank pushes the same gathered rows, so DDP need not broadcast K x D each forward
         self._ddp_params_and_buffers_to_ignore = ["queue", "queue_ptr"]
-        self.means = Means()
-        self._bank: list[tuple[Tensor, Tensor]] = []  # features of the epoch, for the online kNN
+        self.start_online()
 
     @staticmethod
     def add_and_assert_specific_cfg(cfg):
@@ -167,7 +166,7 @@ class ReSSL(Steady, host.MomentumBase):
             "embedding_spread": 1 - z_t.mean(0).square().sum(),
         }
         self._record(stats, len(z_t), batch_idx)
-        return loss + self._online(feats, teacher["feats"], targets)
+        return loss + self.online_loss(feats, teacher["feats"], targets)
 
     def _student(self, crops: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of the first crop (N, d) and embeddings of all crops (V, N, D).
@@ -206,40 +205,6 @@ class ReSSL(Steady, host.MomentumBase):
         done = self.trainer.global_step * self.max_epochs
         return max(0.0, 1 - done / self.trainer.estimated_stepping_batches / epochs)
 
-    def _online(self, feats, teacher_feats, targets) -> Tensor | float:
-        """Loss of the detached online classifiers; training features for the online kNN."""
-        if self.num_classes < 2:
-            return 0.0
-        feats = feats.detach()
-        loss = self._classify(self.classifier, feats, targets, "train")
-        if self.momentum_classifier is not None:
-            loss = loss + self._classify(
-                self.momentum_classifier, teacher_feats, targets, "train_momentum"
-            )
-        if self.knn_eval and self._knn_epoch():
-            self._bank.append((feats.float(), targets))
-        return loss
-
-    def _classify(self, classifier, feats, targets, name: str, group: str = "train") -> Tensor:
-        """Cross-entropy over the labelled images of a batch; 0 where none is (label -1)."""
-        logits = classifier(feats)
-        n = (targets >= 0).sum()
-        loss = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
-        loss = loss / n.clamp(min=1)
-        top = logits.detach().topk(min(5, logits.size(1)), dim=1).indices
-        hits = (top == targets[:, None]).float()
-        percent = 100 / n.clamp(min=1)
-        stats = {
-            f"{name}_class_loss": loss,
-            f"{name}_acc1": percent * hits[:, 0].sum(),
-            f"{name}_acc5": percent * hits.sum(),
-        }
-        self.means.add(stats, n, group)
-        return loss
-
-    def _knn_epoch(self) -> bool:
-        return (self.current_epoch + 1) % self.cfg.knn_eval.every == 0
-
     def _record(self, stats: dict[str, Tensor], n: int, batch_idx: int) -> None:
         """Add to the epoch's means on the device; write single steps only on a cadence."""
         self.means.add(stats, n)
@@ -277,29 +242,6 @@ class ReSSL(Steady, host.MomentumBase):
         student = [p for s, _ in pairs for p in s.parameters()]
         teacher = [p for _, t in pairs for p in t.parameters()]
         torch._foreach_lerp_(teacher, student, 1 - m)
-
-    def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Online classifier and kNN on the student's features of clean images."""
-        X, targets = batch
-        out = self(X)
-        self._classify(self.classifier, out["feats"], targets, "val", "val")
-        if self.momentum_classifier is not None:
-            feats = self.momentum_backbone(self._layout(X))
-            self._classify(self.momentum_classifier, feats, targets, "momentum_val", "val")
-        if self._bank:
-            self.knn.update(test_features=out["feats"].float(), test_targets=targets)
-
-    def on_validation_epoch_end(self) -> None:
-        """Log means over the images, and the kNN accuracies."""
-        log = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
-        if self._bank:
-            feats, targets = (torch.cat(parts) for parts in zip(*self._bank))
-            self._bank.clear()
-            known = targets >= 0
-            self.knn.update(train_features=feats[known], train_targets=targets[known])
-            log["val_knn_acc1"], log["val_knn_acc5"] = map(float, self.knn.compute())
-            self.knn.reset()
-        self.log_dict(log, sync_dist=True)
 
     def configure_optimizers(self):
         """The host's optimizer; warm-up and half-cosine a step as in the reference code."""

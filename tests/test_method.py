@@ -190,7 +190,7 @@ def test_online_classifier_sees_detached_features():
     model = ReSSL(make_config())
     _, views, targets = random_batches(1, 8)[0]
     feats = model.backbone(views[0])
-    model._online(feats, feats.detach(), targets).backward()
+    model.online_loss(feats, feats.detach(), targets).backward()
     assert model.classifier.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.backbone.parameters())
 
