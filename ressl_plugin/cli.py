@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import warnings
 from pathlib import Path
 
 from ressl_plugin import __version__
@@ -17,6 +18,9 @@ USER_MISTAKE, FAULT, INTERRUPTED = 2, 3, 130
 def main(argv: list[str] | None = None) -> int:
     """Run a subcommand; exit status 0, 2 (the user's mistake), 3 (a fault of the run), 130."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noise in ("Experiment logs directory", "The number of training batches", ".*treespec",
+                  "The '.*_dataloader' does not have many workers"):  # fmt: skip
+        warnings.filterwarnings("ignore", noise)
     for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     args = parser().parse_args(argv)

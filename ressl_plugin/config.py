@@ -41,7 +41,7 @@ def load(target: str, overrides: list[str] = ()) -> DictConfig:
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.2"):
             cfg = compose(path.stem, overrides)
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path}: {_explain(error)}") from None
     except Exception as error:
         if type(error).__module__.startswith("yaml"):

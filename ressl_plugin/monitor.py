@@ -8,6 +8,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 
 log = logging.getLogger(__name__)
 
@@ -56,21 +57,31 @@ class MetricsFile(CSVLogger):
 
     def __init__(self, folder: Path):
         self.file = Path(folder) / "metrics.csv"
-        self._before = _rows(self.file)
-        self.file.unlink(missing_ok=True)
         super().__init__(folder, name="", version="")
 
+    @property
+    @rank_zero_experiment
+    def experiment(self):
+        """Lightning's writer, opened without losing what the file holds."""
+        if self._experiment is None:
+            before = self.file.read_bytes() if self.file.is_file() else None
+            writer = super().experiment
+            if before:
+                self.file.write_bytes(before)
+                writer.metrics_keys = before.decode().splitlines()[0].split(",")
+        return self._experiment
+
     def keep(self, steps: int) -> None:
-        """Take over the rows of an interrupted run that belong to its first `steps` steps."""
-        rows = [r for r in self._before if int(r["step"]) < steps]
-        self._before = []
-        if not rows:
-            return
-        with self.file.open("w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-        self.experiment.metrics_keys = list(rows[0])
+        """Drop the rows beyond the first `steps` steps: they will be written again."""
+        rows = _rows(self.file)
+        kept = [r for r in rows if int(r["step"]) < steps]
+        self.file.unlink(missing_ok=True)
+        self.experiment.metrics_keys = list(rows[0]) if kept else []
+        if kept:
+            with self.file.open("w", newline="") as file:
+                writer = csv.DictWriter(file, rows[0].keys())
+                writer.writeheader()
+                writer.writerows(kept)
 
 
 class KeepMetrics(pl.Callback):

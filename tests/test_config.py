@@ -1,0 +1,155 @@
+"""Configs: every recipe is the paper's, every mistake is named."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from ressl_plugin import config
+from ressl_plugin.errors import UserError
+
+MINIMAL = """
+method: ressl
+backbone: {name: resnet18}
+method_kwargs: {proj_hidden_dim: 64, proj_output_dim: 32, temperature_q: 0.1, temperature_k: 0.04}
+data: {dataset: custom, train_path: somewhere}
+optimizer: {name: sgd, batch_size: 32, lr: 0.1}
+max_epochs: 2
+"""
+
+
+@pytest.fixture
+def minimal(tmp_path):
+    file = tmp_path / "mine.yaml"
+    file.write_text(MINIMAL)
+    return str(file)
+
+
+def finished(target, *overrides):
+    return config.finish(config.load(target, list(overrides)))
+
+
+def test_defaults_are_the_hosts(minimal):
+    cfg = finished(minimal)
+    assert cfg.method_kwargs.queue_size == 65536
+    assert (cfg.momentum.base_tau, cfg.momentum.final_tau) == (0.99, 1.0)
+    assert cfg.scheduler.warmup_start_lr == 3e-5
+    assert cfg.batchnorm.groups == 0
+
+
+def test_known_keys_need_no_plus(minimal):
+    cfg = finished(minimal, "devices=2", "+profile=true", "optimizer.kwargs.nesterov=true",
+                   "limit_train_batches=3")  # fmt: skip
+    assert (cfg.devices, cfg.profile, cfg.limit_train_batches) == (2, True, 3)
+    assert cfg.optimizer.kwargs.nesterov is True
+
+
+def test_a_config_made_for_the_host_works_unchanged(tmp_path, caplog):
+    """The shape of solo-learn's own ressl.yaml: a group for the views, one for wandb, dead keys."""
+    (tmp_path / "augmentations").mkdir()
+    (tmp_path / "augmentations" / "pair.yaml").write_text(
+        "- {rrc: {enabled: True, crop_min_scale: 0.08, crop_max_scale: 1.0}, crop_size: 32,"
+        " num_crops: 2}\n"
+    )
+    (tmp_path / "wandb").mkdir()
+    (tmp_path / "wandb" / "team.yaml").write_text("enabled: False\nentity: None\nproject: p\n")
+    (tmp_path / "theirs.yaml").write_text(
+        "defaults:\n  - _self_\n  - augmentations: pair.yaml\n  - wandb: team.yaml\n"
+        "  - override hydra/hydra_logging: disabled\n  - override hydra/job_logging: disabled\n"
+        "hydra: {output_subdir: null, run: {dir: .}}\n"
+        + MINIMAL.replace("temperature_q", "base_tau_momentum: 0.9, momentum_classifier: ,"
+                          " temperature_q")
+        + "auto_resume: {enabled: True}\ndevices: [0]\nsync_batchnorm: True\naccelerator: gpu\n"
+        "strategy: ddp\nprecision: 16-mixed\n"
+    )  # fmt: skip
+    cfg = finished(str(tmp_path / "theirs.yaml"))
+    assert (len(cfg.augmentations), cfg.devices, cfg.wandb.project) == (1, [0], "p")
+    assert "base_tau_momentum" in caplog.text and "no effect" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("optimizer.lrr=1", "unknown key optimizer.lrr; did you mean optimizer.lr"),
+        ("+optimizer.lrr=1", "unknown key optimizer.lrr; did you mean optimizer.lr"),
+        ("max_epoch=1", "did you mean max_epochs"),
+        ("method_kwargs.queue_sise=3", "did you mean method_kwargs.queue_size"),
+        ("optimizer.lr=fast", "optimizer.lr='fast'"),
+        ("max_epochs=0", "max_epochs=0: must be >= 1"),
+        ("~max_epochs", "max_epochs must be given"),
+        ("~method_kwargs.temperature_q", "temperature_q must be given"),
+        ("method_kwargs.temperature_k=0.2", "temperature_k=0.2"),
+        ("method_kwargs.queue_size=0", "queue_size=0"),
+        ("momentum.base_tau=2", "momentum.base_tau=2"),
+        ("data.backend=bached", "did you mean batched"),
+        ("backbone.stem=papr", "did you mean paper"),
+        ("optimizer.batch_size=-1", "optimizer.batch_size=-1"),
+        ("scheduler.name=cosine", "scheduler.name='cosine'"),
+        ("a={", "mine.yaml"),
+        ("=3", "mine.yaml"),
+    ],
+)
+def test_mistakes_are_one_line_that_names_the_key(minimal, override, message):
+    with pytest.raises(UserError) as error:
+        finished(minimal, override)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_missing_files_and_recipes():
+    with pytest.raises(UserError, match=r"no such recipe; did you mean cifar/ressl\?"):
+        config.load("cifra/ressl")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "a: !!python/object/apply:os.system ['true']", "- 1"])
+def test_a_broken_or_hostile_yaml_is_refused(tmp_path, text):
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(UserError, match=r"bad\.yaml"):
+        config.finish(config.load(str(tmp_path / "bad.yaml")))
+
+
+@pytest.mark.parametrize("name", config.recipes())
+def test_every_recipe_is_complete(name):
+    cfg = finished(name)
+    assert cfg.method == "ressl"
+    head = config.find(name).read_text().splitlines()[0]
+    assert head.startswith("# ")
+    assert config.find(name).with_suffix(".sh").is_file()
+
+
+PAPER = [  # paper, Sections 4.1 and 4.2, and the reference code
+    ("cifar/ressl", 4096, 0.99, 0.05, 256, 0.06, 5e-4, 32, "resnet18"),
+    ("stl10/ressl", 16384, 0.996, 0.05, 256, 0.06, 5e-4, 64, "resnet18"),
+    ("tiny-imagenet/ressl", 16384, 0.996, 0.04, 256, 0.06, 5e-4, 64, "resnet18"),
+    ("imagenet/ressl", 131072, 0.999, 0.04, 256, 0.05, 1e-4, 224, "resnet50"),
+]
+
+
+@pytest.mark.parametrize(("name", "k", "m", "tau_t", "batch", "lr", "wd", "size", "net"), PAPER)
+def test_recipes_follow_the_paper(name, k, m, tau_t, batch, lr, wd, size, net):
+    cfg = finished(name)
+    devices = cfg.devices if isinstance(cfg.devices, int) else len(cfg.devices)
+    assert cfg.method_kwargs.queue_size == k
+    assert cfg.momentum.base_tau == cfg.momentum.final_tau == m
+    assert (cfg.method_kwargs.temperature_q, cfg.method_kwargs.temperature_k) == (0.1, tau_t)
+    assert (cfg.optimizer.batch_size * devices, cfg.optimizer.lr) == (batch, lr)
+    assert (cfg.optimizer.weight_decay, cfg.max_epochs) == (wd, 200)
+    assert (cfg.scheduler.warmup_epochs, cfg.scheduler.warmup_start_lr) == (5, 0.0)
+    assert cfg.backbone.name == net
+    student, teacher = cfg.augmentations
+    assert student.crop_size == teacher.crop_size == size
+    for view in (student, teacher):
+        assert (view.rrc.crop_min_scale, view.rrc.crop_max_scale) == (0.2, 1.0)
+        assert view.horizontal_flip.prob == 0.5
+    jitter = student.color_jitter
+    assert (jitter.prob, jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue) == (
+        0.8, 0.4, 0.4, 0.4, 0.1,
+    )  # fmt: skip
+    assert (student.grayscale.prob, student.gaussian_blur.prob) == (0.2, 0.5)
+    colour = (teacher.color_jitter.prob, teacher.grayscale.prob, teacher.gaussian_blur.prob)
+    assert colour == (0, 0, 0)
+    groups = cfg.batchnorm
+    assert (groups.mode, groups.groups) == (("shuffle", 0) if k == 131072 else ("group", 8))
+
+
+def test_finishing_twice_changes_nothing(minimal):
+    once = finished(minimal)
+    assert OmegaConf.to_container(config.finish(once)) == OmegaConf.to_container(once)
