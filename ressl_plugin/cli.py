@@ -16,7 +16,12 @@ USER_MISTAKE, FAULT, INTERRUPTED = 2, 3, 130
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run a subcommand; exit status 0, 2 (the user's mistake), 3 (a fault of the run), 130."""
+    """Run a subcommand.
+
+    Exit status: 0; 2, the user's mistake; 3, a fault of the run (loss not finite, a worker killed,
+    a file gone); stopped with everything saved: 130 by Ctrl-C, 143 by SIGTERM, 75 by SIGUSR1 (the
+    cluster wants the machine back; start again with resume=true). A bug: a traceback and 1.
+    """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noise in ("Experiment logs directory", "The number of training batches", ".*treespec",
                   "The '.*_dataloader' does not have many workers"):  # fmt: skip

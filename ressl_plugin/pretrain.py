@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
@@ -218,8 +219,14 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
         callbacks=[c for c in (*callbacks, *more) if c],
         enable_checkpointing=False,
         default_root_dir=str(folder),
-        plugins=[AtomicCheckpointIO()],
+        plugins=plugins(),
     )
+
+
+def plugins() -> list:
+    """Checkpoints as checkpoint.py writes them; on SLURM no saving in mid-step by Lightning."""
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
 
 
 def strategy(cfg: DictConfig):

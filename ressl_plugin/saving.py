@@ -9,6 +9,7 @@ run killed anywhere and resumed computes what it would have computed, bit for bi
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import threading
 from pathlib import Path
@@ -26,7 +27,15 @@ from ressl_plugin.rng import gather_rng, restore_rng
 
 log = logging.getLogger(__name__)
 
+ASK = 8  # steps on GPUs between two questions whether any rank was told to stop
 CONFIG, RNG = "ressl_config", "ressl_rng"
+
+
+class Preempted(SystemExit):
+    """The cluster wants the machine back: all is saved, start the run again (exit status 75)."""
+
+    def __init__(self):
+        super().__init__(os.EX_TEMPFAIL)
 
 
 class AtomicCheckpointIO(CheckpointIO):
@@ -72,9 +81,12 @@ class CheckpointCallback(Callback):
         self.signals = signals or {
             signal.SIGINT: KeyboardInterrupt(),
             signal.SIGTERM: SIGTERMException(128 + signal.SIGTERM),
+            signal.SIGUSR1: Preempted(),
         }
         self._handlers = {}
         self._stop = None  # the exception that ends the run at the next boundary
+        self._signal = None  # the number of the signal that asks for it
+        self._steps = 0
         self._saved = None  # global step of this process's last save
         self._due = False  # a save is due, and waits for a step that can be resumed from
         self._between_steps = False
@@ -205,17 +217,29 @@ class CheckpointCallback(Callback):
         log.warning(
             "%s: finishing this step, then saving; again: stop at once", signal.Signals(number).name
         )
-        self._stop = self.signals[number]
+        self._stop, self._signal = self.signals[number], number
         if number in self._handlers:
             signal.signal(number, self._handlers.pop(number) or signal.SIG_DFL)
 
     def _agreed_stop(self, trainer) -> bool:
-        stop = self._stop is not None or trainer.received_sigterm
-        if trainer.world_size > 1:  # ranks hear of a signal in different steps
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        return stop
+        if self._stop is None and trainer.received_sigterm:
+            self._stop = SIGTERMException(128 + signal.SIGTERM)
+        if trainer.world_size == 1:
+            return self._stop is not None
+        # Ranks hear of a signal in different steps, or not at all. To ask makes the processor wait
+        # for the device, so on GPUs they ask every few steps.
+        self._steps += 1
+        rare = trainer.strategy.root_device.type == "cuda" and self._steps % ASK
+        if rare and not trainer.is_last_batch:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self._stop is not None, all=False)
 
     def _leave(self, trainer):
+        if trainer.world_size > 1:  # one exit status for all: that of the first rank that knows
+            known = [None] * trainer.world_size
+            torch.distributed.all_gather_object(known, self._signal)
+            first = next((number for number in known if number is not None), None)
+            self._stop = self.signals.get(first, self._stop)
         raise self._stop or SIGTERMException(128 + signal.SIGTERM)
 
 
