@@ -75,7 +75,8 @@ def check_input(backbone: nn.Module, cfg) -> None:
         UserError: another size, with the setting that changes the network's.
     """
     embed = getattr(backbone, "patch_embed", None)
-    made_for = getattr(embed, "img_size", None) if getattr(embed, "strict_img_size", False) else None
+    strict = getattr(embed, "strict_img_size", False)
+    made_for = embed.img_size if strict else None
     sizes = sorted({view.crop_size for view in cfg.get("augmentations") or []}, reverse=True)
     if not made_for or all((size, size) == tuple(made_for) for size in sizes):
         return

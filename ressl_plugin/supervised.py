@@ -12,8 +12,8 @@ from ressl_plugin.errors import UserError
 class Supervised(host.LinearModel):
     """The host's linear model with the backbone tuned from scratch: cross-entropy.
 
-    Batches are a pre-training run's, `[indexes (N,), [view (N, 3, S, S)], targets (N,)]`; the
-    weak view is the first.
+    Batches are a pre-training run's, `[indexes (N,), [views (N, 3, S, S)], targets (N,)]`, of
+    which the first view, a weak one, is taken.
 
     Raises:
         UserError: the data has no labels.
@@ -22,7 +22,7 @@ class Supervised(host.LinearModel):
     def __init__(self, cfg):
         cfg = OmegaConf.create({**OmegaConf.to_container(cfg), "finetune": True})
         if (cfg.data.get("num_classes") or 1) < 2 or cfg.data.get("no_labels"):
-            raise UserError("method=supervised: the training data has no labels; give labelled data")
+            raise UserError("method=supervised: the data has no labels; give labelled data")
         super().__init__(backbones.build(cfg), cfg)
         self.cfg = cfg
 
