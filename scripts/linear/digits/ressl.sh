@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The small-data protocol on the digits, not in the paper. Linear evaluation of the small and medium data (Section 4.1): 100 epochs, lr 30, x0.1 at 60 and 80,
+# The small-data protocol on the digits, not in the paper. Linear evaluation of the small and
 # Usage: bash scripts/linear/digits/ressl.sh RUN [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 1, STL-10 column: 88.25, on the 5,000 labelled images. Linear evaluation of the small and medium data (Section 4.1): 100 epochs, lr 30, x0.1 at 60 and 80,
+# Table 1, STL-10 column: 88.25, on the 5,000 labelled images. Linear evaluation of the small
 # Usage: bash scripts/linear/stl10/ressl.sh RUN [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 1, Tiny ImageNet column: 46.60. Linear evaluation of the small and medium data (Section 4.1): 100 epochs, lr 30, x0.1 at 60 and 80,
+# Table 1, Tiny ImageNet column: 46.60. Linear evaluation of the small and medium data (Section
 # Usage: bash scripts/linear/tiny-imagenet/ressl.sh RUN [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
