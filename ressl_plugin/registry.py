@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 log = logging.getLogger(__name__)
 
@@ -20,4 +21,12 @@ def register() -> None:
         return
     host.METHODS["ressl_host"] = host.METHODS["ressl"]
     host.METHODS["ressl"] = ReSSL
-    log.info("ressl_plugin: METHODS['ressl'] is the plugin's, METHODS['ressl_host'] the host's own")
+    _say("ressl_plugin: METHODS['ressl'] is the plugin's, METHODS['ressl_host'] the host's own")
+
+
+def _say(line: str) -> None:
+    """To the log; to stderr where nobody has set one up, as in the host's scripts."""
+    if log.hasHandlers() and log.isEnabledFor(logging.INFO):
+        log.info(line)
+    else:
+        print(line, file=sys.stderr)
