@@ -20,7 +20,7 @@ from ressl_plugin import floors
 
 log = logging.getLogger(__name__)
 
-WARM, STEPS = 20, 300  # steps left out (allocations, autotuning, compilation); steps measured
+WARM, STEPS = 10, 300  # steps left out (allocations, autotuning, compilation); steps measured
 # Where a phase begins and ends: methods of the module, wrapped while it is measured.
 METHODS = {
     "training_step": "loss",  # what is in none of those below: the queue, casts
@@ -171,8 +171,8 @@ class Phases(pl.Callback):
 class Profile(Phases):
     """`Phases` that writes RUN/profile.md and prints it, once the steps are measured."""
 
-    def __init__(self, folder: Path, precision, warm: int = WARM, steps: int = STEPS):
-        super().__init__(warm, steps)
+    def __init__(self, folder: Path, precision):
+        super().__init__(WARM, STEPS)
         self.folder, self.precision = Path(folder), precision
         self._shapes = None
 
