@@ -106,13 +106,13 @@ def _host(cfg, root: Path, size: int, args):
     ]
     transform = host.n_crops(pairs)
     if size == args.size:
-        dataset = _InMemory(ENDLESS, size, transform)
+        dataset = InMemory(ENDLESS, size, transform)
     else:
         dataset = _Again(host.pretrain_dataset(cfg, transform), ENDLESS)
     return host.loader(dataset, cfg.optimizer.batch_size, args.workers)
 
 
-class _InMemory:
+class InMemory:
     """What torchvision's CIFAR10 does: an array, each image turned into PIL's and transformed."""
 
     def __init__(self, count: int, size: int, transform):

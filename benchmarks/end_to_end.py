@@ -1,0 +1,134 @@
+"""Images a second of whole training runs: `ressl pretrain` beside the host's own ReSSL.
+
+    python benchmarks/end_to_end.py --pairs 3 --json end_to_end.json
+
+Ours is what the command runs: pretrain() on a folder, its run directory, metrics, checkpoints and
+callbacks included, the batched back end, the paper's stem. The host's is its class as shipped, its
+transforms, its loader with two workers and Lightning's Trainer, without any writing. Both train
+ResNet-18 at batch 64 on the same random images, arrays in memory as CIFAR's are. The rate is that
+of the steps after the first two. Above 1 is better.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+from pathlib import Path
+
+import common
+import lightning.pytorch as pl
+import numpy as np
+import torch
+import training
+from views import AHEAD, ENDLESS, InMemory
+
+from ressl_plugin import config, host, pretrain
+from ressl_plugin.views import recipe
+
+WARM = 2  # steps before the clock starts; workers have their queues filled by then at the latest
+
+
+class Clock(pl.Callback):
+    """Seconds from the end of step `warm` to the end of step `warm + steps`, EMA left out of the
+    first and of the last: it follows the hook."""
+
+    def __init__(self, warm: int, steps: int):
+        self.first, self.last, self.seconds = warm - 1, warm + steps - 1, None
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Look at the clock at both ends."""
+        if trainer.global_step == self.first + 1:
+            self.start = common.now()
+        if trainer.global_step == self.last + 1:
+            self.seconds = common.now() - self.start
+
+
+def main(argv: list[str] | None = None) -> dict[str, float]:
+    """Run the benchmark; returns its figures."""
+    parser = common.arguments(__doc__, pairs=3)
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=8, help="steps a run, after two more")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--workers", type=int, default=2, help="of the host's loader")
+    parser.add_argument("--precision", default="32-true")
+    parser.add_argument("overrides", nargs="*", help="key=value, for both sides")
+    args = parser.parse_args(argv)
+    common.begin(args)
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder)
+        images = _images(root / "images.npz", args.batch * (args.steps + WARM), args.size)
+        cfg = _config(root, images, args)
+        sides = {"ours": lambda: _ours(cfg, root, args), "host": lambda: _host(cfg, args)}
+        runs = common.alternate(sides, args.pairs)
+    middle, low, high = common.ratio(runs, "ours", "host")
+    rows = [("ressl pretrain", common.middle(runs, "ours"), middle, f"{low:.2f}-{high:.2f}", ">= 1.7"),
+            (f"host's own ({host.GENERATION})", common.middle(runs, "host"), 1.0, "", "")]  # fmt: skip
+    common.table(rows, ("", "images/s", "ratio", "range", "bar"))
+    return common.finish(args, {"images_per_s_ratio": middle})
+
+
+def _images(path: Path, count: int, size: int) -> Path:
+    random = np.random.default_rng(0)
+    shape = (count, size, size, 3)
+    np.savez(
+        path,
+        images=random.integers(0, 256, shape, dtype=np.uint8),
+        labels=random.integers(0, 10, count),
+    )
+    return path
+
+
+def _config(root: Path, images: Path, args):
+    cfg = config.load("cifar/ressl", [
+        "data.dataset=custom", "data.format=npz", f"data.train_path={images}",
+        "data.val_path=null", "data.backend=batched", "batchnorm.groups=0",
+        f"optimizer.batch_size={args.batch}", f"backbone.name={args.backbone}",
+        f"precision={args.precision}", "devices=1", "knn_eval.enabled=false", "max_epochs=1",
+        "enable_progress_bar=false", "enable_model_summary=false", *args.overrides,
+    ])  # fmt: skip
+    for entry in cfg.augmentations:
+        entry.crop_size = args.size
+    return config.finish(cfg)
+
+
+def _ours(cfg, root: Path, args) -> float:
+    cfg = training.changed(cfg, {"run_dir": tempfile.mkdtemp(dir=root)})
+    clock = Clock(WARM, args.steps)
+    logging.disable(logging.WARNING)
+    with contextlib.redirect_stdout(io.StringIO()):
+        pretrain.pretrain(cfg, callbacks=[clock])
+    logging.disable(logging.NOTSET)
+    return args.steps * args.batch / clock.seconds
+
+
+def _host(cfg, args) -> float:
+    """The host's own, on its CIFAR settings: so it makes the stem for small images."""
+    cfg = training.changed(cfg, {"data__dataset": "cifar10", "data__num_classes": 10,
+                                 "data__num_large_crops": 2, "data__num_small_crops": 0})  # fmt: skip
+    cfg = pretrain.scale(pretrain.runnable(cfg))
+    entries = recipe.expand(cfg.augmentations)
+    pairs = [(host.view_transform("cifar10", entry), 1) for entry in entries]
+    dataset = InMemory(ENDLESS, args.size, host.n_crops(pairs))
+    loader = host.loader(dataset, args.batch, args.workers)
+    clock = Clock(WARM + AHEAD, args.steps)
+    trainer = pl.Trainer(
+        max_steps=WARM + AHEAD + args.steps,
+        callbacks=[clock],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator=cfg.accelerator,
+        devices=1,
+        precision=args.precision,
+    )
+    torch.manual_seed(0)
+    trainer.fit(training.hosts(cfg), loader)
+    return args.steps * args.batch / clock.seconds
+
+
+if __name__ == "__main__":
+    main()
