@@ -88,7 +88,7 @@ def finetune(
     labels: float | str | Path = 0.01,
     epochs: int = 20,
     lr_backbone: float = 0.01,
-    lr_head: float = 1.0,
+    lr_head: float = 0.2,
     batch_size: int = 256,
     num_workers: int = 0,
     seed: int = 0,
@@ -101,7 +101,7 @@ def finetune(
         backbone: images (N, C, H, W) -> features (N, d).
         train: (image, target) with training augmentation, and `targets`; val: clean images.
         labels: share or list, see `labelled_rows`.
-        lr_backbone, lr_head: for this batch size; not scaled.
+        lr_backbone, lr_head: for a batch of 256; multiplied by batch_size / 256.
 
     Returns:
         {"top1", "top5" (%), "n" (labelled images), "seed"} after the last epoch.
@@ -110,6 +110,7 @@ def finetune(
         UserError: labels missing, or the training diverged.
     """
     rows = labelled_rows(train, labels, seed)
+    scale = batch_size / 256
     classes = int(max(np.max(train.targets), np.max(val.targets))) + 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -125,8 +126,8 @@ def finetune(
         )
         head = nn.Linear(_width(network, val, device), classes).to(device)
         groups = [
-            {"params": list(network.parameters()), "lr": lr_backbone},
-            {"params": list(head.parameters()), "lr": lr_head},
+            {"params": list(network.parameters()), "lr": lr_backbone * scale},
+            {"params": list(head.parameters()), "lr": lr_head * scale},
         ]
         sgd = torch.optim.SGD(groups, momentum=0.9)
         drops = sorted({max(1, round(share * epochs)) for share in DECAY_AT})

@@ -37,7 +37,7 @@ def test_it_learns_repeats_and_leaves_the_backbone_alone():
     train, val = digits()
     backbone = network().eval()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    settings = {"epochs": 10, "lr_backbone": 0.05, "lr_head": 0.5, "batch_size": 64}
+    settings = {"epochs": 10, "lr_backbone": 0.2, "lr_head": 2.0, "batch_size": 64}
     first, again = (
         finetune(backbone, train, val, 0.1, **settings, progress=False) for _ in range(2)
     )
