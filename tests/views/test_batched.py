@@ -138,7 +138,7 @@ def test_boxes_follow_the_law_of_random_resized_crop(shape, area):
 
 
 def test_the_compiled_core_draws_what_the_plain_one_does():
-    """With all operations, as each has a second form there. Not compiled here: that takes minutes."""
+    """With all operations, as each has a second form there. Not compiled: that takes minutes."""
     recipe = read([{**PAIR[0], **EVERYTHING}, PAIR[1]])
     plain = batched.draw(images(), recipe, seeded(0))
     dense = batched.draw(images(), recipe, seeded(0), core=batched.apply_dense)
