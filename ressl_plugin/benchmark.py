@@ -45,14 +45,15 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
     """
     base = config.finish(config.load(target, overrides))
     settings = read_methods(base)
-    names = list(dict.fromkeys(methods or settings))
+    usual = [name for name, its in settings.items() if its.get("by_default", True)]
+    names = list(dict.fromkeys(methods or usual))
     unknown = [name for name in names if name not in settings]
     if unknown:
         raise UserError(f"--methods {' '.join(unknown)}: known are {', '.join(settings)}")
     plan = [(name, seed) for seed in dict.fromkeys(seeds) for name in names]
     cells = [cell_config(base, name, settings[name], seed, out) for name, seed in plan]
     for cfg in cells:
-        _same_experiment(cfg)
+        same_experiment(cfg)
     for i, cfg in enumerate(cells, 1):
         print(f"[{i}/{len(cells)}] {cfg.run_dir}", flush=True)
         run_cell(cfg)
@@ -116,7 +117,7 @@ def views(base: DictConfig, kind: str) -> list[dict]:
     raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair or weak")
 
 
-def _same_experiment(cfg: DictConfig) -> None:
+def same_experiment(cfg: DictConfig) -> None:
     """A cell that is there must have been made with this config, accelerator and all."""
     file = Path(cfg.run_dir) / "config.yaml"
     if not file.is_file():

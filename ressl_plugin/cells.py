@@ -17,6 +17,7 @@ METHODS = {
     "mocov2plus": "MoCoV2",
     "swav": "SwAV",
     "supervised": "Supervised",
+    "random": "Random",
 }
 # Tables 6 to 10 spell one method otherwise
 LATER = {"MoCoV2": "MoCo v2"}

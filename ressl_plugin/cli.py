@@ -59,13 +59,15 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All subcommands and their arguments."""
+    from ressl_plugin import cli_experiments
+
     top = argparse.ArgumentParser(
         "ressl", description="ReSSL for solo-learn: pre-train, evaluate, compare."
     )
     top.add_argument("--version", action="version", version=f"ressl_plugin {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_pretrain, _linear, _knn, _compare, _lowshot, _finetune, _figures, _table,
-                _benchmark, _views, _data, _import, _export):  # fmt: skip
+                cli_experiments.paper, cli_experiments.benchmark, _views, _data, _import, _export):  # fmt: skip
         add(commands)
     return top
 
@@ -218,20 +220,6 @@ def _table(commands):
     sub = _command(commands, "table", call, help="runs side by side with the paper's numbers")
     sub.add_argument("runs", nargs="+", type=Path)
     sub.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
-
-
-def _benchmark(commands):
-    def call(args):
-        from ressl_plugin import benchmark
-
-        target, overrides = _read_config(args)
-        benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out)
-
-    sub = _command(commands, "benchmark", call, help="several methods on the same data and budget")
-    _with_config(sub)
-    sub.add_argument("--methods", nargs="+", help="default: all seven")
-    sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    sub.add_argument("--out", type=Path, default=Path("runs/benchmark"))
 
 
 def _views(commands):

@@ -1,0 +1,42 @@
+"""`ressl paper` and `ressl benchmark`: arguments of the commands that run many trainings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ressl_plugin.cli import _command, _read_config, _with_config
+
+
+def paper(commands):
+    """Add `ressl paper`."""
+
+    def call(args):
+        from ressl_plugin import reproduce
+
+        reproduce.reproduce(args.name, args.overrides, args.out, args.data, args.fast, args.voc,
+                            args.device)  # fmt: skip
+
+    sub = _command(commands, "paper", call, help="a table or figure of the paper, run and printed")
+    sub.add_argument("name", help="table1 ... table10, figure2, figure3, or a YAML file")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="for every cell")
+    sub.add_argument("--data", nargs="+", metavar="NAME", help="only these data sets")
+    sub.add_argument("--out", type=Path, default=Path("runs/paper"))
+    sub.add_argument("--fast", action="store_true", help="linear: on features extracted once")
+    sub.add_argument("--voc", type=Path, help="VOCdevkit folder, for Table 9")
+    sub.add_argument("--device", default="auto")
+
+
+def benchmark(commands):
+    """Add `ressl benchmark`."""
+
+    def call(args):
+        from ressl_plugin import benchmark
+
+        target, overrides = _read_config(args)
+        benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out)
+
+    sub = _command(commands, "benchmark", call, help="several methods on the same data and budget")
+    _with_config(sub)
+    sub.add_argument("--methods", nargs="+", help="default: all seven")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
+    sub.add_argument("--out", type=Path, default=Path("runs/benchmark"))

@@ -1,0 +1,7 @@
+#!/usr/bin/env bash
+# Table 7 of the paper beside our numbers; a finished cell is not run again.
+# Usage: bash scripts/paper/table7.sh [key=value ...] [--data NAME ...] [--out runs/paper]
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+PATH="$PWD/.venv/bin:$PATH"
+exec ressl paper table7 "$@"
