@@ -8,8 +8,8 @@ import runpy
 import sys
 from pathlib import Path
 
-from ressl_plugin import register
 from ressl_plugin.errors import UserError
+from ressl_plugin.registry import register_for_host_scripts
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
         print(f"ressl_plugin: error: {script}: no such script", file=sys.stderr)
         return 2
     try:
-        register()
+        register_for_host_scripts()
     except UserError as error:
         print(f"ressl_plugin: error: {error}", file=sys.stderr)
         return 2

@@ -113,6 +113,8 @@ def _pretrain(commands):
         from ressl_plugin.distributed import launched_first
         from ressl_plugin.pretrain import pretrain
 
+        # Lightning sets its own level on import; what it would say is said by us or not needed
+        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         folder = pretrain(cfg)
         if launched_first():
             print(f"run: {folder}")
@@ -199,7 +201,7 @@ def _finetune(commands):
     sub.add_argument("--labels", default="0.01", help="a fraction, or a file of image names")
     sub.add_argument("--epochs", type=int, default=20)
     sub.add_argument("--lr-backbone", type=float, default=0.01)
-    sub.add_argument("--lr-head", type=float, default=1.0)
+    sub.add_argument("--lr-head", type=float, default=0.2)
 
 
 def _figures(commands):
@@ -215,10 +217,15 @@ def _table(commands):
     def call(args):
         from ressl_plugin import tables
 
-        print(tables.table(args.runs, args.format))
+        if args.paper:
+            print(tables.paper_table(args.paper, args.runs, args.format))
+        else:
+            print(tables.table(args.runs, args.format))
 
     sub = _command(commands, "table", call, help="runs side by side with the paper's numbers")
     sub.add_argument("runs", nargs="+", type=Path)
+    sub.add_argument("--paper", type=int, choices=range(1, 11), metavar="1-10",
+                     help="in the layout of this table of the paper")
     sub.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import sys
 
@@ -22,6 +23,15 @@ def register() -> None:
     host.METHODS["ressl_host"] = host.METHODS["ressl"]
     host.METHODS["ressl"] = ReSSL
     _say("ressl_plugin: METHODS['ressl'] is the plugin's, METHODS['ressl_host'] the host's own")
+
+
+def register_for_host_scripts() -> None:
+    """`register`, and the host's own DALI pipelines mended, where DALI is installed."""
+    register()
+    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
+        from ressl_plugin.host import dali
+
+        dali.mend()
 
 
 def _say(line: str) -> None:

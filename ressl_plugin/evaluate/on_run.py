@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin import config, data, results, tables
+from ressl_plugin.cells import method_name
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features
 from ressl_plugin.run import Run, open_run
@@ -143,9 +144,8 @@ def compare(path, overrides, draws=10, device="auto") -> None:
         raise UserError(f"--draws {draws}: at least 2, or there is no spread to state")
     run = with_overrides(path, overrides)
     splits = Splits(run, device_named(device))
-    name = "ReSSL" if run.cfg.method == "ressl" else run.cfg.method
     representations = {
-        name: splits.of(run.backbone()),
+        method_name(run.cfg): splits.of(run.backbone()),
         "untrained backbone": splits.of(run.backbone(trained=False)),
         "raw pixels": splits.pixels(),
     }
@@ -174,7 +174,8 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
         spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
         print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}")
         _append(run, "lowshot", f"{protocol}, {cell['count']} a class", metric, cell["mean"],
-                spread=cell["spread"], seeds=cell["seeds"])
+                spread=cell["spread"], seeds=cell["seeds"],
+                details={k: cell[k] for k in ("cost", "ap", "sampling") if k in cell})
 
 
 def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto") -> None:
@@ -218,7 +219,7 @@ def figures(path, overrides, device="auto") -> list[Path]:
         run.backbone(trained=False), splits.loader("val"), splits.device
     )
     classes = splits.loader("val").dataset.classes
-    spaces = {"untrained": untrained, run.cfg.method: x}
+    spaces = {"untrained": untrained, method_name(run.cfg): x}
     made += drawing.feature_space(spaces, y, folder / "features", classes)
     made += drawing.neighbours_of_run(run, folder / "neighbours", splits.device)
     for file in made:
