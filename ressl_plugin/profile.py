@@ -53,7 +53,7 @@ class Phases(pl.Callback):
         self._marks: list[tuple[str, float | torch.cuda.Event]] = []
         self._inside = ["loop"]
         self._undo: list = []
-        self._cuda = False
+        self._cuda = self._over = False
 
     def seconds(self) -> dict[str, float]:
         """Phase -> seconds a step, every phase that occurred; empty before `warm` steps."""
@@ -66,6 +66,8 @@ class Phases(pl.Callback):
         return {p: total[p] / self.measured for p in PHASES if p in total and self.measured}
 
     def _mark(self) -> None:
+        if self._over:
+            return
         if self._cuda:
             at = torch.cuda.Event(enable_timing=True)
             at.record()
@@ -132,6 +134,8 @@ class Phases(pl.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """A step's measurement ends and the next one's begins; the EMA comes just after this."""
+        if self._over:
+            return
         self._seen += 1
         self._inside[:] = ["loop"]
         if self._seen == self.warm:
@@ -164,6 +168,7 @@ class Phases(pl.Callback):
 
     def done(self, trainer, module) -> None:
         """Take the clocks away."""
+        self._over = True
         while self._undo:
             self._undo.pop()()
 
