@@ -67,7 +67,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"ressl_plugin {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for add in (_pretrain, _linear, _knn, _compare, _lowshot, _finetune, _figures, _table,
-                cli_experiments.paper, cli_experiments.benchmark, _views, _data, _import, _export):  # fmt: skip
+                cli_experiments.paper, cli_experiments.benchmark, _views, _data, _import,
+                _export):  # fmt: skip
         add(commands)
     return top
 
