@@ -8,7 +8,7 @@ top level too, as in the host.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Optional  # noqa: UP035 - OmegaConf reads these annotations at run time
+from typing import Any
 
 MISSING = "???"  # OmegaConf's mark for "must be given"
 
@@ -46,23 +46,23 @@ class BatchNorm:
 class Momentum:
     base_tau: float = 0.99  # m of Eq. 6; constant when base_tau == final_tau
     final_tau: float = 1.0
-    classifier: Optional[bool] = False
+    classifier: bool | None = False
 
 
 @dataclass
 class Data:
     dataset: str = MISSING
-    train_path: Optional[str] = None
-    val_path: Optional[str] = None
+    train_path: str | None = None
+    val_path: str | None = None
     format: str = "image_folder"  # image_folder, dali, h5, + npz
     num_workers: int = 4
     no_labels: bool = False
     fraction: float = -1
-    num_classes: Optional[int] = None
-    num_large_crops: Optional[int] = None
-    num_small_crops: Optional[int] = None
+    num_classes: int | None = None
+    num_large_crops: int | None = None
+    num_small_crops: int | None = None
     backend: str = "auto"  # + who draws the views: auto, host, dali, batched
-    image_size: Optional[int] = None  # + side of the images kept in memory / evaluated on
+    image_size: int | None = None  # + side of the images kept in memory / evaluated on
     download: bool = False  # + let torchvision fetch cifar and stl10
     check: bool = True  # + look for unreadable images before training
 
@@ -83,7 +83,7 @@ class Optimizer:
     classifier_lr: float = 0.1
     weight_decay: float = 0.0
     exclude_bias_n_norm_wd: bool = False
-    token_learner: Optional[Any] = None
+    token_learner: Any | None = None
     layer_decay: float = 0.0
     kwargs: dict[str, Any] = field(default_factory=dict)
 
@@ -94,7 +94,7 @@ class Scheduler:
     warmup_epochs: float = 10
     warmup_start_lr: float = 3e-5
     min_lr: float = 0.0
-    lr_decay_steps: Optional[list[int]] = None
+    lr_decay_steps: list[int] | None = None
     interval: str = "step"
 
 
@@ -131,7 +131,7 @@ class AutoResume:
 @dataclass
 class Wandb:
     enabled: bool = False
-    entity: Optional[str] = None
+    entity: str | None = None
     project: str = "solo-learn"
     offline: bool = False
 
@@ -163,7 +163,7 @@ class Config:
     devices: Any = 1
     num_nodes: int = 1
     accelerator: str = "auto"
-    strategy: Optional[str] = None
+    strategy: str | None = None
     precision: Any = "32-true"
     sync_batchnorm: bool = False
     accumulate_grad_batches: int = 1
@@ -179,13 +179,13 @@ class Config:
     performance: Performance = field(default_factory=Performance)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     auto_resume: AutoResume = field(default_factory=AutoResume)
-    resume_from_checkpoint: Optional[str] = None
+    resume_from_checkpoint: str | None = None
     wandb: Wandb = field(default_factory=Wandb)
     dali: Dali = field(default_factory=Dali)
     auto_umap: AutoUmap = field(default_factory=AutoUmap)
     faults: Faults = field(default_factory=Faults)
     debug_augmentations: bool = False
-    run_dir: Optional[str] = None  # + default runs/<name>
+    run_dir: str | None = None  # + default runs/<name>
     resume: Any = False  # + true: continue run_dir; or a path
     resume_force: bool = False  # + continue although the config differs
     profile: bool = False  # + write a table of where the time goes
@@ -202,7 +202,7 @@ class LinearConfig:
     max_epochs: int = 100
     devices: Any = 1
     accelerator: str = "auto"
-    strategy: Optional[str] = None
+    strategy: str | None = None
     precision: Any = "32-true"
     sync_batchnorm: bool = False
     accumulate_grad_batches: int = 1

@@ -73,7 +73,8 @@ class Splits:
 
     def pixels(self) -> tuple:
         """The same of raw pixels."""
-        return (*features.raw_pixels(self.loader("train")), *features.raw_pixels(self.loader("val")))
+        train = features.raw_pixels(self.loader("train"))
+        return (*train, *features.raw_pixels(self.loader("val")))
 
 
 def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="auto") -> None:
@@ -200,7 +201,8 @@ def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto
     )
     for metric in ("top1", "top5"):
         _append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed])
-    print(f"fine-tuned on {found['n']} images: top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
+    accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
+    print(f"fine-tuned on {found['n']} images: {accuracies}")
 
 
 def figures(path, overrides, device="auto") -> list[Path]:
