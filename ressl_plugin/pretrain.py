@@ -209,6 +209,7 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
     settings = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": cfg.performance.log_every,
+        "check_val_every_n_epoch": cfg.knn_eval.every if cfg.knn_eval.enabled else 1,
         "use_distributed_sampler": False,  # every back end shards its own data
         "strategy": strategy(cfg),
         "benchmark": True,
