@@ -31,17 +31,16 @@ WARM = 2  # steps before the clock starts; workers have their queues filled by t
 
 
 class Clock(pl.Callback):
-    """Seconds from the end of step `warm` to the end of step `warm + steps`, EMA left out of the
-    first and of the last: it follows the hook."""
+    """Seconds from the end of step `warm` to the end of step `warm + steps`."""
 
     def __init__(self, warm: int, steps: int):
-        self.first, self.last, self.seconds = warm - 1, warm + steps - 1, None
+        self.first, self.last, self.seconds = warm, warm + steps, None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Look at the clock at both ends."""
-        if trainer.global_step == self.first + 1:
+        if trainer.global_step == self.first:
             self.start = common.now()
-        if trainer.global_step == self.last + 1:
+        if trainer.global_step == self.last:
             self.seconds = common.now() - self.start
 
 
@@ -53,69 +52,70 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--steps", type=int, default=8, help="steps a run, after two more")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--workers", type=int, default=2, help="of the host's loader")
-    parser.add_argument("--precision", default="32-true")
-    parser.add_argument("overrides", nargs="*", help="key=value, for both sides")
     args = parser.parse_args(argv)
     common.begin(args)
     with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        images = _images(root / "images.npz", args.batch * (args.steps + WARM), args.size)
-        cfg = _config(root, images, args)
-        sides = {"ours": lambda: _ours(cfg, root, args), "host": lambda: _host(cfg, args)}
-        runs = common.alternate(sides, args.pairs)
+        count = args.batch * (args.steps + WARM)
+        images = random_npz(Path(folder) / "images.npz", count, args.size)
+        cfg = run_config(images, args.size, [
+            f"optimizer.batch_size={args.batch}", f"backbone.name={args.backbone}",
+            "batchnorm.groups=0", "precision=32-true", "max_epochs=1",
+        ])  # fmt: skip
+        runs = common.alternate({
+            "ours": lambda: ours(cfg, folder, args.steps),
+            "host": lambda: hosts(cfg, args.size, args.steps, args.workers),
+        }, args.pairs)  # fmt: skip
     middle, low, high = common.ratio(runs, "ours", "host")
-    rows = [("ressl pretrain", common.middle(runs, "ours"), middle, f"{low:.2f}-{high:.2f}", ">= 1.7"),
-            (f"host's own ({host.GENERATION})", common.middle(runs, "host"), 1.0, "", "")]  # fmt: skip
-    common.table(rows, ("", "images/s", "ratio", "range", "bar"))
+    common.table([
+        ("ressl pretrain", common.middle(runs, "ours"), middle, f"{low:.2f}-{high:.2f}", ">= 1.7"),
+        (f"host's own ({host.GENERATION})", common.middle(runs, "host"), 1.0, "", ""),
+    ], ("", "images/s", "ratio", "range", "bar"))  # fmt: skip
     return common.finish(args, {"images_per_s_ratio": middle})
 
 
-def _images(path: Path, count: int, size: int) -> Path:
+def random_npz(path: Path, count: int, size: int) -> Path:
+    """A file of random images (count, size, size, 3) in ten classes."""
     random = np.random.default_rng(0)
-    shape = (count, size, size, 3)
-    np.savez(
-        path,
-        images=random.integers(0, 256, shape, dtype=np.uint8),
-        labels=random.integers(0, 10, count),
-    )
+    images = random.integers(0, 256, (count, size, size, 3), dtype=np.uint8)
+    np.savez(path, images=images, labels=random.integers(0, 10, count))
     return path
 
 
-def _config(root: Path, images: Path, args):
+def run_config(images: Path, size: int, overrides: list[str]):
+    """The CIFAR-10 recipe on a file of images, for one device."""
     cfg = config.load("cifar/ressl", [
         "data.dataset=custom", "data.format=npz", f"data.train_path={images}",
-        "data.val_path=null", "data.backend=batched", "batchnorm.groups=0",
-        f"optimizer.batch_size={args.batch}", f"backbone.name={args.backbone}",
-        f"precision={args.precision}", "devices=1", "knn_eval.enabled=false", "max_epochs=1",
-        "enable_progress_bar=false", "enable_model_summary=false", *args.overrides,
+        "data.val_path=null", "data.backend=batched", "devices=1", "knn_eval.enabled=false",
+        "enable_progress_bar=false", "enable_model_summary=false", *overrides,
     ])  # fmt: skip
     for entry in cfg.augmentations:
-        entry.crop_size = args.size
+        entry.crop_size = size
     return config.finish(cfg)
 
 
-def _ours(cfg, root: Path, args) -> float:
-    cfg = training.changed(cfg, {"run_dir": tempfile.mkdtemp(dir=root)})
-    clock = Clock(WARM, args.steps)
+def ours(cfg, folder: Path, steps: int, warm: int = WARM) -> float:
+    """Images a second of `ressl pretrain` in a fresh run directory under `folder`."""
+    cfg = training.changed(cfg, {"run_dir": tempfile.mkdtemp(dir=folder)})
+    clock = Clock(warm, steps)
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):
         pretrain.pretrain(cfg, callbacks=[clock])
     logging.disable(logging.NOTSET)
-    return args.steps * args.batch / clock.seconds
+    return steps * cfg.optimizer.batch_size / clock.seconds
 
 
-def _host(cfg, args) -> float:
-    """The host's own, on its CIFAR settings: so it makes the stem for small images."""
+def hosts(cfg, size: int, steps: int, workers: int, warm: int = WARM + AHEAD) -> float:
+    """Images a second of the host's own, on its CIFAR settings: so it makes its small stem."""
     cfg = training.changed(cfg, {"data__dataset": "cifar10", "data__num_classes": 10,
                                  "data__num_large_crops": 2, "data__num_small_crops": 0})  # fmt: skip
     cfg = pretrain.scale(pretrain.runnable(cfg))
     entries = recipe.expand(cfg.augmentations)
     pairs = [(host.view_transform("cifar10", entry), 1) for entry in entries]
-    dataset = InMemory(ENDLESS, args.size, host.n_crops(pairs))
-    loader = host.loader(dataset, args.batch, args.workers)
-    clock = Clock(WARM + AHEAD, args.steps)
+    dataset = InMemory(ENDLESS, size, host.n_crops(pairs))
+    loader = host.loader(dataset, cfg.optimizer.batch_size, workers)
+    clock = Clock(warm, steps)
     trainer = pl.Trainer(
-        max_steps=WARM + AHEAD + args.steps,
+        max_steps=warm + steps,
         callbacks=[clock],
         logger=False,
         enable_checkpointing=False,
@@ -123,11 +123,11 @@ def _host(cfg, args) -> float:
         enable_model_summary=False,
         accelerator=cfg.accelerator,
         devices=1,
-        precision=args.precision,
+        precision=cfg.precision,
     )
     torch.manual_seed(0)
     trainer.fit(training.hosts(cfg), loader)
-    return args.steps * args.batch / clock.seconds
+    return steps * cfg.optimizer.batch_size / clock.seconds
 
 
 if __name__ == "__main__":
