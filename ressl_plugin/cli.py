@@ -9,7 +9,8 @@ import sys
 import warnings
 from pathlib import Path
 
-from ressl_plugin import __version__
+from ressl_plugin import __version__, cli_experiments, cli_run
+from ressl_plugin.arguments import command, read_config, with_config
 from ressl_plugin.errors import UserError
 
 USER_MISTAKE, FAULT, INTERRUPTED = 2, 3, 130
@@ -59,53 +60,23 @@ def main(argv: list[str] | None = None) -> int:
 
 def parser() -> argparse.ArgumentParser:
     """All subcommands and their arguments."""
-    from ressl_plugin import cli_experiments
-
     top = argparse.ArgumentParser(
         "ressl", description="ReSSL for solo-learn: pre-train, evaluate, compare."
     )
     top.add_argument("--version", action="version", version=f"ressl_plugin {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for add in (_pretrain, _linear, _knn, _compare, _lowshot, _finetune, _figures, _table,
-                cli_experiments.paper, cli_experiments.benchmark, _views, _data, _import,
+    experiments = (cli_experiments.paper, cli_experiments.benchmark)
+    for add in (_pretrain, *cli_run.COMMANDS, _table, *experiments, _views, _data, _import,
                 _export):  # fmt: skip
         add(commands)
     return top
-
-
-def _command(commands, name, call, **kwargs):
-    sub = commands.add_parser(name, **kwargs)
-    sub.set_defaults(call=call)
-    return sub
-
-
-def _with_config(sub):
-    sub.add_argument("words", nargs="*", metavar="CONFIG|key=value",
-                     help="a YAML file or a recipe such as digits/ressl, and Hydra overrides")
-    sub.add_argument("--config-path", "-cp", help="folder of --config-name, as in the host's scripts")
-    sub.add_argument("--config-name", "-cn")
-    sub.add_argument("--cfg", nargs="?", const="job", help="print the resolved config and stop")
-
-
-def _read_config(args):
-    """(config's name or path, overrides) of the command line."""
-    overrides = [w for w in args.words if "=" in w or w.startswith("~")]
-    names = [w for w in args.words if w not in overrides]
-    if args.config_name:
-        names.append(str(Path(args.config_path or ".") / args.config_name))
-    if len(names) != 1:
-        from ressl_plugin import config
-
-        known = ", ".join(config.recipes())
-        raise UserError(f"one config is needed, got {names or 'none'}; a YAML file or one of {known}")
-    return names[0], overrides
 
 
 def _pretrain(commands):
     def call(args):
         from ressl_plugin import config, sweep
 
-        target, overrides = _read_config(args)
+        target, overrides = read_config(args)
         if args.multirun:
             return sweep.multirun(target, overrides)
         cfg = config.finish(config.load(target, overrides))
@@ -120,8 +91,8 @@ def _pretrain(commands):
         if launched_first():
             print(f"run: {folder}")
 
-    sub = _command(commands, "pretrain", call, help="pre-train a method into a run directory")
-    _with_config(sub)
+    sub = command(commands, "pretrain", call, help="pre-train a method into a run directory")
+    with_config(sub)
     sub.add_argument("--multirun", "-m", action="store_true", help="a=1,2 b=3,4: every combination")
 
 
@@ -129,89 +100,6 @@ def _show(cfg):
     from omegaconf import OmegaConf
 
     print(OmegaConf.to_yaml(cfg), end="")
-
-
-def _on_run(sub):
-    sub.add_argument("run", help="a run directory or a checkpoint in one")
-    sub.add_argument("overrides", nargs="*", metavar="key=value",
-                     help="other values than the run's own, such as data.val_path=DIR")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
-
-
-def _linear(commands):
-    def call(args):
-        from ressl_plugin.evaluate import on_run
-
-        target, overrides = _read_config(args)
-        on_run.linear(target, overrides, args.protocol, args.fast, args.device, bool(args.cfg))
-
-    sub = _command(commands, "linear", call, help="linear classifier on the frozen backbone")
-    _with_config(sub)
-    sub.add_argument("--protocol", choices=("small", "imagenet"), help="default: by crop size")
-    sub.add_argument("--fast", action="store_true", help="on features extracted once")
-    sub.add_argument("--device", default="auto")
-
-
-def _knn(commands):
-    def call(args):
-        from ressl_plugin.evaluate import on_run
-
-        on_run.knn(args.run, args.overrides, args.k, args.temperature, args.distance, args.device)
-
-    sub = _command(commands, "knn", call, help="weighted kNN on features of clean images")
-    _on_run(sub)
-    sub.add_argument("--k", type=int, nargs="+", help="default: a sweep")
-    sub.add_argument("--temperature", type=float, nargs="+", help="default: a sweep")
-    sub.add_argument("--distance", choices=("cosine", "euclidean"), default="cosine")
-
-
-def _compare(commands):
-    def call(args):
-        from ressl_plugin.evaluate import on_run
-
-        on_run.compare(args.run, args.overrides, args.draws, args.device)
-
-    sub = _command(commands, "compare", call,
-                   help="the run's features beside the untrained backbone's and raw pixels")
-    _on_run(sub)
-    sub.add_argument("--draws", type=int, default=10, help="draws of the labelled images")
-
-
-def _lowshot(commands):
-    def call(args):
-        from ressl_plugin.evaluate import on_run
-
-        on_run.lowshot(args.run, args.overrides, args.voc, args.per_class, args.draws, args.device)
-
-    sub = _command(commands, "lowshot", call, help="linear SVMs on few labels (Table 9)")
-    _on_run(sub)
-    sub.add_argument("--voc", type=Path, help="VOCdevkit folder; default: the run's own data")
-    sub.add_argument("--per-class", nargs="+", default=["16", "32", "64", "full"])
-    sub.add_argument("--draws", type=int, default=5)
-
-
-def _finetune(commands):
-    def call(args):
-        from ressl_plugin.evaluate import on_run
-
-        on_run.finetune(args.run, args.overrides, args.labels, args.epochs, args.lr_backbone,
-                        args.lr_head, args.device)
-
-    sub = _command(commands, "finetune", call, help="the whole network on few labels (Table 10)")
-    _on_run(sub)
-    sub.add_argument("--labels", default="0.01", help="a fraction, or a file of image names")
-    sub.add_argument("--epochs", type=int, default=20)
-    sub.add_argument("--lr-backbone", type=float, default=0.01)
-    sub.add_argument("--lr-head", type=float, default=0.2)
-
-
-def _figures(commands):
-    def call(args):
-        from ressl_plugin.evaluate import on_run
-
-        on_run.figures(args.run, args.overrides, args.device)
-
-    _on_run(_command(commands, "figures", call, help="curves, feature space, neighbours"))
 
 
 def _table(commands):
@@ -223,7 +111,7 @@ def _table(commands):
         else:
             print(tables.table(args.runs, args.format))
 
-    sub = _command(commands, "table", call, help="runs side by side with the paper's numbers")
+    sub = command(commands, "table", call, help="runs side by side with the paper's numbers")
     sub.add_argument("runs", nargs="+", type=Path)
     sub.add_argument("--paper", type=int, choices=range(1, 11), metavar="1-10",
                      help="in the layout of this table of the paper")
@@ -234,11 +122,11 @@ def _views(commands):
     def call(args):
         from ressl_plugin import contact
 
-        target, overrides = _read_config(args)
+        target, overrides = read_config(args)
         print(contact.write(target, overrides, args.out, args.images, args.backend))
 
-    sub = _command(commands, "views", call, help="a picture of a few images and their views")
-    _with_config(sub)
+    sub = command(commands, "views", call, help="a picture of a few images and their views")
+    with_config(sub)
     sub.add_argument("--out", type=Path, default=Path("views.png"))
     sub.add_argument("--images", type=int, default=6)
     sub.add_argument("--backend", choices=("host", "dali", "batched"), default="batched")
@@ -257,7 +145,7 @@ def _data(commands):
         else:
             print(data.arrange_tiny_imagenet(args.folder))
 
-    sub = _command(commands, "data", call, help="make, arrange or check a folder of images")
+    sub = command(commands, "data", call, help="make, arrange or check a folder of images")
     sub.add_argument("what", choices=("digits", "check", "tiny-imagenet"))
     sub.add_argument("folder", type=Path)
     sub.add_argument("--no-labels", action="store_true", help="check: a flat folder of images")
@@ -267,11 +155,11 @@ def _import(commands):
     def call(args):
         from ressl_plugin import exchange_run
 
-        print(exchange_run.import_run(args.checkpoint, *_read_config(args), out=args.out))
+        print(exchange_run.import_run(args.checkpoint, *read_config(args), out=args.out))
 
-    sub = _command(commands, "import", call, help="another code's checkpoint into a run directory")
+    sub = command(commands, "import", call, help="another code's checkpoint into a run directory")
     sub.add_argument("checkpoint", type=Path)
-    _with_config(sub)
+    with_config(sub)
     sub.add_argument("--out", type=Path, required=True, help="run directory to make")
 
 
@@ -281,7 +169,7 @@ def _export(commands):
 
         print(exchange_run.export_run(args.run, args.out, args.flavour))
 
-    sub = _command(commands, "export", call, help="the backbone as safetensors and a JSON")
+    sub = command(commands, "export", call, help="the backbone as safetensors and a JSON")
     sub.add_argument("run")
     sub.add_argument("out", type=Path)
     sub.add_argument("--flavour", choices=("torchvision", "timm"), help="default: by backbone")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ressl_plugin.cli import _command, _read_config, _with_config
+from ressl_plugin.arguments import command, read_config, with_config
 
 
 def paper(commands):
@@ -16,7 +16,7 @@ def paper(commands):
         reproduce.reproduce(args.name, args.overrides, args.out, args.data, args.fast, args.voc,
                             args.device)  # fmt: skip
 
-    sub = _command(commands, "paper", call, help="a table or figure of the paper, run and printed")
+    sub = command(commands, "paper", call, help="a table or figure of the paper, run and printed")
     sub.add_argument("name", help="table1 ... table10, figure2, figure3, or a YAML file")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="for every cell")
     sub.add_argument("--data", nargs="+", metavar="NAME", help="only these data sets")
@@ -32,11 +32,11 @@ def benchmark(commands):
     def call(args):
         from ressl_plugin import benchmark
 
-        target, overrides = _read_config(args)
+        target, overrides = read_config(args)
         benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out)
 
-    sub = _command(commands, "benchmark", call, help="several methods on the same data and budget")
-    _with_config(sub)
+    sub = command(commands, "benchmark", call, help="several methods on the same data and budget")
+    with_config(sub)
     sub.add_argument("--methods", nargs="+", help="default: all seven")
     sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     sub.add_argument("--out", type=Path, default=Path("runs/benchmark"))
