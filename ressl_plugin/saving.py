@@ -193,13 +193,17 @@ class CheckpointCallback(Callback):
 
     def on_train_start(self, trainer, pl_module):
         self._install_handlers()
-        if self._states is None:
-            return
-        restore_rng(self._states[trainer.global_rank])
-        self._states = None
-        if trainer.fit_loop.resumed_on_epoch_end:
-            # Lightning began this epoch's iteration before the generators were restored
-            iter(trainer.fit_loop._data_fetcher)
+        states, self._states = self._states, None
+        if states is not None:
+            restore_rng(states[trainer.global_rank])
+        # Lightning has begun this epoch's iteration: before the generators were restored, and
+        # before the loader's position was known if something asked how many steps there will be
+        # (`estimated_stepping_batches`).
+        loop = trainer.fit_loop
+        late = bool(loop._combined_loader_states_to_load) and loop.restarting
+        loop._load_combined_loader_states()
+        if late or (states is not None and loop.resumed_on_epoch_end):
+            iter(loop._data_fetcher)
 
     # Signals
 

@@ -101,7 +101,9 @@ class Toy(pl.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.SGD(self.student.parameters(), lr=0.1, momentum=0.9)
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, STEPS)
+        # as the method does: makes Lightning set up the loader before it knows of the checkpoint
+        steps = self.trainer.estimated_stepping_batches
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         return {
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": schedule, "interval": "step"},
