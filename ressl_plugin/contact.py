@@ -5,10 +5,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 
-from ressl_plugin import config, data, host
+from ressl_plugin import config, data
 from ressl_plugin.errors import UserError
+from ressl_plugin.training_data import host_views
 from ressl_plugin.views import recipe
 
 
@@ -47,18 +49,8 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
 
 
 def _host(cfg, read, dataset, rows, originals):
-    mean, std = data.mean_std(cfg)
-    draw = host.n_crops(
-        [
-            (
-                host.view_transform(cfg.data.dataset, {"mean": mean, "std": std, **entry}),
-                entry["num_crops"],
-            )
-            for entry in recipe.expand(cfg.augmentations)
-        ]
-    )
-    drawn = [draw(image) for image in originals]
-    return [torch.stack(view) for view in zip(*drawn)]
+    draw = host_views(cfg)
+    return [torch.stack(view) for view in zip(*(draw(image) for image in originals))]
 
 
 def _batched(cfg, read, dataset, rows, originals):
@@ -66,7 +58,8 @@ def _batched(cfg, read, dataset, rows, originals):
 
     generator = torch.Generator().manual_seed(cfg.seed)
     draw = partial(batched.draw, recipe=read, generator=generator)
-    each = [draw(data.as_uint8(image)[None]) for image in originals]
+    # one at a time: their sizes may differ
+    each = [draw(torch.from_numpy(np.array(image))[None]) for image in originals]
     return [torch.cat(view) for view in zip(*each)]
 
 

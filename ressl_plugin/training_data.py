@@ -78,26 +78,20 @@ class PretrainData(pl.LightningDataModule):
         samples = getattr(self.dataset, "samples", None)
         if samples is None or not self.cfg.data.check:
             return
-        root = Path(self.cfg.data.train_path)
-        cache = self.run_dir / "cache" / "checked.json"
-        report = data.check_folder(root, labels=not self.cfg.data.no_labels, cache=cache)
-        report.refuse()
+        self._check(self.cfg.data.train_path, "train", not self.cfg.data.no_labels)
+        if self.has_val:
+            self._check(self.cfg.data.val_path, "val", True)
+
+    def _check(self, root: str, split: str, labels: bool) -> None:
+        cache = self.run_dir / "cache" / f"checked-{split}.json"
+        data.check_folder(Path(root), labels=labels, cache=cache).refuse()
 
     def train_dataloader(self):
         """The chosen back end's loader, on the trainer's device."""
         return getattr(self, f"_{self.backend}")()
 
     def _host(self):
-        entries = recipe.expand(self.cfg.augmentations)
-        mean, std = data.mean_std(self.cfg)
-        pipelines = [
-            (
-                host.view_transform(self.cfg.data.dataset, {"mean": mean, "std": std, **entry}),
-                entry["num_crops"],
-            )
-            for entry in entries
-        ]
-        self.dataset.transform = host.n_crops(pipelines)
+        self.dataset.transform = host_views(self.cfg)
         return data.worker_loader(
             data.Indexed(self.dataset),
             self.cfg.optimizer.batch_size,
@@ -153,6 +147,14 @@ class PretrainData(pl.LightningDataModule):
         # every image on exactly one rank: means over ranks count no image twice
         share = Subset(loader.dataset, range(rank, len(loader.dataset), ranks))
         return DataLoader(share, batch_size=loader.batch_size, num_workers=loader.num_workers)
+
+
+def host_views(cfg):
+    """The host's torchvision pipelines of all views: PIL image -> list of tensors."""
+    mean, std = data.mean_std(cfg)
+    entries = [{"mean": mean, "std": std, **e} for e in recipe.expand(cfg.augmentations)]
+    name = cfg.data.dataset
+    return host.n_crops([(host.view_transform(name, e), e["num_crops"]) for e in entries])
 
 
 def _side(dataset) -> int | None:

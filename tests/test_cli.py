@@ -133,6 +133,18 @@ def test_unlabelled_images_train(digits, tmp_path):
     assert (tmp_path / "run" / "last.ckpt").is_file()
 
 
+@pytest.mark.parametrize("backend", ["host", "batched", "dali"])
+def test_a_contact_sheet_of_the_views(digits, tmp_path, backend):
+    if backend == "dali":
+        pytest.importorskip("nvidia.dali", reason="the extra `dali` is not installed")
+    out = tmp_path / "views.png"
+    words = ["views", "digits/ressl", f"data.train_path={digits}/train", "dali.device=cpu",
+             "--images", "2", "--backend", backend, "--out", str(out)]  # fmt: skip
+    assert cli.main(words) == 0
+    with Image.open(out) as sheet:
+        assert len(sheet.convert("L").getcolors(1 << 20)) > 20  # a picture, not a blank page
+
+
 def test_printing_the_config_trains_nothing(digits, tmp_path, capsys):
     assert cli.main([*words(digits, tmp_path / "run"), "--cfg"]) == 0
     cfg = OmegaConf.create(capsys.readouterr().out)
