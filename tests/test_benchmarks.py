@@ -1,0 +1,73 @@
+"""Every benchmark script runs, prints its table and writes the keys that readers rely on."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parent.parent / "benchmarks"
+TINY = ["--pairs", "1", "--threads", "1"]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:  # `views`, `loss` and such are names of others, too
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def figures(script, name, tmp_path, *options):
+    file = tmp_path / "figures.json"
+    returned = script(name).main([*TINY, "--json", str(file), *options])
+    assert json.loads(file.read_text()) == returned
+    assert all(value > 0 for value in returned.values())
+    return returned
+
+
+def test_step(script, tmp_path):
+    options = ["--batch", "4", "--size", "8", "--queue", "16", "--steps", "1"]
+    found = figures(script, "step", tmp_path, *options)
+    keys = {"time_ratio_host_stem", "time_ratio_paper_stem", "outside_network_share"}
+    assert set(found) == keys and found["outside_network_share"] < 1
+
+
+def test_views(script, tmp_path):
+    options = ["--batch", "8", "--images", "16", "--photos", "16", "--photo-size", "16"]
+    found = figures(script, "views", tmp_path, *options, "--size", "8", "--workers", "0")
+    assert {"batched_vs_host", "batched_224_vs_host"} <= set(found)
+    assert ("dali_cpu_vs_host" in found) == bool(importlib.util.find_spec("nvidia"))
+
+
+def test_end_to_end(script, tmp_path):
+    options = ["--batch", "4", "--size", "8", "--steps", "1", "--workers", "0"]
+    found = figures(script, "end_to_end", tmp_path, *options)
+    assert set(found) == {"images_per_s_ratio"}
+
+
+def test_gpu_dry_run(script, tmp_path):
+    found = script("gpu").main(["--dry-run", "--out", str(tmp_path)])
+    table = (tmp_path / "gpu.md").read_text()
+    assert "failed" not in table and "left out" not in table
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+    assert {"cifar_ratio", "imagenet_ratio", "views_8"} <= set(found)
+
+
+def test_gpu_says_what_it_left_out(script, tmp_path):
+    script("gpu").main(["--dry-run", "--out", str(tmp_path), "--minutes", "-1"])
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_pairs_take_turns_and_ratios_are_of_neighbours(script):
+    common = script("common")
+    order = []
+    sides = {name: lambda name=name: order.append(name) or len(order) for name in "ab"}
+    runs = common.alternate(sides, 2)
+    assert order == ["a", "b", "b", "a"]
+    assert runs == [{"a": 1, "b": 2}, {"a": 4, "b": 3}]
+    middle, low, high = common.ratio(runs, "a", "b")
+    assert (middle, low, high) == (pytest.approx(11 / 12), 0.5, pytest.approx(4 / 3))
