@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin import checkpoint, distributed, results
+from ressl_plugin.checkpoint import CheckpointError
+from ressl_plugin.errors import UserError
+from ressl_plugin.saving import Preempted
+
+HOPELESS = 100  # steps left out in a row
+SKIPPED = "ressl_skipped_steps"
 
 
 class RunFault(Exception):
@@ -27,6 +35,11 @@ class Faults(pl.Callback):
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Look at the step's loss (CPU) or at the one before (GPU)."""
+        if getattr(module, "skipped_in_a_row", 0) >= HOPELESS:
+            raise RunFault(
+                f"the loss was not finite in {HOPELESS} steps on end, all left out; "
+                f"{self._good()}. Try a lower optimizer.lr or precision=32-true"
+            )
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
@@ -55,12 +68,21 @@ class Faults(pl.Callback):
             seen[2].synchronize()
         if bool(seen[1]):
             return
-        file = self.folder / checkpoint.NAME
-        good = f"the last good checkpoint is {file}" if file.is_file() else "no checkpoint was made"
         raise RunFault(
-            f"the loss is not finite at step {seen[0]}; {good}. Try a lower optimizer.lr, "
+            f"the loss is not finite at step {seen[0]}; {self._good()}. Try a lower optimizer.lr, "
             "precision=32-true, or faults.non_finite=skip"
         )
+
+    def _good(self) -> str:
+        return last_good(self.folder)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        """The count goes on after a resume."""
+        checkpoint[SKIPPED] = int(getattr(module, "skipped_steps", 0))
+
+    def on_load_checkpoint(self, trainer, module, checkpoint) -> None:
+        """See on_save_checkpoint."""
+        module.skipped_steps = checkpoint.get(SKIPPED, 0)
 
     def on_train_end(self, trainer, module) -> None:
         """Leave a trace of what the reader of a table should know."""
@@ -74,6 +96,38 @@ class Faults(pl.Callback):
                 record = {"evaluator": "pretrain", "protocol": "watch", "metric": metric}
                 data = module.cfg.data.dataset
                 results.append(self.folder, {**record, "data": data, "value": value})
+
+
+def last_good(folder: Path) -> str:
+    """Half a sentence about the checkpoint from which a run can go on."""
+    for file in (folder / checkpoint.NAME, checkpoint.previous(folder / checkpoint.NAME)):
+        if file.is_file():
+            return f"the last good checkpoint is {file}"
+    return "no checkpoint was made"
+
+
+@contextlib.contextmanager
+def reported(trainer: pl.Trainer, folder: Path):
+    """Ctrl-C and images that vanish during a run, as what they are.
+
+    Raises:
+        KeyboardInterrupt: where Lightning makes an exit of it.
+        RunFault: an image cannot be read any more, though it could when the run began.
+    """
+    try:
+        yield
+    except (SIGTERMException, Preempted, CheckpointError):
+        raise
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except UserError as error:
+        if not trainer.global_step:
+            raise
+        # from a worker process it comes with that process's traceback before it
+        text = str(error).strip().splitlines()[-1].split("UserError: ")[-1]
+        raise RunFault(f"{text}; {last_good(folder)}, resume=true continues from it") from error
 
 
 def explain(error: RuntimeError | OSError) -> str | None:

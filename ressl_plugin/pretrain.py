@@ -11,13 +11,12 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
 from ressl_plugin import checkpoint, distributed, host, registry, run
 from ressl_plugin.errors import UserError
-from ressl_plugin.faults import Faults
+from ressl_plugin.faults import Faults, reported
 from ressl_plugin.monitor import CollapseMonitor, KeepMetrics, MetricsFile
 from ressl_plugin.profile import Profile
 from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback, check_same_config
@@ -35,6 +34,8 @@ def pretrain(cfg: DictConfig, callbacks=()) -> Path:
 
     Raises:
         UserError: anything about the config, the data or the run directory that cannot work.
+        RunFault: the run had to stop: the loss is not finite, a file vanished.
+        KeyboardInterrupt, SIGTERMException, Preempted: told to stop; the step is done and saved.
     """
     registry.register()
     cfg = runnable(cfg)
@@ -48,14 +49,8 @@ def pretrain(cfg: DictConfig, callbacks=()) -> Path:
     model = build(scaled)
     warn_about_queue(scaled, len(module.dataset))
     trainer = make_trainer(cfg, folder, callbacks)
-    try:
+    with reported(trainer, folder):
         trainer.fit(model, datamodule=module, ckpt_path=source)
-    except SIGTERMException:
-        raise
-    except SystemExit:  # what Lightning makes of Ctrl-C
-        if trainer.interrupted:
-            raise KeyboardInterrupt from None
-        raise
     return folder
 
 

@@ -1,0 +1,234 @@
+"""kill -9 a run at random points, resume it, compare it bit for bit with one left alone.
+
+    python benchmarks/kill.py                              20 kills, both back ends, 5 minutes
+    python benchmarks/kill.py --points 4 --json kill.json
+
+Each run is `ressl pretrain` as the command line starts it, in a process of its own (a fork of one
+that has imported everything, so that a restart costs no imports; --whole N adds N runs started from
+nothing). A third of the kills fall into steps, a third into saving, a third into evaluation, each a
+random moment after the beginning of a randomly drawn one. A run is resumed with resume=true; what
+is compared is every later step's loss, and of the last checkpoint the weights, the teacher, the
+queue and its pointer, the optimizer, the schedule and the generators.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+KINDS = ("step", "save", "evaluate")
+PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "ressl_rng", "global_step")
+BACKENDS = {"batched": [], "host": ["data.num_workers=1"]}
+
+
+def command(images: Path, run: Path, backend: str) -> list[str]:
+    """8 steps of 16 images an epoch, 3 epochs, a checkpoint every second step, kNN each epoch."""
+    return [
+        "pretrain", "digits/ressl", f"run_dir={run}", f"data.backend={backend}",
+        f"data.train_path={images}/train", f"data.val_path={images}/val", "data.fraction=0.1",
+        "backbone.name=timm:resnet10t", "backbone.stem=auto",
+        "backbone.kwargs={channels: [8, 8, 16, 16]}", "method_kwargs.queue_size=100",
+        "momentum.final_tau=1.0", "optimizer.batch_size=16", "max_epochs=3",
+        "scheduler.warmup_epochs=1", "checkpoint.every_n_steps=2", "accelerator=cpu",
+        "enable_progress_bar=false", "enable_model_summary=false", *BACKENDS[backend],
+        *(["resume=true"] if (run / "config.yaml").exists() else []),
+    ]  # fmt: skip
+
+
+def watch(log: Path, kill: tuple[str, int, float] | None) -> None:
+    """Note the beginning of every step, save and evaluation; at one of them, order a kill -9.
+
+    kill: (kind, its how manieth in this process, seconds after its beginning).
+    """
+    from ressl_plugin import checkpoint
+    from ressl_plugin.method import ReSSL
+
+    counts = dict.fromkeys(KINDS, 0)
+    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    def note(kind, value=None):
+        os.write(file, (json.dumps([kind, time.monotonic(), value]) + "\n").encode())
+
+    def begins(kind):
+        note(kind)
+        counts[kind] += 1
+        if kill and kill[:2] == (kind, counts[kind]):
+            subprocess.Popen(["sh", "-c", f"sleep {kill[2]:.4f}; kill -9 {os.getpid()}"])
+
+    def watched(function, kind):
+        def call(*args, **kwargs):
+            begins(kind)
+            result = function(*args, **kwargs)
+            if kind == "step":
+                note("loss", [args[0].trainer.global_step, float(result.detach())])
+            note("end")
+            return result
+
+        return call
+
+    ReSSL.training_step = watched(ReSSL.training_step, "step")
+    ReSSL.validation_step = watched(ReSSL.validation_step, "evaluate")
+    checkpoint.save = watched(checkpoint.save, "save")
+
+
+def start(images: Path, run: Path, backend: str, kill=None) -> int:
+    """One run in a fork; returns its process id."""
+    run.mkdir(parents=True, exist_ok=True)
+    pid = os.fork()
+    if pid:
+        return pid
+    code = 1
+    try:
+        out = os.open(run / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1), os.dup2(out, 2)
+        from ressl_plugin import cli
+
+        watch(run / "events.jsonl", kill)
+        code = cli.main(command(images, run, backend))
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush(), sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int) -> int:
+    """Exit status of a process; -9 if it was killed."""
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def events(run: Path) -> list:
+    """[kind, time, value] of all processes of a run; a last line that a kill cut off is dropped."""
+    lines = (run / "events.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("]")]
+
+
+def differences(run: Path, reference: Path) -> list[str]:
+    """What is not bit-equal; an empty list is the aim."""
+    from ressl_plugin import checkpoint
+
+    found = []
+    expected = dict(e[2] for e in events(reference) if e[0] == "loss")
+    for step, loss in (e[2] for e in events(run) if e[0] == "loss"):
+        if expected.get(step) != loss:
+            found.append(f"loss of step {step}: {loss} for {expected.get(step)}")
+    ours, theirs = checkpoint.read(run / "last.ckpt"), checkpoint.read(reference / "last.ckpt")
+    return found + [p for p in PARTS if not equal(ours[p], theirs[p])]
+
+
+def equal(a, b) -> bool:
+    """Bit for bit, through dicts and lists."""
+    import torch
+
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[k], b[k]) for k in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b
+
+
+def draw(reference: Path, kind: str, rng: random.Random) -> tuple[str, int, float]:
+    """A random moment within a random step, save or evaluation of the run left alone."""
+    seen = events(reference)
+    spans = [
+        (n, later[1] - event[1])
+        for n, (event, later) in enumerate(zip(seen, seen[1:] + seen[-1:]))
+        if event[0] == kind
+    ]
+    which = rng.randrange(len(spans))
+    return kind, which + 1, rng.uniform(0, max(spans[which][1], 0.001))
+
+
+def trial(images: Path, run: Path, backend: str, kill, reference: Path) -> list[str]:
+    """Kill, resume, compare."""
+    code = wait(start(images, run, backend, kill))
+    if code not in (0, -9):
+        return [f"the run ended with {code} by itself, see {run}/out.txt"]
+    if code == 0 and kill[0] == "step":
+        return ["the kill came too late"]
+    code = wait(start(images, run, backend))
+    if code:
+        return [f"resumed, the run ended with {code}, see {run}/out.txt"]
+    return differences(run, reference)
+
+
+def whole(images: Path, run: Path, backend: str, reference: Path, rng: random.Random) -> list[str]:
+    """As `trial`, started from nothing (`python -m ressl_plugin.cli`), killed by the clock."""
+    python = ["env", f"PYTHONPATH={ROOT}", sys.executable, "-m", "ressl_plugin.cli"]
+    run.mkdir(parents=True)
+    with open(run / "out.txt", "wb") as out:
+        first = [*python, *command(images, run, backend)]
+        process = subprocess.Popen(first, stdout=out, stderr=out)
+        while not (run / "last.ckpt").exists() and process.poll() is None:
+            time.sleep(0.05)
+        seen = events(reference)
+        time.sleep(rng.uniform(0, (seen[-1][1] - seen[0][1]) / 2))
+        process.kill()
+        if process.wait() != -9:
+            return ["the kill came too late"]
+        code = subprocess.call([*python, *command(images, run, backend)], stdout=out, stderr=out)
+    (run / "events.jsonl").touch()
+    return [f"resumed, it ended with {code}"] if code else differences(run, reference)
+
+
+def prepare(folder: Path) -> Path:
+    """Import everything once; make the images."""
+    import torch
+
+    from ressl_plugin import cli_run, data, pretrain, registry
+    from ressl_plugin.views import batched
+
+    assert cli_run and pretrain and batched
+    torch.set_num_threads(1)
+    registry.register()
+    return Path(data.make_digits(folder / "digits"))
+
+
+def main(argv=None) -> int:
+    """Print a line a kill and the count; exit status 1 if any run came out differently."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--points", type=int, default=20)
+    parser.add_argument("--whole", type=int, default=2, help="more, of runs with imports")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, help="keep the runs here")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args(argv)
+    rng = random.Random(args.seed)
+    folder = args.folder or Path(tempfile.mkdtemp(prefix="kill-"))
+    images = prepare(folder)
+    references = {b: folder / f"reference-{b}" for b in BACKENDS}
+    for backend, run in references.items():
+        assert wait(start(images, run, backend)) == 0, f"see {run}/out.txt"
+    good, rows = 0, []
+    for n in range(args.points + args.whole):
+        backend = list(BACKENDS)[n % len(BACKENDS)]
+        run, reference = folder / f"run{n}", references[backend]
+        if n < args.points:
+            kill = draw(reference, KINDS[n // len(BACKENDS) % len(KINDS)], rng)
+            wrong = trial(images, run, backend, kill, reference)
+            text = f"{kill[0]:9s}{kill[1]:4d} + {1000 * kill[2]:6.1f} ms"
+        else:
+            wrong, text = whole(images, run, backend, reference, rng), "from nothing, by the clock"
+        good += not wrong
+        rows.append({"backend": backend, "kill": text, "wrong": wrong})
+        print(f"{n + 1:3d} {backend:8s} {text:28s} {'; '.join(wrong) or 'bit-equal'}", flush=True)
+    print(f"{good} of {len(rows)} bit-equal to the run left alone")
+    if args.json:
+        args.json.write_text(json.dumps({"kills": len(rows), "bit_equal": good}, indent=1))
+    return int(good < len(rows))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
