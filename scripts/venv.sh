@@ -1,11 +1,11 @@
 # Sourced by the other scripts: makes .venv with the plugin, the host and what its tests need.
-# PYTHON=… picks the interpreter, EXTRAS=dev,figures the extras, SOLO_LEARN=DIR a host checkout.
+# PYTHON=… picks the interpreter, EXTRAS=dev,figures,dali the extras, SOLO_LEARN=DIR a host checkout.
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'failed: %s\n' "$*" >&2; exit 1; }
 
 make_venv() {
-  local python="${PYTHON:-python3}" extras="${EXTRAS:-dev,figures}" stamp=.venv/.installed
+  local python="${PYTHON:-python3}" extras="${EXTRAS:-dev,figures,dali}" stamp=.venv/.installed
   local want
   want="$(cat setup.cfg pyproject.toml) $extras $PWD"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
