@@ -1,5 +1,5 @@
-# Sourced by the other scripts: makes .venv with the plugin, the host and what its tests need.
-# PYTHON=… picks the interpreter, EXTRAS=dev,figures,dali the extras, SOLO_LEARN=DIR a host checkout.
+# Sourced by the other scripts: makes .venv with the plugin, its extras and, without SOLO_LEARN, the
+# host's PyPI release. PYTHON=… picks the interpreter, EXTRAS=dev,… the extras.
 
 say() { printf '\n== %s\n' "$*"; }
 fail() { printf 'failed: %s\n' "$*" >&2; exit 1; }
@@ -10,19 +10,25 @@ make_venv() {
   want="$(cat setup.cfg pyproject.toml) $extras $PWD"
   if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$want" ]; then
     say ".venv is there"
-    return
+  else
+    install_plugin
+    printf '%s' "$want" >"$stamp"
   fi
+  [ -n "${SOLO_LEARN:-}" ] || install_host
+}
+
+install_plugin() {
   command -v "$python" >/dev/null || fail "no $python; install Python 3.10 or later, or set PYTHON"
   "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     fail "$("$python" --version) is too old; Python 3.10 or later is needed (set PYTHON)"
-  say "installing into .venv (torch and its CUDA libraries: about 5 GB, some minutes)"
-  [ -x .venv/bin/python ] || "$python" -m venv .venv || fail "python -m venv (Debian: python3-venv)"
+  say "installing into .venv (PyTorch, DALI and their CUDA libraries: about 6 GB, some minutes)"
+  [ -x .venv/bin/pip ] || "$python" -m venv .venv || fail "python -m venv (Debian: python3-venv)"
   .venv/bin/pip install -q --upgrade pip || fail "pip could not be upgraded; is PyPI reachable?"
   .venv/bin/pip install -q -e ".[$extras]" || fail "pip install; is PyPI reachable, the disk full?"
-  if [ -z "${SOLO_LEARN:-}" ] && ! .venv/bin/python -c 'import importlib.util as u, sys
-sys.exit(u.find_spec("solo") is None)'; then
+}
+
+install_host() {
+  .venv/bin/python -c 'import importlib.util as u; raise SystemExit(u.find_spec("solo") is None)' ||
     # without its dependencies: its pins are from 2021 and no current Python satisfies them
     .venv/bin/pip install -q --no-deps solo-learn==1.0.2 || fail "solo-learn could not be installed"
-  fi
-  printf '%s' "$want" >"$stamp"
 }
