@@ -1,0 +1,71 @@
+"""RESULTS.md from the files in benchmarks/results: what was asked for, what was measured, how.
+
+    python benchmarks/report.py
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+RESULTS = HERE / "results"
+# (what, script, key, bound, "at most" or "at least")
+BARS = [
+    ("step, host's own ReSSL, both with its stem", "step", "time_ratio_host_stem", 0.70, "≤"),
+    ("step, ours with the paper's stem, host as shipped", "step", "time_ratio_paper_stem", 0.50, "≤"),
+    ("share of a step outside the networks", "step", "outside_network_share", 0.12, "≤"),
+    ("the same against the main branch: its stem", "step_main", "time_ratio_host_stem", 0.70, "≤"),
+    ("the same: paper's stem", "step_main", "time_ratio_paper_stem", 0.50, "≤"),
+    ("loss, time, N 256 K 131072 D 512", "loss", "time_ratio", 0.45, "≤"),
+    ("loss, peak extra memory, the same", "loss", "peak_bytes_ratio", 1 / 16, "≤"),
+    ("views, batched / host's loader, CIFAR size, images/s", "views", "batched_vs_host", 4.5, "≥"),
+    ("views, DALI on the CPU / host's loader, 224 px", "views", "dali_cpu_vs_host", None, ""),
+    ("end to end, ours / host's own ReSSL, images/s", "end_to_end", "images_per_s_ratio", 1.7, "≥"),
+    ("memory growth over the soak, after warm-up", "soak", "growth", 0.01, "≤"),
+    ("runs killed with SIGKILL, resumed, bit-equal", "kill", "bit_equal", 20, "≥"),
+]
+
+
+def read(name: str) -> dict:
+    """Figures of one script; none if it has not been run."""
+    file = RESULTS / f"{name}.json"
+    return json.loads(file.read_text()) if file.is_file() else {}
+
+
+def bars() -> list[str]:
+    """Rows of the table of bars."""
+    rows = ["| what | bar | measured | |", "|---|---|---|---|"]
+    for what, script, key, bound, sense in BARS:
+        value = read(script).get(key)
+        if value is None:
+            rows.append(f"| {what} | {sense} {bound or ''} | not measured | |")
+            continue
+        met = bound is None or (value <= bound if sense == "≤" else value >= bound)
+        bar = f"{sense} {bound:.4g}" if bound is not None else ""
+        rows.append(f"| {what} | {bar} | {value:.3g} | {'' if met else 'missed'} |")
+    for key, value in read("loss").items():
+        if key.startswith("time_ratio_"):
+            bound = 0.55 if "_65536" in key else 1.0
+            met = "" if value <= bound else "missed"
+            rows.append(f"| loss, {key} | ≤ {bound} | {value:.3g} | {met} |")
+    return rows
+
+
+def pages() -> list[str]:
+    """What every script printed."""
+    out = []
+    for file in sorted(RESULTS.glob("*.txt")):
+        out += [f"### {file.stem}", "", "```", file.read_text().rstrip(), "```", ""]
+    return out
+
+
+def main() -> None:
+    """Write the page."""
+    notes = (HERE / "NOTES.md").read_text().rstrip()
+    text = ["# Results", "", notes, "", "## Against the bars", "", *bars(), "", "## As printed", ""]
+    (HERE / "RESULTS.md").write_text("\n".join([*text, *pages()]))
+
+
+if __name__ == "__main__":
+    main()
