@@ -61,7 +61,7 @@ def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=Fals
         for v in recipe.crops
     ]
     with torch.autocast(images.device.type, enabled=False):
-        source = images.float().div_(255)
+        source = images.float()
         for view, drawn, result in zip(recipe.crops, params, out):
             if core is None:
                 x = apply(source, drawn, view)
@@ -166,7 +166,7 @@ def _colour(view, n, uniform):
 
 
 def apply(images, params, view):
-    """One view of float images (N, 3, H, W) of levels 0 to 1, params on the host; not normalised.
+    """One view of float images (N, 3, H, W) of levels 0 to 255, params on the host; not normalised.
 
     An operation is done to the images chosen for it and to no others.
     """
@@ -181,7 +181,7 @@ def apply_colour(images, view, generator=None, dtype=torch.float32):
     levels 0 to 1, already cropped by another back end. The rest as `draw`."""
     params = _colour_params(view, len(images), _uniform(generator))
     with torch.autocast(images.device.type, enabled=False):
-        x = _change_colours(images.clone(), params, view)
+        x = _change_colours(images * 255, params, view)
         return ops.normalise(x, view.mean, view.std).to(dtype)
 
 
@@ -227,7 +227,7 @@ def _jitter(x, params, there):
         if part.stop > part.start:
             x[part] = ops.hue(x[part], hue[part])
         if colour is not None and turn < 3:
-            x = ops.affine_colour(x, *colour[:, turn].unbind(1))
+            ops.affine_colour(x, *colour[:, turn].unbind(1), out=x)
     return x
 
 

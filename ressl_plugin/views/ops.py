@@ -1,6 +1,6 @@
 """The operations of a view on a batch, each image with its own parameters.
 
-Images are float tensors (N, 3, H, W) of levels 0 to 1, parameters are (N,) tensors on the same
+Images are float tensors (N, 3, H, W) of levels 0 to 255, parameters are (N,) tensors on the same
 device. The arithmetic is torchvision's on PIL images, without PIL's rounding to 8 bits between
 operations; tests/views/test_ops.py states the distance of each in 8-bit levels.
 """
@@ -44,8 +44,8 @@ def crop_resize_flip(images, box, flip, size, interpolation="bicubic", eight_bit
 
 
 def _levels(x, eight_bit):
-    x = x.clamp_(0, 1)
-    return x.mul_(255).round_().div_(255) if eight_bit else x
+    x = x.clamp_(0, 255)
+    return x.round_() if eight_bit else x
 
 
 def _resize_weights(start, length, flip, full, size, interpolation):
@@ -90,16 +90,16 @@ def grayscale(images):
     return out.add_(images[:, 1:2], alpha=GRAY[1]).add_(images[:, 2:3], alpha=GRAY[2])
 
 
-def affine_colour(images, own, gray, mean):
+def affine_colour(images, own, gray, mean, out=None):
     """clamp(own * x + gray * luma(x) + mean * average(luma(x))), coefficients (N,) each.
 
     Brightness f is (f, 0, 0), saturation (f, 1 - f, 0), contrast (f, 0, 1 - f): one form for the
-    three, so that a batch may do a different one in each image.
+    three, so that a batch may do a different one in each image. out: may be `images`.
     """
     luma = grayscale(images)
     offset = luma.mean((1, 2, 3), keepdim=True) * _each(mean)
     offset = luma.mul_(_each(gray)).add_(offset)
-    return torch.addcmul(offset, images, _each(own)).clamp_(0, 1)
+    return torch.addcmul(offset, images, _each(own), out=out).clamp_(0, 255)
 
 
 def brightness(images, factor):
@@ -123,35 +123,33 @@ def hue(images, shift, eight_bit=True):
     eight_bit: through PIL's 8-bit HSV, as on a PIL image, where a step of hue is up to 6 levels
     (a hue that falls just between two steps may take the other); else as on a float tensor.
     """
-    if eight_bit:
-        images = (images * 255).round_()
     red, green, blue = images.unbind(1)
     high = torch.maximum(red, green)
     low = torch.minimum(red, green)
     torch.maximum(high, blue, out=high)
     torch.minimum(low, blue, out=low)
     chroma = high - low
-    # Distance from red, 0 to 3 sixths of a turn; towards green it is positive, towards blue not.
-    sixth = (green + blue).sub_(red).sub_(low).div_(chroma + 1e-8).add_(1)
+    # Distance from cyan, 0 to 3 sixths of a turn, and on which side of it: 3 minus it is the hue.
+    sixth = (red + low).sub_(green).sub_(blue).div_(chroma + 1e-6).add_(2)
     sixth = sixth.copysign_(green - blue)
+    shift = shift[:, None, None]
     if eight_bit:
-        _turn_in_steps(sixth, shift)
-        share = (chroma / high.clamp(min=1)).mul_(255).add_(1e-4).floor_().div_(255)
-        chroma = share.mul_(high)
-        low = high.sub_(chroma)
+        # Of PIL's 256 hues 255 make a turn. It cuts off hue and saturation, ties here going up.
+        steps = sixth.mul_(-255 / 6).add_(255 / 2 + 1e-4).floor_().add_((shift * 255).trunc())
+        sixth = _wrap(steps, 256).mul_(6 / 255)
+        share = chroma.div_(high.clamp(min=1)).mul_(255 * (1 + 1e-6)).floor_()
+        chroma = share.mul_(high).mul_(1 / 255)
+        low = high - chroma
     else:
-        sixth = _wrap(sixth.add_(6 * shift[:, None, None]), 6)
-    out = images if eight_bit else torch.empty_like(images)
-    for channel, (centre, sign, offset) in enumerate(((3, 1, -1), (2, -1, 2), (4, -1, 2))):
-        share = (sixth - centre).abs_().mul_(sign).add_(offset).clamp_(0, 1)
-        out[:, channel].copy_(low).addcmul_(share, chroma)
-    return out.round_().div_(255) if eight_bit else out
-
-
-def _turn_in_steps(sixth, shift):
-    """Turn in place by `shift` on PIL's circle of 256 hues, of which 255 make a turn."""
-    _wrap(sixth, 6).mul_(255 / 6).add_(1e-4).floor_().add_((shift * 255).trunc()[:, None, None])
-    _wrap(sixth, 256).mul_(6 / 255)
+        sixth = _wrap(sixth.neg_().add_(6 * shift + 3), 6)
+    # A channel falls from high to low between one and two sixths from its own hue, and for red,
+    # measured from cyan, it rises.
+    out = torch.empty_like(images)
+    low, high = low.sub_(chroma), high.add_(chroma)
+    for channel, (start, centre, sign) in enumerate(((low, 3, 1), (high, 2, -1), (high, 4, -1))):
+        distance = (sixth - centre).abs_().clamp_(1, 2)
+        out[:, channel].copy_(start).addcmul_(distance, chroma, value=sign)
+    return out
 
 
 def _wrap(x, period):
@@ -176,14 +174,15 @@ def gaussian_blur(images, sigma, largest=2.0):
     n, channels, height, width = images.shape
     columns = _box_weights(sigma, width, largest)
     rows = columns if height == width else _box_weights(sigma, height, largest)
-    columns = columns.transpose(1, 2).repeat_interleave(channels, 0)
-    rows = rows.repeat_interleave(channels, 0)
-    out = (images * 255).round_().reshape(n * channels, height, width)
+    out = images.round().reshape(n, channels * height, width)
+    columns = columns.transpose(1, 2)
     for _ in range(BOX_PASSES):
         out = torch.bmm(out, columns).round_()
+    out = out.view(n * channels, height, width)
+    rows = rows.repeat_interleave(channels, 0)
     for _ in range(BOX_PASSES):
         out = torch.bmm(rows, out).round_()
-    return out.div_(255).view(n, channels, height, width)
+    return out.view(n, channels, height, width)
 
 
 def _box_weights(sigma, size, largest):
@@ -203,13 +202,13 @@ def _box_weights(sigma, size, largest):
 
 def solarize(images, threshold=128):
     """Invert what is at or above `threshold`, an 8-bit level."""
-    return torch.where(images >= (threshold - 0.5) / 255, 1 - images, images)
+    return torch.where(images >= threshold - 0.5, 255 - images, images)
 
 
 def equalize(images):
     """PIL's ImageOps.equalize: each channel's histogram made flat, on levels rounded to 8 bits."""
     n, channels, height, width = images.shape
-    level = (images * 255).round_().long().view(n * channels, height * width)
+    level = images.round().long().view(n * channels, height * width)
     counts = torch.zeros(n * channels, 256, dtype=torch.long, device=images.device)
     counts.scatter_add_(1, level, torch.ones_like(level))
     last = counts.gather(1, level.amax(1, keepdim=True))
@@ -217,11 +216,11 @@ def equalize(images):
     before = counts.cumsum(1) - counts
     table = (before + step // 2) // step.clamp(min=1)
     table = torch.where(step > 0, table, torch.arange(256, device=images.device))
-    return table.clamp_(max=255).gather(1, level).view_as(images).to(images.dtype).div_(255)
+    return table.clamp_(max=255).gather(1, level).view_as(images).to(images.dtype)
 
 
 def normalise(images, mean, std, out=None):
-    """(x - mean) / std for each of the three channels, three floats each; into `out` if given."""
+    """(x / 255 - mean) / std for the three channels, three floats each; into `out` if given."""
     scale, shift = _scale_shift(tuple(mean), tuple(std), images.dtype, images.device)
     return torch.addcmul(shift, images, scale, out=out)
 
@@ -229,7 +228,7 @@ def normalise(images, mean, std, out=None):
 @lru_cache
 def _scale_shift(mean, std, dtype, device):
     """Made once: copying numbers to a GPU at every step would wait for it at every step."""
-    both = [[1 / s for s in std], [-m / s for m, s in zip(mean, std)]]
+    both = [[1 / (255 * s) for s in std], [-m / s for m, s in zip(mean, std)]]
     return torch.tensor(both, dtype=dtype, device=device).view(2, 1, 3, 1, 1).unbind()
 
 

@@ -95,9 +95,9 @@ def test_the_share_of_images_that_an_operation_changes(operation):
     colour = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
     options = {"jitter_prob": p, **colour} if operation == "jitter" else {f"{operation}_prob": p}
     view = View("student", 24, blur_sigma=(1, 2), **options)
-    x = images(n, 24, 24).permute(0, 3, 1, 2).float() / 255
+    x = images(n, 24, 24).permute(0, 3, 1, 2).float()
     params = batched.draw_params(view, n, 24, 24, seeded(3))
-    changed = (batched.apply(x, params, view) - x).abs().amax((1, 2, 3)) > 0.02
+    changed = (batched.apply(x, params, view) - x).abs().amax((1, 2, 3)) > 4
     assert torch.equal(changed, getattr(params, operation))
     assert stats.binomtest(int(changed.sum()), n, p).pvalue > 0.001
 
@@ -134,7 +134,7 @@ def test_boxes_follow_the_law_of_random_resized_crop(shape, area):
         lambda b: b[:, 0] + b[:, 2] / 2,
         lambda b: b[:, 1] + b[:, 3] / 2,
     ):
-        assert stats.ks_2samp(statistic(ours), statistic(theirs)).pvalue > 0.001
+        assert stats.ks_2samp(statistic(ours), statistic(theirs), method="asymp").pvalue > 0.001
 
 
 def test_the_compiled_core_draws_what_the_plain_one_does():

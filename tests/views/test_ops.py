@@ -30,11 +30,11 @@ def image(kind, height, width=None, seed=0):
 
 
 def tensor(*arrays):
-    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()
 
 
 def levels(x):
-    return x[0].permute(1, 2, 0).double().numpy() * 255
+    return x[0].permute(1, 2, 0).double().numpy()
 
 
 def error(ours, reference):
@@ -75,7 +75,7 @@ def test_crop_rounded_after_each_axis_is_pils_own_to_a_level_in_a_thousand():
 def test_resize_of_the_whole_image_to_its_own_size_changes_nothing():
     x = tensor(image("noise", 16))
     same = ops.crop_resize_flip(x, torch.tensor([[0, 0, 16, 16]]), torch.tensor([False]), 16)
-    assert torch.allclose(same, x, atol=1e-6)
+    assert torch.allclose(same, x, atol=1e-3)
 
 
 def test_images_of_a_batch_have_their_own_crops_and_flips():
@@ -84,7 +84,7 @@ def test_images_of_a_batch_have_their_own_crops_and_flips():
     both = ops.crop_resize_flip(x, box, flip, 16)
     for i in range(2):
         alone = ops.crop_resize_flip(x[i : i + 1], box[i : i + 1], flip[i : i + 1], 16)
-        assert torch.allclose(both[i], alone[0], atol=1e-6)
+        assert torch.allclose(both[i], alone[0], atol=1e-3)
 
 
 JITTER = {
@@ -102,7 +102,7 @@ def test_jitter_within_1_5_levels_of_pil_images_and_0_05_of_tensors(kind, name):
         array = image(kind, 32, seed=seed)
         got = ours(tensor(array), torch.tensor([factor], dtype=torch.float32))
         assert error(got, torchvisions(Image.fromarray(array), factor)).max() <= 1.5
-        exact = torchvisions(tensor(array), factor)
+        exact = torchvisions(tensor(array) / 255, factor) * 255
         assert error(got, levels(exact)).max() <= 0.05
 
 
@@ -124,11 +124,11 @@ def test_hue_without_8_bit_steps_within_0_05_levels_of_tensors(kind):
     for seed, shift in enumerate(np.linspace(-0.5, 0.5, 11)):
         x = tensor(image(kind, 32, seed=seed))
         got = ops.hue(x, torch.tensor([shift], dtype=torch.float32), eight_bit=False)
-        assert error(got, levels(F.adjust_hue(x, shift))).max() <= 0.05
+        assert error(got, levels(F.adjust_hue(x / 255, shift) * 255)).max() <= 0.05
 
 
 def test_hue_leaves_gray_pixels_and_a_turn_of_zero_alone():
-    gray = torch.arange(256.0).view(1, 1, 16, 16).expand(1, 3, 16, 16) / 255
+    gray = torch.arange(256.0).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     assert error(ops.hue(gray, torch.tensor([0.3])), levels(gray)).max() < 0.01
     x = tensor(image("noise", 16))
     zero = ops.hue(x, torch.tensor([0.0]), eight_bit=False)
@@ -188,5 +188,5 @@ def test_equalize_is_pils(kind):
 
 def test_normalise_is_torchvisions():
     x, mean, std = tensor(image("noise", 8)), (0.5, 0.4, 0.3), (0.2, 0.3, 0.25)
-    expected = F.normalize(x, mean, std)
-    assert torch.allclose(ops.normalise(x, mean, std), expected, atol=1e-6)
+    expected = F.normalize(x / 255, mean, std)
+    assert torch.allclose(ops.normalise(x, mean, std), expected, atol=1e-5)

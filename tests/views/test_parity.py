@@ -175,8 +175,8 @@ def test_every_other_operation_too(back_end, others_from_host, tmp_path):
 def test_geometry_is_measured_to_a_fifth_of_a_pixel():
     view = read(PAIR).crops[1]
     params = batched.draw_params(view, 200, SIDE, SIDE, torch.Generator().manual_seed(0))
-    x = torch.from_numpy(ramps()).permute(2, 0, 1).float().div(255).expand(200, -1, -1, -1)
-    got = geometry(batched.apply(x.contiguous(), params, view))
+    x = torch.from_numpy(ramps()).permute(2, 0, 1).float().expand(200, -1, -1, -1)
+    got = geometry(batched.apply(x.contiguous(), params, view) / 255)
     top, left, height, width = params.box.double().unbind(1)
     assert torch.equal(got["flip"], params.flip)
     offset = 16 / (224 // SIDE)
