@@ -62,6 +62,18 @@ def test_gpu_says_what_it_left_out(script, tmp_path):
     assert not (tmp_path / "gpu.json").exists()
 
 
+def test_scaling_reproduces_what_was_measured(script, tmp_path):
+    figures = tmp_path / "gpu.json"
+    figures.write_text(json.dumps({"cifar_images_per_s": 15_000.0}))
+    title, page = "CIFAR-10, ResNet-18", tmp_path / "SCALING.md"
+    options = ["--recipes", title, "--gpu-json", str(figures), "--out", str(page)]
+    rows = [row for row in script("scaling").main(options).splitlines() if row.startswith("| 1 |")]
+    cells = [cell.strip() for cell in rows[0].split("|")[1:-1]]
+    hours = 200 * 50_000 / 15_000 / 3600
+    assert cells[2].split()[0] == f"{hours:.2f}" and cells[-1] == "15,000"
+    assert "measured on 1" in page.read_text() and "no GPU was at hand" not in page.read_text()
+
+
 def test_pairs_take_turns_and_ratios_are_of_neighbours(script):
     common = script("common")
     order = []
