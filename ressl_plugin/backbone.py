@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import host
@@ -20,6 +21,8 @@ def build(cfg) -> nn.Module:
         UserError: unknown backbone (with the nearest name), a stem on something not a ResNet.
     """
     offer(cfg.backbone.name)
+    if cfg.data.get("num_classes") is None:  # a bare encoder has no need to count them
+        cfg = OmegaConf.merge(cfg, {"data": {"num_classes": 1}})
     backbone = host.build_backbone(cfg)
     set_stem(backbone, cfg.backbone.get("stem", "auto"))
     return backbone

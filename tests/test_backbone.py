@@ -83,6 +83,12 @@ def test_the_hosts_methods_on_timm(method):
     assert out["z"].shape == (2, 8) and out["logits"].shape == (2, 10)
 
 
+def test_no_classes_are_counted_for_an_encoder(tmp_path):
+    cfg = make_config(data__num_classes=None, data__train_path=str(tmp_path / "elsewhere"))
+    assert host.features_dim(backbone.build(cfg)) == 512
+    assert cfg.data.num_classes is None
+
+
 def test_unknown_model():
     with pytest.raises(UserError, match=r"did you mean .*mobilenetv3_small_050"):
         backbone.offer("timm:mobilenetv3_smal_050")
