@@ -106,8 +106,8 @@ def ours(cfg, folder: Path, steps: int, warm: int = WARM) -> float:
 
 def hosts(cfg, size: int, steps: int, workers: int, warm: int = WARM + AHEAD) -> float:
     """Images a second of the host's own, on its CIFAR settings: so it makes its small stem."""
-    cfg = training.changed(cfg, {"data__dataset": "cifar10", "data__num_classes": 10,
-                                 "data__num_large_crops": 2, "data__num_small_crops": 0})  # fmt: skip
+    as_cifar = {"dataset": "cifar10", "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0}
+    cfg = training.changed(cfg, {f"data__{key}": value for key, value in as_cifar.items()})
     cfg = pretrain.scale(pretrain.runnable(cfg))
     entries = recipe.expand(cfg.augmentations)
     pairs = [(host.view_transform("cifar10", entry), 1) for entry in entries]

@@ -122,18 +122,24 @@ def page(works: dict[str, Work], reached: dict, args) -> str:
     """The page as markdown."""
     source = (f"`{args.gpu_json}`, on {args.gpu}" if reached else
               "none: no GPU was at hand, and **every time below is computed**")  # fmt: skip
+    assumed = [
+        f"{REACHED:.0%} of the peak where nothing is measured, as supervised ResNet-18 speed-runs "
+        "reach on an A100 (the loss: of the float32 peak)",
+        f"at least {LAUNCH * 1e3:.0f} ms a step",
+        f"gradients in float32 exchanged at {NODE / 1e9:.0f} GB/s within 8 GPUs and "
+        f"{BETWEEN / 1e9:.0f} GB/s between nodes, without overlap",
+        "data and views keep up (the images/s needed are given)",
+        "prices of " + ", ".join(f"{g.name} {g.price:g}" for g in GPUS) + " $ an hour",
+        "vendors' dense bf16 peaks of " + ", ".join(f"{g.name} {g.half:g}" for g in GPUS)
+        + " TFLOP/s",
+    ]  # fmt: skip
     lines = [
         "# Time and cost of the paper's recipes, 1 to 64 GPUs", "",
         f"Written by `python benchmarks/scaling.py`, {date.today()}, {common.versions()}.", "",
         f"**Measured:** {source}.", "",
         "**Counted:** FLOPs of the trained networks' own forward and backward passes "
         "(torch.utils.flop_counter), and of the loss.", "",
-        "**Assumed:** " + f"{REACHED:.0%} of the peak where nothing is measured, as supervised "
-        f"ResNet-18 speed-runs reach on an A100 (the loss: of the float32 peak); at least {LAUNCH * 1e3:.0f} ms a step; gradients in float32 exchanged at "
-        f"{NODE / 1e9:.0f} GB/s within 8 GPUs and {BETWEEN / 1e9:.0f} GB/s between nodes, without "
-        "overlap; data and views keep up (the images/s needed are given); prices of "
-        + ", ".join(f"{g.name} {g.price:g}" for g in GPUS) + " $ an hour; vendors' dense bf16 "
-        "peaks of " + ", ".join(f"{g.name} {g.half:g}" for g in GPUS) + " TFLOP/s.", "",
+        "**Assumed:** " + "; ".join(assumed) + ".", "",
         f"The batch is 256 in all, and {LEAST} images a GPU beyond 8 GPUs (the learning rate grows "
         "with it): there the recipe is no longer the paper's, whose accuracy is not promised.", "",
     ]  # fmt: skip
