@@ -14,6 +14,7 @@ import torch
 from ressl_plugin.errors import UserError
 from ressl_plugin.views import ops
 
+CPU_PIXELS = 1 << 18
 TRIES = 10  # RandomResizedCrop's, before it falls back to the largest crop of an allowed shape
 
 
@@ -31,6 +32,9 @@ class Params(NamedTuple):
     sigma: torch.Tensor | None  # (N,) pixels
     solarize: torch.Tensor | None
     equalize: torch.Tensor | None
+
+    def part(self, images):
+        return self.map(lambda value: value[images])
 
     def map(self, change):
         return Params(*(None if value is None else change(value) for value in self))
@@ -61,13 +65,14 @@ def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=Fals
         for v in recipe.crops
     ]
     with torch.autocast(images.device.type, enabled=False):
-        source = images.float()
         for view, drawn, result in zip(recipe.crops, params, out):
-            if core is None:
-                x = apply(source, drawn, view)
-            else:
-                x = core(source, drawn.map(lambda v: v.to(images.device, non_blocking=True)), view)
-            ops.normalise(x, view.mean, view.std, result)
+            if core is not None:
+                there = drawn.map(lambda value: value.to(images.device, non_blocking=True))
+                ops.normalise(core(images.float(), there, view), view.mean, view.std, result)
+                continue
+            for part in _parts(images, max(height * width, view.crop_size**2)):
+                x = apply(images[part].float(), drawn.part(part), view)
+                ops.normalise(x, view.mean, view.std, result[part])
     return out
 
 
@@ -78,6 +83,12 @@ def _keep_freed_memory():
     Before that every temporary is mapped afresh, and the page faults cost more than the sums.
     """
     torch.empty(31 << 20, dtype=torch.uint8)
+
+
+def _parts(images, pixels):
+    """Slices of a batch of images of so many pixels: on a CPU what its cache holds, else all."""
+    step = max(1, CPU_PIXELS // pixels) if images.device.type == "cpu" else max(1, len(images))
+    return [slice(i, i + step) for i in range(0, len(images), step)]
 
 
 def _planar(images):
@@ -180,9 +191,12 @@ def apply_colour(images, view, generator=None, dtype=torch.float32):
     """What comes after crop and flip, normalisation included: images (N, 3, S, S) float32 of
     levels 0 to 1, already cropped by another back end. The rest as `draw`."""
     params = _colour_params(view, len(images), _uniform(generator))
+    out = torch.empty_like(images, dtype=dtype)
     with torch.autocast(images.device.type, enabled=False):
-        x = _change_colours(images * 255, params, view)
-        return ops.normalise(x, view.mean, view.std).to(dtype)
+        for part in _parts(images, images[0, 0].numel()):
+            x = _change_colours(images[part] * 255, params.part(part), view)
+            ops.normalise(x, view.mean, view.std, out[part])
+    return out
 
 
 def _change_colours(x, params, view):

@@ -12,7 +12,6 @@ from ressl_plugin.views.recipe import View, read
 
 PAIR = [{"preset": "contrastive", "crop_size": 16}, {"preset": "weak", "crop_size": 16}]
 EVERYTHING = {"solarization": {"prob": 0.5}, "equalization": {"prob": 0.5}}
-NEVER = {"horizontal_flip": {"prob": 0}}
 
 
 def images(n=12, height=20, width=20, seed=0):
@@ -182,3 +181,16 @@ def test_colours_alone_are_what_follows_the_crop():
 def test_other_images_are_refused(bad):
     with pytest.raises(UserError, match="takes uint8"):
         batched.draw(bad, read(PAIR))
+
+
+def test_a_batch_in_parts_is_the_batch(monkeypatch):
+    """On a CPU a batch is drawn in parts that its cache holds; its views do not depend on them."""
+    recipe = read([{**PAIR[0], **EVERYTHING}, PAIR[1]])
+    x = images(7, 16, 16).permute(0, 3, 1, 2).float() / 255
+    drawn = []
+    for pixels in (1 << 18, 3 * 20 * 20, 1):
+        monkeypatch.setattr(batched, "CPU_PIXELS", pixels)
+        views = batched.draw(images(7), recipe, seeded(0))
+        drawn.append([*views, batched.apply_colour(x, recipe.crops[0], seeded(1))])
+    for others in drawn[1:]:
+        assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(drawn[0], others))
