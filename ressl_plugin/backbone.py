@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from contextlib import contextmanager
 
 from omegaconf import OmegaConf
 from torch import nn
@@ -23,9 +24,28 @@ def build(cfg) -> nn.Module:
     offer(cfg.backbone.name)
     if cfg.data.get("num_classes") is None:  # a bare encoder has no need to count them
         cfg = OmegaConf.merge(cfg, {"data": {"num_classes": 1}})
-    backbone = host.build_backbone(cfg)
+    with taking_kwargs(cfg):
+        backbone = host.build_backbone(cfg)
     set_stem(backbone, cfg.backbone.get("stem", "auto"))
     return backbone
+
+
+@contextmanager
+def taking_kwargs(cfg):
+    """Turn "unexpected keyword argument" into the user's mistake that it is.
+
+    Raises:
+        UserError: the backbone does not take backbone.kwargs.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if not cfg.backbone.get("kwargs"):
+            raise
+        raise UserError(
+            f"config: backbone.kwargs={dict(cfg.backbone.kwargs)}: {cfg.backbone.name} does not "
+            f"take them ({error}); ~backbone.kwargs drops them"
+        ) from error
 
 
 def offer(name: str) -> None:

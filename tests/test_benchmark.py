@@ -99,7 +99,7 @@ def test_all_have_the_same_stem(method, tmp_path):
         assert backbone.conv1.kernel_size == (3, 3) and backbone.conv1.padding == (1, 1)
         assert isinstance(backbone.maxpool, torch.nn.Identity)
     if teacher is not None:
-        assert torch.equal(teacher.conv1.weight, model.classifier.weight)
+        assert torch.equal(teacher.conv1.weight, model.backbone.conv1.weight)
         assert not teacher.conv1.weight.requires_grad
 
 

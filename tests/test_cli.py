@@ -169,6 +169,8 @@ def test_mistakes_about_data(digits, tmp_path, capsys):
     assert "accelerator=gpu" in at("accelerator=gpu") or torch.cuda.is_available()
     assert "method=resl" in at("method=resl") or "ressl" in at("method=resl")
 
+    assert "~backbone.kwargs drops them" in at("backbone.name=resnet18")
+
     folder = image_folder(tmp_path / "images", per_class=30)
     (folder / "train" / "class0" / "bad.png").write_bytes(b"not an image")
     assert "bad.png" in at(f"data.train_path={folder}/train", f"data.val_path={folder}/val")

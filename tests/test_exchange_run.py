@@ -43,6 +43,7 @@ def imported(images, network, tmp_path_factory):
     torch.save({"epoch": 200, "state_dict": state}, folder / "moco.pth")
     words = [
         "import", str(folder / "moco.pth"), "digits/ressl", "backbone.stem=imagenet",
+        "backbone.name=resnet18", "~backbone.kwargs",
         f"data.train_path={images}/train", f"data.val_path={images}/val",
         "--out", str(folder / "run"),
     ]  # fmt: skip
