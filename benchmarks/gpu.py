@@ -94,7 +94,7 @@ def peak(work) -> tuple[float, float]:
 
 def cifar_part(args):
     """The paper's CIFAR-10 recipe end to end, ours and the host's own in the same run."""
-    epochs, images, size = (1, 64, 8) if args.dry_run else (4, 50_000, 32)
+    epochs, images, size = (1, 64, 8) if args.dry_run else (12, 50_000, 32)
     batch = 16 if args.dry_run else 256
     overrides = [f"optimizer.batch_size={batch}", f"max_epochs={epochs}", *_tiny(args)]
     if args.data:
@@ -132,7 +132,7 @@ def _tiny(args) -> list[str]:
 def _cifar_files(folder: Path) -> list[str]:
     """Overrides that read CIFAR-10 from where it is."""
     if (folder / "cifar-10-batches-py").is_dir():
-        return ["data.dataset=cifar10", "data.format=image_folder",
+        return ["data.dataset=cifar10", "data.format=image_folder", "knn_eval.enabled=true",
                 f"data.train_path={folder}", f"data.val_path={folder}"]  # fmt: skip
     return ["data.dataset=custom", "data.format=image_folder", f"data.train_path={folder}/train",
             "data.check=false"]  # fmt: skip

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data, host
+from ressl_plugin.data.memory import CleanBatches
 from ressl_plugin.errors import UserError
 from ressl_plugin.views import recipe
 
@@ -140,8 +141,13 @@ class PretrainData(pl.LightningDataModule):
         """Clean images of data.val_path (or the data set's test set); none without labels."""
         if not self.has_val:
             return []
-        loader = data.evaluation_loader(self.cfg, "val")
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        as_they_are = self.cfg.data.dataset in ("cifar10", "cifar100")  # nothing is resized
+        if self.backend == "batched" and as_they_are and not self.cfg.data.image_size:
+            images = data.MemoryImages(data.open(self.cfg, "val"), self.run_dir / "cache")
+            parts = [t[rank::ranks] for t in images.to(self.trainer.strategy.root_device)]
+            return CleanBatches(*parts, self.cfg.optimizer.batch_size, *data.mean_std(self.cfg))
+        loader = data.evaluation_loader(self.cfg, "val")
         if ranks == 1 or len(loader.dataset) < ranks:
             return loader
         # every image on exactly one rank: means over ranks count no image twice
