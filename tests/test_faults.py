@@ -1,0 +1,225 @@
+"""What happens to a run: each fault has its exit status, its one line and a usable checkpoint."""
+
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from helpers import image_folder
+from ranks import on_ranks
+
+from ressl_plugin import checkpoint, cli, faults, method, pretrain, registry, results, saving
+from ressl_plugin.loss import relational_loss
+from ressl_plugin.method import ReSSL
+
+pytestmark = pytest.mark.timeout(300)
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    registry.register()  # the children of a fork need not import the host again
+    assert pretrain
+    return image_folder(tmp_path_factory.mktemp("images"), per_class=16, splits=("train",))
+
+
+def command(images, run, *more):
+    """6 steps of 8 images an epoch, two epochs, a checkpoint after every second step."""
+    return [
+        "pretrain", "digits/ressl", f"run_dir={run}", f"data.train_path={images}/train",
+        "data.val_path=null", "backbone.name=timm:resnet10t", "backbone.stem=auto",
+        "backbone.kwargs={channels: [8, 8, 16, 16]}", "method_kwargs.queue_size=40",
+        "optimizer.batch_size=8", "max_epochs=2", "checkpoint.every_n_steps=2", "accelerator=cpu",
+        "enable_progress_bar=false", "enable_model_summary=false", "data.backend=batched", *more,
+    ]  # fmt: skip
+
+
+def run_cli(words, happens=None, at=5, wrong=None):
+    """Exit status of the command in this process; `happens()` in step `at`, and the loss of the
+    steps in `wrong` is NaN."""
+    step = ReSSL.training_step
+
+    def training_step(self, batch, batch_idx):
+        if happens and self.trainer.global_step == at:
+            happens()
+        return step(self, batch, batch_idx)
+
+    count = [0]
+
+    def loss(*args):
+        found = relational_loss(*args)
+        count[0] += 1
+        return type(found)(found[0] * math.nan, found[1]) if count[0] in (wrong or ()) else found
+
+    ReSSL.training_step, method.relational_loss = training_step, loss
+    sys.argv = ["ressl", *words]
+    try:
+        return cli.main(words)
+    except SystemExit as error:
+        return error.code
+
+
+def run(folder, words, *args):
+    """(exit status, standard error) of the command, in a process of its own."""
+    err = folder / "err.txt"
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def work():
+        sys.stderr = err.open("w")  # pytest's own is no longer of interest
+        logging.getLogger().handlers.clear()
+        try:
+            return run_cli(words, *args)
+        finally:
+            sys.stderr.flush()
+
+    code = on_ranks(1, work, folder / "ranks")[0]
+    return code, err.read_text()
+
+
+def last_line(text):
+    return [line for line in text.splitlines() if line.startswith("ressl: ")][-1]
+
+
+def finish(folder, words):
+    """Resumed, the run goes on to its end."""
+    code, text = run(folder, [*words, "resume=true"])
+    assert code == 0, text
+    assert checkpoint.load(folder)["global_step"] == 12
+
+
+def test_a_loss_that_is_not_finite_stops_that_step(images, tmp_path):
+    code, text = run(tmp_path, command(images, tmp_path), None, 0, [6])
+    assert code == cli.FAULT
+    assert "not finite at step 6" in last_line(text)
+    assert f"the last good checkpoint is {tmp_path}/last.ckpt" in last_line(text)
+    state = checkpoint.load(tmp_path)
+    assert state["global_step"] == 4
+    assert all(t.isfinite().all() for t in state["state_dict"].values())
+    finish(tmp_path, command(images, tmp_path))
+
+
+def test_skipped_steps_are_left_out_and_counted(images, tmp_path):
+    words = command(images, tmp_path, "faults.non_finite=skip", "checkpoint.every_n_steps=6")
+    code, _ = run(tmp_path, words, None, 0, [5, 9, 10])
+    assert code == 0
+    (record,) = (r for r in results.read(tmp_path) if r["metric"] == "skipped_steps")
+    assert record["value"] == 3
+    state = checkpoint.load(tmp_path)
+    assert state["global_step"] == 12
+    assert int(state["state_dict"]["queue_ptr"]) == 9 * 8 % 40
+    assert all(t.isfinite().all() for t in state["state_dict"].values())
+
+
+def test_nothing_of_a_skipped_batch_stays(images, tmp_path):
+    """A run whose only batches are skipped ends with the weights and statistics it began with."""
+    words = command(images, tmp_path, "faults.non_finite=skip", "max_epochs=1")
+    assert run(tmp_path, words, None, 0, range(1, 99))[0] == 0
+    state = checkpoint.load(tmp_path)["state_dict"]
+    student = {k: v for k, v in state.items() if k.startswith(("backbone.", "projector."))}
+    for key, value in student.items():
+        if key.endswith("num_batches_tracked"):
+            continue
+        # the teacher began as a copy, and an average of equals (to rounding) moves nothing
+        torch.testing.assert_close(value, state[f"momentum_{key}"], rtol=1e-5, atol=1e-6)
+        if key.endswith("running_mean"):
+            assert not value.any()
+
+
+def test_a_hopeless_run_stops(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(faults, "HOPELESS", 3)
+    words = command(images, tmp_path, "faults.non_finite=skip")
+    code, text = run(tmp_path, words, None, 0, range(4, 99))
+    assert code == cli.FAULT and "3 steps on end" in last_line(text)
+
+
+def test_a_worker_process_killed(images, tmp_path):
+    words = command(images, tmp_path, "data.backend=host", "data.num_workers=1")
+    code, text = run(tmp_path, words, lambda: multiprocessing.active_children()[0].kill(), 3)
+    assert code == cli.FAULT
+    assert "worker was killed" in last_line(text) and "resume=true" in last_line(text)
+    assert checkpoint.load(tmp_path)["global_step"] >= 2
+    finish(tmp_path, words)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_deleted_while_training(tmp_path, workers):
+    images = image_folder(tmp_path / "images", per_class=16, splits=("train",))
+    folder, files = tmp_path / "run", sorted((images / "train").rglob("*.png"))
+    words = command(images, folder, "data.backend=host", f"data.num_workers={workers}")
+    code, text = run(folder, words, lambda: [file.rename(f"{file}.x") for file in files], 3)
+    assert code == cli.FAULT
+    assert ".png cannot be used (missing" in last_line(text)
+    assert f"last good checkpoint is {folder}/last.ckpt" in last_line(text)
+    for file in files:
+        Path(f"{file}.x").rename(file)
+    finish(folder, words)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
+)
+def test_told_to_stop(images, tmp_path, number, code):
+    """The step is finished and saved; Ctrl-C, a preemption, a time limit."""
+    words = command(images, tmp_path, "checkpoint.every_n_steps=0")
+    found, text = run(tmp_path, words, lambda: os.kill(os.getpid(), number), 3)
+    assert found == code
+    assert f"{signal.Signals(number).name}: finishing this step" in text
+    assert checkpoint.load(tmp_path)["global_step"] == 4
+    finish(tmp_path, words)
+
+
+def test_a_finished_run_is_not_overwritten(images, tmp_path):
+    assert run(tmp_path, command(images, tmp_path, "max_epochs=1"))[0] == 0
+    code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
+    assert code == cli.USER_MISTAKE and "holds a run already" in last_line(text)
+
+
+def test_known_faults_have_a_line_and_bugs_have_none():
+    killed = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
+    assert "num_workers" in faults.explain(killed)
+    assert "batch_size" in faults.explain(torch.OutOfMemoryError("CUDA out of memory"))
+    assert "x.png" in faults.explain(FileNotFoundError(2, "No such file", "x.png"))
+    assert faults.explain(RuntimeError("size mismatch")) is None
+
+
+# SLURM --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "requeued", "end"),
+    [(0, False, 0), (os.EX_TEMPFAIL, True, 0), (138, True, 0), (3, False, 3), (143, False, 143)],
+)
+def test_slurm_script_requeues_what_was_stopped_in_time(tmp_path, status, requeued, end):
+    for name, body in {
+        "srun": f'echo "$@" > {tmp_path}/srun; exit {status}',
+        "scontrol": f'echo "$@" > {tmp_path}/scontrol',
+    }.items():
+        program = tmp_path / "bin" / name
+        program.parent.mkdir(exist_ok=True)
+        program.write_text(f"#!/bin/sh\n{body}\n")
+        program.chmod(0o755)
+    env = {
+        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4",
+    }  # fmt: skip
+    script = ROOT / "scripts" / "slurm" / "pretrain.sbatch"
+    found = subprocess.run(["bash", script, "imagenet/ressl", "run_dir=x"], env=env).returncode
+    assert found == end
+    words = (tmp_path / "srun").read_text()
+    assert "--ntasks=8" in words and "devices=4 num_nodes=2" in words and "resume=true" in words
+    asked = tmp_path / "scontrol"
+    assert asked.exists() == requeued
+    if requeued:
+        assert asked.read_text() == "requeue 17\n"
+
+
+def test_slurm_script_and_the_run_agree_on_the_status():
+    assert saving.Preempted().code == os.EX_TEMPFAIL == 75
+    text = (ROOT / "scripts" / "slurm" / "pretrain.sbatch").read_text()
+    assert '"$code" -eq 75' in text and "--signal=USR1@" in text

@@ -1,0 +1,271 @@
+"""Whatever stands in a config or in an image file: a result or a UserError, nothing else."""
+
+import io
+import math
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from helpers import make_config
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from PIL import Image
+
+from ressl_plugin import config, data
+from ressl_plugin.data.images import load_image
+from ressl_plugin.errors import UserError
+from ressl_plugin.pretrain import device_count
+from ressl_plugin.views import recipe
+
+FEW, MANY = 150, 2500
+
+
+def examples(count):
+    skip = list(HealthCheck)
+    return settings(
+        max_examples=count, deadline=None, database=None, derandomize=True,
+        suppress_health_check=skip,
+    )  # fmt: skip
+
+
+# Configs ------------------------------------------------------------------------------------------
+
+VALID = OmegaConf.to_container(make_config())
+VIEW_KEYS = [
+    "crop_size", "num_crops", "role", "preset", "interpolation", "mean", "std", "rrc",
+    "rrc.enabled", "rrc.crop_min_scale", "rrc.crop_max_scale", "rrc.ratio", "color_jitter",
+    "color_jitter.prob", "color_jitter.brightness", "color_jitter.hue", "grayscale.prob",
+    "gaussian_blur.prob", "gaussian_blur.sigma", "solarization.prob", "equalization.prob",
+    "horizontal_flip.prob", "horizontal_flip",
+]  # fmt: skip
+VIEWS = [f"augmentations.{i}.{key}" for i in (0, 1) for key in VIEW_KEYS]
+KEYS = sorted({*config.known_keys(), *VIEWS})
+NUMBERS = [
+    0, 1, -1, 2, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.0, -0.0, 0.5, 1e-300, 1e308, -1e308,
+    math.inf, -math.inf, math.nan,
+]  # fmt: skip
+WORDS = [
+    "", " ", "auto", "ressl", "???", "${optimizer.lr}", "${nothing}", "${", "${oc.env:HOME}", "-1",
+    "1e-3", "nan", "true", "null", "0,1", "16-mixed", "../../etc", "\0", "é" * 40, "\n", "a.b", "[",
+    "{", "timm:resnet18", "none",
+]  # fmt: skip
+leaves = st.one_of(
+    st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(WORDS),
+    st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4),
+)  # fmt: skip
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.one_of(st.sampled_from(["prob", "name", "a"]), st.integers(), st.text(max_size=4)),
+        inner, max_size=3,
+    ),
+    max_leaves=6,
+)  # fmt: skip
+changes = st.dictionaries(
+    st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS).map(lambda k: k + "x")), values,
+    min_size=1, max_size=3,
+)  # fmt: skip
+
+
+def changed(mapping):
+    """The valid config with some keys replaced; a key set within something that is no mapping
+    replaces it."""
+    cfg = OmegaConf.to_container(OmegaConf.create(VALID))
+    for key, value in mapping.items():
+        node = cfg
+        *path, last = [int(p) if p.isdigit() else p for p in key.split(".")]
+        for part in path:
+            if isinstance(node, list):
+                node = node[part]
+                continue
+            if not isinstance(node.get(part), dict | list):
+                node[part] = {}
+            node = node[part]
+        if isinstance(node, list):
+            node.append({last: value})
+        else:
+            node[last] = value
+    return cfg
+
+
+def read(mapping):
+    """As from a file; through one where OmegaConf alone does not take it."""
+    try:
+        return OmegaConf.create(mapping)
+    except OmegaConfBaseException:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "fuzz.yaml"
+            path.write_text(yaml.safe_dump(mapping))
+            return config.load(str(path))
+
+
+def config_or_user_error(mapping):
+    try:
+        cfg = config.finish(read(changed(mapping)))
+        assert isinstance(cfg, DictConfig)
+        device_count(cfg.devices, 1)
+        recipe.read(cfg.augmentations)
+    except UserError as error:
+        assert str(error) and len(str(error).splitlines()) == 1, f"not one line: {error}"
+
+
+@examples(FEW)
+@given(changes)
+def test_configs(mapping):
+    config_or_user_error(mapping)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@examples(MANY)
+@given(changes)
+def test_many_configs(mapping):
+    config_or_user_error(mapping)
+
+
+KINDS = [None, -1, math.nan, 2**70, "x", [[]], {"a": {}}, b"x"]
+
+
+def test_every_key():
+    for i, key in enumerate(KEYS):
+        config_or_user_error({key: KINDS[i % len(KINDS)]})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("value", KINDS, ids=str)
+def test_every_key_with_every_kind_of_value(value):
+    for key in KEYS:
+        config_or_user_error({key: value})
+
+
+# Image files --------------------------------------------------------------------------------------
+
+
+def encoded():
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), dtype=np.uint8)
+    made = []
+    for mode, formats in (
+        ("RGB", ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")),
+        ("L", ("PNG", "JPEG", "TIFF")),
+        ("P", ("PNG", "GIF")),
+        ("RGBA", ("PNG", "WEBP", "TIFF")),
+        ("CMYK", ("JPEG", "TIFF")),
+        ("1", ("PNG", "PPM")),
+        ("I;16", ("PNG", "TIFF")),
+        ("F", ("TIFF",)),
+    ):
+        for kind in formats:
+            file = io.BytesIO()
+            image = Image.fromarray(pixels)
+            if mode == "I;16":
+                image = Image.fromarray(pixels[..., 0].astype(np.uint16) * 257)
+            else:
+                image = image.convert("L").convert(mode) if mode == "F" else image.convert(mode)
+            image.save(file, kind)
+            made.append(file.getvalue())
+    return made
+
+
+IMAGES = encoded()
+NAMES = ("x.png", "x.jpg", "x.webp", "x.tif", "x.bmp", "x.ppm")
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "set", "cut", "insert", "repeat", "head"]),
+        st.integers(0, 2**16), st.binary(min_size=1, max_size=6),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+def edited(content, todo):
+    out = bytearray(content)
+    for what, where, piece in todo:
+        at = where % max(1, len(out))
+        if what == "flip" and out:
+            out[at] ^= piece[0] | 1
+        elif what == "set":
+            out[at : at + len(piece)] = piece
+        elif what == "cut":
+            del out[at:]
+        elif what == "insert":
+            out[at:at] = piece
+        elif what == "repeat":
+            out[at:at] = out[at : at + 64]
+        else:  # most of what a decoder believes stands in the first bytes
+            out[where % 40 : where % 40 + len(piece)] = piece
+    return bytes(out)
+
+
+def image_or_user_error(content, todo, name):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(edited(content, todo))
+        try:
+            image = load_image(path)
+            assert image.mode == "RGB" and min(image.size) > 0
+            assert np.asarray(image).shape[2] == 3
+        except UserError as error:
+            assert str(path) in str(error)
+
+
+@examples(FEW)
+@given(st.sampled_from(IMAGES), edits, st.sampled_from(NAMES))
+def test_image_files(content, todo, name):
+    image_or_user_error(content, todo, name)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@examples(MANY)
+@given(st.sampled_from(IMAGES), edits, st.sampled_from(NAMES))
+def test_many_image_files(content, todo, name):
+    image_or_user_error(content, todo, name)
+
+
+def test_checking_a_folder_of_broken_files(tmp_path):
+    generator = np.random.default_rng(1)
+    kinds = ["flip", "set", "cut", "insert", "repeat", "head"]
+    for i in range(150):
+        todo = [
+            (kinds[generator.integers(6)], int(generator.integers(2**16)), generator.bytes(4))
+            for _ in range(generator.integers(1, 5))
+        ]
+        path = tmp_path / f"class{i % 3}" / f"{i}{NAMES[i % len(NAMES)][1:]}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(edited(IMAGES[i % len(IMAGES)], todo))
+    report = data.check_folder(tmp_path)
+    assert report.lines()
+    with pytest.raises(UserError):
+        report.refuse()
+
+
+# Files that would run something -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name: !!python/object/apply:os.system ['touch {mark}']",
+        "method: !!python/object/new:subprocess.Popen [['touch', '{mark}']]",
+        "name: !!python/name:os.system",
+        "name: ${{python:open('{mark}', 'w')}}",
+        "backbone: {{_target_: os.system, command: 'touch {mark}'}}",
+        "optimizer: {{_target_: subprocess.call, _args_: [[touch, '{mark}']]}}",
+        "name: *nothing",
+        "name: {{",
+        "\t- :",
+    ],
+)
+def test_a_config_is_never_executed(tmp_path, text):
+    mark = tmp_path / "mark"
+    path = tmp_path / "evil.yaml"
+    path.write_text(text.format(mark=mark) + "\n")
+    with pytest.raises(UserError) as caught:
+        config.finish(config.load(str(path)))
+    assert str(caught.value)
+    assert not mark.exists()
