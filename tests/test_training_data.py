@@ -1,12 +1,20 @@
 """Validation images that stay on the device are those that the evaluators see."""
 
+import csv
+import hashlib
+import pickle
+
 import numpy as np
+import pytest
 import torch
+import torchvision.datasets as tv
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ressl_plugin import config
 from ressl_plugin.data import evaluation_transform, mean_std
 from ressl_plugin.data.memory import CleanBatches
+from ressl_plugin.pretrain import pretrain
 
 
 def test_clean_batches_are_the_evaluators_images_in_order():
@@ -20,3 +28,39 @@ def test_clean_batches_are_the_evaluators_images_in_order():
     assert len(CleanBatches(torch.from_numpy(array), targets, 2, *mean_std(cfg))) == 3
     torch.testing.assert_close(torch.cat([images for images, _ in batches]), expected)
     assert torch.equal(torch.cat([labels for _, labels in batches]), targets)
+
+
+@pytest.fixture
+def cifar(tmp_path, monkeypatch):
+    """CIFAR-10's own format, 8 training and 6 test images; torchvision is told their checksums."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return name, hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    def batch(count):
+        pixels = np.random.default_rng(0).integers(0, 256, (count, 3072), dtype=np.uint8)
+        return {"data": pixels, "labels": [i % 10 for i in range(count)]}
+
+    monkeypatch.setattr(tv.CIFAR10, "train_list", [write("data_batch_1", batch(8))])
+    monkeypatch.setattr(tv.CIFAR10, "test_list", [write("test_batch", batch(6))])
+    name, md5 = write("batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
+    monkeypatch.setattr(
+        tv.CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5}
+    )  # fmt: skip
+    return tmp_path
+
+
+def test_online_evaluation_keeps_its_cadence(cifar):
+    """knn_eval.every=2 of three epochs: evaluated once, on the test images held on the device."""
+    overrides = ["accelerator=cpu", "devices=1", "precision=32-true", "batchnorm.groups=2",
+                 "optimizer.batch_size=4", "max_epochs=3", "knn_eval.every=2", "knn_eval.k=2",
+                 "method_kwargs.queue_size=8", "enable_progress_bar=false", "data.num_workers=0",
+                 f"data.train_path={cifar}", f"data.val_path={cifar}",
+                 f"run_dir={cifar / 'run'}"]  # fmt: skip
+    folder = pretrain(config.finish(config.load("cifar/ressl", overrides)))
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
+    assert len([row for row in rows if row.get("val_acc1")]) == 1
+    assert len([row for row in rows if row.get("val_knn_acc1")]) == 1
