@@ -6,5 +6,5 @@ set -euo pipefail
 cd "$(dirname "$0")/../.."
 PATH="$PWD/.venv/bin:$PATH"
 ressl data digits datasets/digits
-exec ressl benchmark digits/ressl max_epochs=20 optimizer.batch_size=64 checkpoint.frequency=20 \
+exec ressl benchmark digits/ressl max_epochs=20 checkpoint.frequency=10 \
   --out runs/benchmark/digits "$@"
