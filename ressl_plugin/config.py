@@ -133,7 +133,10 @@ def finish(cfg: DictConfig) -> DictConfig:
         UserError: unknown key (with the nearest valid one), value of another type, missing
             mandatory key, values that contradict each other.
     """
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    try:
+        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    except OmegaConfBaseException as error:  # ${...} that leads nowhere
+        raise UserError(f"config: {' '.join(str(error).split())}") from None
     cfg.pop("hydra", None)
     own = {f.name for f in fields(schema.Config)}
     extra = {k: cfg.pop(k) for k in list(cfg) if k not in own and k in _trainer_arguments()}
@@ -187,7 +190,10 @@ def fill_method(cfg: DictConfig) -> DictConfig:
 
 
 def _drop_dead_keys(cfg: DictConfig) -> None:
-    dead = [k for k in DEAD_KEYS if k in (cfg.get("method_kwargs") or {})]
+    given = cfg.get("method_kwargs")
+    if not isinstance(given, DictConfig):  # the schema will say so
+        return
+    dead = [key for key in DEAD_KEYS if key in given]
     if cfg.get("method", "ressl") in ("ressl", "ressl_host") and dead:
         log.warning("method_kwargs.%s: no effect; momentum.* is what counts", ", ".join(dead))
         for key in dead:
