@@ -1,5 +1,12 @@
-"""Several ranks on this machine: forks of this process, so that nothing is imported again."""
+"""Several ranks on this machine, forked from a clean server that has imported everything once.
 
+Forks of the test process itself would inherit the locks and threads of every test before (DALI's,
+TensorBoard's), and crash on them.
+"""
+
+import importlib.util
+import inspect
+import multiprocessing
 import os
 import socket
 import traceback
@@ -17,26 +24,53 @@ def on_ranks(world, work, folder, *args, group=False):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    pids = []
-    for rank in range(world):
-        pid = os.fork()
-        if pid == 0:
-            _child(rank, world, port, work, folder / f"rank{rank}.pt", args, group)
-        pids.append(pid)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+    if "<locals>" in work.__qualname__:  # cannot be named to a server, and needs no second rank
+        return [_forked(work, folder / "rank0.pt", port)]
+    # by file: the name of its module may be that of the host's own package `tests`
+    named = (inspect.getfile(work), work.__name__)
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(["ressl_plugin.pretrain", "ressl_plugin.method"])
+    ranks = [
+        server.Process(
+            target=_child, args=(r, world, port, named, folder / f"rank{r}.pt", args, group)
+        )
+        for r in range(world)
+    ]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    codes = [process.exitcode for process in ranks]
     assert codes == [0] * world, codes
     return [torch.load(folder / f"rank{r}.pt", weights_only=False) for r in range(world)]
+
+
+def _forked(work, file, port):
+    pid = os.fork()
+    if pid == 0:
+        _child(0, 1, port, work, file, (), False)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    return torch.load(file, weights_only=False)
+
+
+def _function(file, name):
+    spec = importlib.util.spec_from_file_location("work_of_a_rank", file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return getattr(module, name)
 
 
 def _child(rank, world, port, work, file, args, group):
     launcher = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     ranks = {"WORLD_SIZE": str(world), "LOCAL_RANK": str(rank), "RANK": str(rank)}
     os.environ.update(**launcher, **(ranks if world > 1 else {}))
+    torch.set_num_threads(1)
     code = 1
     try:
         if group:
             dist.init_process_group("gloo", rank=rank, world_size=world)
         try:
+            work = _function(*work) if isinstance(work, tuple) else work
             result = work(*args)
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             traceback.print_exc()
