@@ -30,5 +30,5 @@ measure views "" python benchmarks/views.py --pairs 7
 measure end_to_end "" python benchmarks/end_to_end.py --pairs 3
 [ -z "$checkout" ] || measure step_main "$checkout" python benchmarks/step.py --pairs 9
 measure soak "" python benchmarks/soak.py
-measure kill "" python benchmarks/kill.py --points 20
+measure kill "" python benchmarks/kill.py --points 24 --whole 2
 python benchmarks/report.py
