@@ -60,10 +60,19 @@ def pages() -> list[str]:
     return out
 
 
+def digits() -> list[str]:
+    """The table of `bash scripts/benchmark/digits.sh`, copied to digits.md as it was written."""
+    file = RESULTS / "digits.md"
+    if not file.is_file():
+        return []
+    return ["## Methods on the digits", "", file.read_text().rstrip(), ""]
+
+
 def main() -> None:
     """Write the page."""
     notes = (HERE / "NOTES.md").read_text().rstrip()
-    text = ["# Results", "", notes, "", "## Against the bars", "", *bars(), "", "## As printed", ""]
+    text = ["# Results", "", notes, "", "## Against the bars", "", *bars(), ""]
+    text += [*digits(), "## As printed", ""]
     (HERE / "RESULTS.md").write_text("\n".join([*text, *pages()]))
 
 
