@@ -81,6 +81,7 @@ def changed(mapping):
         *path, last = [int(p) if p.isdigit() else p for p in key.split(".")]
         for part in path:
             if isinstance(node, list):
+                node.extend({} for _ in range(part + 1 - len(node)))  # an earlier key emptied it
                 node = node[part]
                 continue
             if not isinstance(node.get(part), dict | list):
