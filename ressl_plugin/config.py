@@ -205,7 +205,7 @@ def _schema_error(error: OmegaConfBaseException, cfg: DictConfig, key: str | Non
     if getattr(error, "object_type", None) is schema.ReSSLKwargs:
         key = f"method_kwargs.{key}"
     if "not in" in str(error) and key not in known_keys():
-        return f"config: unknown key {key}{_nearest(str(key))}"
+        return f"config: unknown key {' '.join(str(key).split())}{_nearest(str(key))}"
     value = OmegaConf.select(cfg, str(key), throw_on_missing=False)
     return f"config: {key}={value!r}: {str(error).splitlines()[0]}"
 
