@@ -7,3 +7,7 @@ class UserError(Exception):
     The message is one line: what is wrong, where (key, file, value), what would be right.
     The command line prints it without a traceback and exits with status 2.
     """
+
+    def __init__(self, message: str):
+        # one line, whatever a key, a file name or a library's own message holds
+        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))

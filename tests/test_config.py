@@ -153,3 +153,11 @@ def test_recipes_follow_the_paper(name, k, m, tau_t, batch, lr, wd, size, net):
 def test_finishing_twice_changes_nothing(minimal):
     once = finished(minimal)
     assert OmegaConf.to_container(config.finish(once)) == OmegaConf.to_container(once)
+
+
+def test_a_control_character_in_a_key_does_not_break_the_line(minimal):
+    cfg = config.load(minimal)
+    cfg.dali = {"\r": None}
+    with pytest.raises(UserError) as error:
+        config.finish(cfg)
+    assert len(str(error.value).splitlines()) == 1
