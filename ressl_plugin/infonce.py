@@ -15,10 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from ressl_plugin.attention import float32_products, read
 from ressl_plugin.errors import UserError
-from ressl_plugin.loss import _float32_products, _read
-
-_SCORES = 2**21  # scores held at a time
 
 
 def info_nce(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> Tensor:
@@ -66,10 +64,10 @@ class _InfoNCE(torch.autograd.Function):
 
 def _contrast(student: Tensor, teacher: Tensor, queue: Tensor, tau: float):
     """Loss () and its gradient by the student, in the student's shape and float32."""
-    with torch.autocast(student.device.type, enabled=False), _float32_products():
+    with torch.autocast(student.device.type, enabled=False), float32_products():
         keys = teacher.float().expand(student.shape).reshape(-1, student.shape[-1])  # [V*N, D]
         rows = student.float().reshape(keys.shape) / tau
-        read, total, top = _read(rows, queue, max(_SCORES // len(rows), 256), shift=True)
-        gap = (total.log() + top).squeeze(1) - torch.linalg.vecdot(rows, keys)
-        gradient = gap.sigmoid()[:, None] * (read / total - keys)
+        mean, log_sum = read(rows, queue)
+        gap = log_sum - torch.linalg.vecdot(rows, keys)
+        gradient = gap.sigmoid()[:, None] * (mean - keys)
         return F.softplus(gap).mean(), (gradient / (tau * len(rows))).view(student.shape)

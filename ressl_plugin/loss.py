@@ -5,30 +5,21 @@
     m_s = sum_k softmax_k(z_s . q_k / tau_s) q_k                   student read  (Eq. 4)
     dL/dz_s = (m_s - m_t) / tau_s
 
-Both reads and both log-sum-exps are accumulated over chunks of the queue, with the rows of the
-teacher and of every student view stacked into one matrix. So one product scores a chunk and one
-reads it, nothing of size N x K exists, the queue needs neither a gradient nor a copy, and the
-gradient is known when the forward pass ends.
+The rows of the teacher and of every student view are stacked into one matrix, and one attention
+read of the queue (attention.py) gives all reads and log-sum-exps. So nothing of size N x K exists,
+the queue needs neither a gradient nor a copy, and the gradient is known when the forward pass ends.
 """
 
-from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .attention import float32_products, read
 from .errors import UserError
 
-# Logits of unit rows lie in [-1/tau, 1/tau]. Up to this size float32 holds their exponentials and
-# any sum of them, so no maximum has to be found and subtracted.
-_SAFE_LOGIT = 60.0
-# A smaller sum may have lost terms to underflow.
-_SAFE_SUM = 1e-27
-# Rows of the queue read at a time, and scores held, where the caller does not say. Smaller chunks
-# need less memory but leave threads waiting for each other on a busy machine.
-_CHUNK, _SCORES = 8192, 2**22
-# Up to this many rows the formula itself is as fast.
+# Up to this many queue rows the formula itself is as fast.
 _FEW_ROWS = 512
 
 
@@ -56,7 +47,7 @@ def relational_loss(
         teacher: (N, D), embeddings of the weak view.
         queue: (K, D), past teacher embeddings.
         tau_s, tau_t: temperatures of the student and of the teacher.
-        chunk: queue rows read at a time; by default 8192, fewer for more than 512 rows in all.
+        chunk: queue rows read at a time, for tests and measurements; see attention.read.
 
     Returns:
         the loss and the mean entropy of the target relation.
@@ -98,13 +89,12 @@ def _relate(
     with_gradient: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss (), target entropy (), gradient by the student: its shape, float32; or empty."""
-    with torch.autocast(student.device.type, enabled=False), _float32_products():
+    with torch.autocast(student.device.type, enabled=False), float32_products():
         n, views = len(teacher), student.reshape(-1, *teacher.shape)  # [V, N, D]
         rows = torch.cat([teacher.float() / tau_t, views.flatten(0, 1).float() / tau_s])
         if len(queue) <= min(_FEW_ROWS, chunk or _FEW_ROWS):
             loss, entropy, gradient = _whole(rows, n, queue, with_gradient)
         else:
-            chunk = chunk or min(_CHUNK, max(_SCORES // len(rows), 256))
             loss, entropy, gradient = _streamed(rows, n, queue, chunk, with_gradient)
         # d/dz = 1/tau_s d/d(z/tau_s), and the mean over views and images
         gradient = gradient.div_(tau_s * len(views) * n)
@@ -134,16 +124,8 @@ def _whole(rows: Tensor, n: int, queue: Tensor, with_gradient: bool):
 
 def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bool):
     """The loss from the reads and log-sum-exps of one pass over the queue."""
-    # Looking at the sums costs nothing on the CPU and a synchronisation on a GPU. A score is a
-    # product of norms at most, and the norms of the queue are not worth a pass of their own.
-    safe = rows.device.type == "cpu" and bool(rows.norm(dim=1).max() <= _SAFE_LOGIT)
-    if safe:
-        read, total, top = _read(rows, queue, chunk, shift=False)
-        safe = bool(total.min() >= _SAFE_SUM) and bool(read.sum().isfinite())
-    if not safe:
-        read, total, top = _read(rows, queue, chunk, shift=True)
-    reads = read.div_(total).view(-1, n, rows.shape[1])  # [1 + V, N, D], the target's first
-    log_sums = total.log_().add_(top).view(-1, n)
+    reads, log_sums = read(rows, queue, chunk)
+    reads, log_sums = reads.view(-1, n, rows.shape[1]), log_sums.view(-1, n)  # the target's first
     entropy, loss = _split(log_sums - torch.linalg.vecdot(rows.view_as(reads), reads[0]))
     if not with_gradient:
         return loss, entropy, rows.new_empty(0)
@@ -153,43 +135,6 @@ def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bo
 def _split(entropies: Tensor) -> tuple[Tensor, Tensor]:
     """(1 + V, N) cross-entropies against the target: its own mean and that of the views."""
     return entropies[0].mean(), entropies[1:].mean()
-
-
-def _read(rows: Tensor, queue: Tensor, chunk: int, shift: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums over the queue of exp(row . q_k - top) q_k (R, D) and of exp(row . q_k - top) (R, 1),
-    and `top` (R, 1): the largest score of the row, or zero without `shift`."""
-    read, total = torch.zeros_like(rows), rows.new_zeros(len(rows), 1)
-    top = torch.full_like(total, -torch.inf if shift else 0.0)
-    buffer = rows.new_empty(len(rows) * min(chunk, len(queue)))
-    for block in queue.split(chunk):
-        block = block.float()
-        score = buffer[: len(rows) * len(block)].view(len(rows), len(block))
-        torch.mm(rows, block.T, out=score)
-        if shift:  # online softmax: what was summed so far is rebased on the new maximum
-            higher = torch.maximum(top, score.amax(1, keepdim=True))
-            rebase = top.sub_(higher).exp_()
-            read.mul_(rebase)
-            total.mul_(rebase)
-            score.sub_(higher)
-            top = higher
-        total.add_(score.exp_().sum(1, keepdim=True))
-        read.addmm_(score, block)
-    return read, total, top
-
-
-@contextmanager
-def _float32_products():
-    """Full float32 products: "medium" precision means bfloat16 on some CPUs, "high" TF32 on GPUs,
-    and at a temperature of 0.04 either shows in the target."""
-    settings = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
-        yield
-    finally:
-        for setting, precision in zip(settings, before):
-            setting.fp32_precision = precision
 
 
 def _check(student, teacher, queue, tau_s, tau_t, chunk):

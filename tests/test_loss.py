@@ -40,7 +40,7 @@ def compare(student, teacher, queue, tau_s=0.1, tau_t=0.04, tolerance=1e-5, **op
 
 @pytest.mark.parametrize(
     "n, k, d",
-    [(1, 1, 4), (1, 2, 8), (3, 7, 8), (2, 4097, 16), (8, 4096, 128), (5, 1000, 1), (2, 65536, 32)],
+    [(1, 1, 4), (1, 2, 8), (3, 7, 8), (2, 4097, 16), (128, 4096, 99), (5, 1000, 1), (2, 65536, 32)],
 )
 @pytest.mark.parametrize("chunk", [None, 41, 2048])
 def test_equals_the_float64_formula(n, k, d, chunk):
@@ -48,7 +48,7 @@ def test_equals_the_float64_formula(n, k, d, chunk):
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 16, 64, 65, 1000])
-@pytest.mark.parametrize("tau_t", [0.04, 1e-2])  # without and with the running maximum
+@pytest.mark.parametrize("tau_t", [0.04, 1e-2])
 def test_any_chunk(chunk, tau_t):
     student, teacher, queue = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(65, 8, seed=3)
     compare(student, teacher, queue, tau_t=tau_t, chunk=chunk)
@@ -81,9 +81,9 @@ def test_extreme_temperatures_and_rows(tau_s, tau_t, kind, chunk):
     compare(student, teacher, queue, tau_s, tau_t, max(1e-5, 1e-6 * scale / tau_t), chunk=chunk)
 
 
-def test_long_rows_at_ordinary_temperatures_fall_back_to_the_running_maximum():
+def test_long_rows_at_ordinary_temperatures():
     student, teacher, queue = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(90, 8, seed=3)
-    for factor in (10.0, -10.0):  # sums that overflow, and sums that vanish
+    for factor in (10.0, -10.0):  # exponentials that overflow, and that vanish
         queue = factor * queue.abs()
         compare(student, teacher, queue, tolerance=1e-4, chunk=40)
         compare(student.abs(), teacher.abs(), queue, tolerance=1e-4, chunk=40)

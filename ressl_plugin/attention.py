@@ -1,0 +1,82 @@
+"""Attention reads of the queue: softmax(rows Q^T) Q with their log-sum-exps, in float32.
+
+The relational loss and InfoNCE are both made of them (Eq. 3 to 5 in loss.py). Nothing of the size
+of all scores is held: PyTorch's attention for the CPU keeps them in the cache of a core, and
+elsewhere an online softmax runs over chunks of the queue.
+"""
+
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+# Rows of the queue read at a time, and scores held, by our own pass. Smaller chunks need less
+# memory but leave threads waiting for each other.
+_CHUNK, _SCORES = 8192, 2**22
+# Rows that PyTorch's attention for the CPU gives to a thread at a time.
+_ROWS_A_THREAD = 64
+
+
+def read(rows: Tensor, queue: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor]:
+    """Every row's mean of the queue under its own relation to it, and the log-sum-exp.
+
+    Exact whatever the size of the scores: the largest is subtracted.
+
+    Args:
+        rows: (R, D) float32, queries divided by their temperature.
+        queue: (K, D), keys and values in one.
+        chunk: queue rows read at a time by our own pass over it; 0 leaves the pass (PyTorch's or
+            ours) and its chunk to the device and the sizes.
+
+    Returns:
+        softmax(rows Q^T) Q (R, D), logsumexp(rows Q^T) (R,), float32.
+    """
+    if not chunk and _kernel_fits(rows, queue):
+        return _by_kernel(rows, queue)
+    return _by_chunks(rows, queue, chunk or min(_CHUNK, max(_SCORES // len(rows), 256)))
+
+
+def _kernel_fits(rows: Tensor, queue: Tensor) -> bool:
+    """Whether the kernel takes the queue as it is and has work for every thread."""
+    here = rows.device.type == "cpu" and queue.dtype == torch.float32
+    return here and len(rows) >= _ROWS_A_THREAD * torch.get_num_threads()
+
+
+def _by_kernel(rows: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
+    # F.scaled_dot_product_attention is the same kernel without its second result, the log-sum-exp
+    out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
+        rows[None, None], queue[None, None], queue[None, None], scale=1.0
+    )
+    return out[0, 0], log_sum.flatten()
+
+
+def _by_chunks(rows: Tensor, queue: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    out, total = torch.zeros_like(rows), rows.new_zeros(len(rows), 1)
+    top = torch.full_like(total, -torch.inf)
+    buffer = rows.new_empty(len(rows) * min(chunk, len(queue)))
+    for block in queue.split(chunk):
+        block = block.float()
+        score = buffer[: len(rows) * len(block)].view(len(rows), len(block))
+        torch.mm(rows, block.T, out=score)
+        # online softmax: what was summed so far is rebased on the new maximum
+        higher = torch.maximum(top, score.amax(1, keepdim=True))
+        rebase = top.sub_(higher).exp_()
+        top = higher
+        total.mul_(rebase).add_(score.sub_(top).exp_().sum(1, keepdim=True))
+        out.mul_(rebase).addmm_(score, block)
+    return out.div_(total), total.log_().add_(top).squeeze(1)
+
+
+@contextmanager
+def float32_products():
+    """Full float32 products: "medium" precision means bfloat16 on some CPUs, "high" TF32 on GPUs,
+    and at a temperature of 0.04 either shows in the target."""
+    settings = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = [setting.fp32_precision for setting in settings]
+    try:
+        for setting in settings:
+            setting.fp32_precision = "ieee"
+        yield
+    finally:
+        for setting, precision in zip(settings, before):
+            setting.fp32_precision = precision
