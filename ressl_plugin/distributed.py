@@ -12,16 +12,18 @@ from torch import Tensor
 
 from ressl_plugin.errors import UserError
 
+ASK = 8  # steps on GPUs between two questions to all ranks
+
 
 def launched_first() -> bool:
     """Whether this is rank 0, before there is a process group; True if nothing launched it.
 
-    torchrun and SLURM say it outright; Lightning's own launcher gives the node and the rank on it.
+    torchrun says it outright. Else every name that is set must say so: Lightning's own launcher
+    sets NODE_RANK and LOCAL_RANK, srun SLURM_PROCID, and below a shell that srun has started
+    (`srun --pty bash`) SLURM_PROCID is 0 in all of Lightning's processes.
     """
-    for names in (("RANK",), ("SLURM_PROCID",), ("NODE_RANK", "LOCAL_RANK")):
-        if any(name in os.environ for name in names):
-            return all(int(os.environ.get(name) or 0) == 0 for name in names)
-    return True
+    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name) or 0) == 0 for name in names)
 
 
 def check_launch(devices: int, nodes: int) -> None:
@@ -93,6 +95,31 @@ def everywhere(flag: Tensor) -> Tensor:
     return flag.bool()
 
 
+class AnyRank:
+    """Whether any rank says yes. Ranks hear of a signal in different steps, or not at all.
+
+    To ask makes the processor wait for the device, so on GPUs they ask every few steps only. A yes
+    is remembered: the step of the question may be one in which nobody can act on it.
+    """
+
+    def __init__(self):
+        self._yes, self._calls = False, 0
+
+    def says(self, own: bool, device: torch.device, now: bool = False) -> bool:
+        """The same answer on all ranks; `own` is this one's, `now` asks whatever the step."""
+        if world() == 1:
+            return own
+        self._calls += 1
+        if not self._yes and (now or self._calls % ask_every(device) == 0):
+            self._yes = not everywhere(torch.tensor(not own, device=device))
+        return self._yes
+
+
+def ask_every(device: torch.device) -> int:
+    """Steps between two questions."""
+    return ASK if device.type == "cuda" else 1
+
+
 @torch.no_grad()
 def total(x: Tensor) -> Tensor:
     """Sum over ranks of a tensor of one shape."""
@@ -120,7 +147,7 @@ def same_(tensors: Sequence[Tensor]) -> None:
             dist.broadcast(t, src=0)
 
 
-def shuffle(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+def shuffle(x: Tensor, even: bool = False) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
     """Exchange images between ranks at random, so that batch statistics cannot leak the answer.
 
     The reference code's shuffled batch norm: permute the global batch, forward each rank's share,
@@ -128,12 +155,13 @@ def shuffle(x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
 
     Args:
         x: (N, ...) this rank's images.
+        even: promises that all ranks hold equally many: then nothing waits for the device.
 
     Returns:
         This rank's share of the permuted global batch, and a function that takes an output of it
         back to this rank's own images in their own order.
     """
-    sizes = _sizes(x) if world() > 1 else [len(x)]
+    sizes = [len(x)] * world() if even or world() == 1 else _sizes(x)
     even = len(set(sizes)) == 1
     everything = gather(x, even)
     order = torch.randperm(len(everything), device=x.device)

@@ -127,11 +127,14 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
         return F.normalize(z.float(), dim=-1)
 
     @torch.no_grad()
-    def momentum_forward(self, X: Tensor) -> dict[str, Tensor]:
-        """Teacher: (N, 3, H, W) to feats (N, d) and z (N, D) of unit length, no gradient."""
+    def momentum_forward(self, X: Tensor, even: bool = False) -> dict[str, Tensor]:
+        """Teacher: (N, 3, H, W) to feats (N, d) and z (N, D) of unit length, no gradient.
+
+        `even` promises that all ranks hold equally many images: then nothing waits for the device.
+        """
         restore = lambda t: t
         if self.cfg.batchnorm.mode == "shuffle" and self.training:
-            X, restore = distributed.shuffle(X)
+            X, restore = distributed.shuffle(X, even)
         feats = self.momentum_backbone(self._layout(X))
         z = F.normalize(self.momentum_projector(feats).float(), dim=-1)
         return {"feats": restore(feats), "z": restore(z)}
@@ -149,15 +152,15 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
         _, views, targets = batch
         views = [views] if isinstance(views, Tensor) else views
         self.before_step()
-        teacher = self.momentum_forward(views[self.teacher_view])
+        # only the last batch of an epoch can be uneven
+        even = self._trainer is not None and batch_idx + 1 < self.trainer.num_training_batches
+        teacher = self.momentum_forward(views[self.teacher_view], even)
         z_t = teacher["z"]
         feats, z_s = self._student([views[i] for i in self.student_views])
 
         loss, entropy = self._objective(z_s, z_t)
         if self.to_be_skipped(loss):
             return self.skip()
-        # only the last batch of an epoch can be uneven
-        even = self._trainer is not None and batch_idx + 1 < self.trainer.num_training_batches
         self.memory.enqueue(distributed.gather(z_t, even))
 
         uniform = math.log(len(self.queue)) or 1.0  # one row: the relation has no entropy at all

@@ -9,6 +9,9 @@ from pathlib import Path
 import lightning.pytorch as pl
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+from ressl_plugin.saving import followed_by
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,18 @@ class CollapseMonitor(pl.Callback):
         self.warmup_epochs = warmup_epochs
         self.collapsed_at: int | None = None
 
-    def on_train_epoch_end(self, trainer, module) -> None:
-        """Look at the epoch's mean."""
+    def setup(self, trainer, module, stage) -> None:
+        """Look after the module's own hook: Lightning calls a callback's before it, and the module
+        logs the epoch's means there."""
+        if stage == "fit":
+            hook = followed_by(module.on_train_epoch_end, self._look, trainer)
+            module.on_train_epoch_end = hook
+
+    def teardown(self, trainer, module, stage) -> None:
+        """The module is as it was."""
+        module.__dict__.pop("on_train_epoch_end", None)
+
+    def _look(self, trainer) -> None:
         entropy = trainer.callback_metrics.get("target_entropy")
         late = trainer.current_epoch + 1 > self.warmup_epochs
         if entropy is None or not late or entropy <= UNIFORM or self.collapsed_at is not None:
@@ -71,6 +84,7 @@ class MetricsFile(CSVLogger):
                 writer.metrics_keys = before.decode().splitlines()[0].split(",")
         return self._experiment
 
+    @rank_zero_only
     def keep(self, steps: int) -> None:
         """Drop the rows beyond the first `steps` steps: they will be written again."""
         rows = _rows(self.file)

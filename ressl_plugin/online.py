@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ressl_plugin import distributed
+from ressl_plugin.host import mends
 from ressl_plugin.means import Means
 
 
@@ -19,11 +21,14 @@ class OnlineEvaluation:
     def start_online(self) -> None:
         """Nothing seen yet."""
         self.means = Means()
-        self._bank: list[tuple[Tensor, Tensor]] = []  # features of the epoch, for the online kNN
+        # for the online kNN, this rank's features and labels: of the epoch, of the clean images
+        self._bank: list[tuple[Tensor, Tensor]] = []
+        self._clean: list[tuple[Tensor, Tensor]] = []
 
     def on_train_epoch_start(self) -> None:
         """Without a validation set nobody has emptied the bank."""
         self._bank.clear()
+        self._clean.clear()
 
     def online_loss(self, feats, teacher_feats, targets) -> Tensor | float:
         """Loss of the detached online classifiers; training features for the online kNN."""
@@ -36,7 +41,7 @@ class OnlineEvaluation:
                 self.momentum_classifier, teacher_feats, targets, "train_momentum"
             )
         if self.knn_eval and self._knn_epoch():
-            self._bank.append((feats.float(), targets))
+            self._bank.append((_kept(feats), targets))
         return loss
 
     def _classify(self, classifier, feats, targets, name: str, group: str = "train") -> Tensor:
@@ -68,16 +73,43 @@ class OnlineEvaluation:
             feats = self.momentum_backbone(self._layout(X))
             self._classify(self.momentum_classifier, feats, targets, "momentum_val", "val")
         if self._bank:
-            self.knn.update(test_features=out["feats"].float(), test_targets=targets)
+            self._clean.append((_kept(out["feats"]), targets))
 
     def on_validation_epoch_end(self) -> None:
         """Log means over the images, and the kNN accuracies."""
         log = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
         if self._bank:
-            feats, targets = (torch.cat(parts) for parts in zip(*self._bank))
-            self._bank.clear()
-            known = targets >= 0
-            self.knn.update(train_features=feats[known], train_targets=targets[known])
-            log["val_knn_acc1"], log["val_knn_acc5"] = map(float, self.knn.compute())
-            self.knn.reset()
+            log["val_knn_acc1"], log["val_knn_acc5"] = self._knn_accuracies()
         self.log_dict(log, sync_dist=True)
+
+    @torch.no_grad()
+    def _knn_accuracies(self) -> tuple[float, float]:
+        """Accuracy@1 and @5 of the host's weighted kNN; (-1, -1) where nothing is labelled.
+
+        The metric itself would gather every rank's training features on every rank, ten gigabytes
+        of ImageNet's, several times over. Here the clean images' are gathered, every rank finds the
+        neighbours among its own, and the nearest of those are the neighbours.
+        """
+        train, labels = mends.labelled(*_taken(self._bank))
+        test, targets = map(distributed.gather, mends.labelled(*_taken(self._clean)))
+        near, voted = mends.nearest(self.knn, train, labels, test)
+        if distributed.world() > 1:
+            near, voted = (distributed.gather(x.t()).t() for x in (near, voted))
+            near, best = near.topk(min(self.knn.k, near.size(1)))
+            voted = voted.gather(1, best)
+        if 0 in near.shape:
+            return -1.0, -1.0
+        return mends.vote(self.knn, near, voted, targets, self.num_classes)
+
+
+def _kept(feats: Tensor) -> Tensor:
+    """A copy for later, in float32 or in the half precision that it has, which loses nothing."""
+    half = feats.dtype in (torch.float16, torch.bfloat16)
+    return feats.detach().to(feats.dtype if half else torch.float32, copy=True)
+
+
+def _taken(bank: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Features and labels of all batches; the bank is empty then."""
+    feats, targets = (torch.cat(parts) for parts in zip(*bank))
+    bank.clear()
+    return feats, targets

@@ -19,15 +19,15 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ressl_plugin import checkpoint
+from ressl_plugin import checkpoint, distributed
 from ressl_plugin.checkpoint import CheckpointError
 from ressl_plugin.errors import UserError
 from ressl_plugin.plain import config_differences, plain_config, to_plain
 from ressl_plugin.rng import gather_rng, restore_rng
+from ressl_plugin.schedule import apply_settings, settings
 
 log = logging.getLogger(__name__)
 
-ASK = 8  # steps on GPUs between two questions whether any rank was told to stop
 CONFIG, RNG = "ressl_config", "ressl_rng"
 
 
@@ -86,11 +86,12 @@ class CheckpointCallback(Callback):
         self._handlers = {}
         self._stop = None  # the exception that ends the run at the next boundary
         self._signal = None  # the number of the signal that asks for it
-        self._steps = 0
+        self._asked = distributed.AnyRank()  # whether one of them was told to stop
         self._saved = None  # global step of this process's last save
         self._due = False  # a save is due, and waits for a step that can be resumed from
         self._between_steps = False
         self._states = None  # RNG of every rank, to be restored
+        self._settings = None  # of the config, to be applied over those of the checkpoint
 
     def request_stop(self, exception: BaseException) -> None:
         """Finish the step, save, then raise ``exception``."""
@@ -99,14 +100,15 @@ class CheckpointCallback(Callback):
     # The two boundaries: wrapped around the module's own hooks, because Lightning calls a
     # callback's before the module's, and that is where the teacher is updated.
 
-    def setup(self, trainer, pl_module, stage):
-        if stage != "fit":
-            return
+    def on_fit_start(self, trainer, pl_module):
+        # after every setup, so that what other callbacks add to the hooks comes before a save
         for name, boundary in (
             ("on_train_batch_end", self._after_step),
             ("on_train_epoch_end", self._after_epoch),
         ):
-            setattr(pl_module, name, _followed_by(getattr(pl_module, name), boundary, trainer))
+            setattr(pl_module, name, followed_by(getattr(pl_module, name), boundary, trainer))
+        forced = self.config.get("resume_force") and trainer.ckpt_path
+        self._settings = settings(trainer) if forced else None  # the checkpoint is loaded later
 
     def teardown(self, trainer, pl_module, stage):
         for name in ("on_train_batch_end", "on_train_epoch_end"):
@@ -193,6 +195,8 @@ class CheckpointCallback(Callback):
 
     def on_train_start(self, trainer, pl_module):
         self._install_handlers()
+        if self._settings is not None:
+            apply_settings(trainer, *self._settings)
         states, self._states = self._states, None
         if states is not None:
             restore_rng(states[trainer.global_rank])
@@ -228,15 +232,8 @@ class CheckpointCallback(Callback):
     def _agreed_stop(self, trainer) -> bool:
         if self._stop is None and trainer.received_sigterm:
             self._stop = SIGTERMException(128 + signal.SIGTERM)
-        if trainer.world_size == 1:
-            return self._stop is not None
-        # Ranks hear of a signal in different steps, or not at all. To ask makes the processor wait
-        # for the device, so on GPUs they ask every few steps.
-        self._steps += 1
-        rare = trainer.strategy.root_device.type == "cuda" and self._steps % ASK
-        if rare and not trainer.is_last_batch:
-            return False
-        return trainer.strategy.reduce_boolean_decision(self._stop is not None, all=False)
+        device, now = trainer.strategy.root_device, trainer.is_last_batch
+        return self._asked.says(self._stop is not None, device, now)
 
     def _leave(self, trainer):
         if trainer.world_size > 1:  # one exit status for all: that of the first rank that knows
@@ -255,7 +252,9 @@ def _can_resume_here(trainer) -> bool:
     return not (trainer.is_last_batch or validates or loop._should_accumulate())
 
 
-def _followed_by(hook, boundary, trainer):
+def followed_by(hook, boundary, trainer):
+    """A hook of the module, with `boundary(trainer)` after it."""
+
     def call(*args, **kwargs):
         result = hook(*args, **kwargs)
         boundary(trainer)

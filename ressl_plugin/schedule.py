@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -31,3 +32,45 @@ class WarmupCosine(LRScheduler):
     def get_lr(self) -> list[float]:
         """Learning rates of the coming step."""
         return [warmup_cosine(self.last_epoch, base, **self.plan) for base in self.base_lrs]
+
+    def state_dict(self) -> dict:
+        """Where it stands. The rest follows from the config, at every start anew."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on from there; earlier checkpoints hold the plan and the base rates, too."""
+        self.last_epoch = state["last_epoch"]
+        self._step_count = self.last_epoch + 1
+        self._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+
+
+def settings(trainer) -> tuple[list, list]:
+    """What the config makes of the optimizers and schedules, before a checkpoint is loaded.
+
+    Returns:
+        The hyper-parameters of each optimizer's groups, and the state of each schedule.
+    """
+    groups = [
+        [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
+        for optimizer in trainer.optimizers
+    ]
+    return groups, [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
+
+
+def apply_settings(trainer, groups: list, states: list) -> None:
+    """Put `settings` in the place of a loaded checkpoint's, and go on at the checkpoint's step."""
+    for optimizer, own in zip(trainer.optimizers, groups):
+        for group, values in zip(optimizer.param_groups, own):
+            group.update(values)
+    for config, state in zip(trainer.lr_scheduler_configs, states):
+        _advance(config.scheduler, state, config.scheduler.last_epoch)
+
+
+def _advance(scheduler: LRScheduler, state: dict, step: int) -> None:
+    """From the start to `step`: at once in closed form, else as an uninterrupted run gets there."""
+    closed = isinstance(scheduler, WarmupCosine)
+    scheduler.load_state_dict({**state, "last_epoch": step - 1} if closed else state)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # no optimizer step comes between these
+        for _ in range(1 if closed else step):
+            scheduler.step()

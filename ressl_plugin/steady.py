@@ -53,8 +53,21 @@ class Steady:
     def on_before_optimizer_step(self, optimizer) -> None:
         """Without gradients the optimizer moves nothing: no momentum, no weight decay."""
         if not self._accepted:
+            self._record_no_overflow(optimizer)
             optimizer.zero_grad(set_to_none=True)
         self._accepted = False
+
+    def _record_no_overflow(self, optimizer) -> None:
+        """With precision=16-mixed the scaler must have seen gradients, or fails: those of a batch
+        that was left out are 0. A fused optimizer unscales in its step, which finds none any more;
+        for others Lightning has unscaled them already.
+
+        To fill them with inf, so that the scaler skips the step, is not enough: a fused SGD whose
+        first step is skipped keeps momentum buffers that nobody has written.
+        """
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            scaler.unscale_(optimizer)
 
     def statistics(self) -> list[Tensor]:
         """Running means and variances of every batch norm."""

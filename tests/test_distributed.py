@@ -1,9 +1,10 @@
 """Two and three processes compute what one does: keys, queue, loss, means, batch norm."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 import torch.distributed as dist
-from helpers import make_config
+from helpers import make_config, random_batches
 from ranks import on_ranks
 from torch import nn
 
@@ -75,8 +76,17 @@ def crossing():
     torch.manual_seed(r)  # ranks draw different permutations: rank 0's counts
     out["shuffled"] = model.momentum_forward(images(4, r))
     torch.manual_seed(r)
+    ask, distributed._sizes = distributed._sizes, None  # a promise: nobody asks
+    out["promised"] = model.momentum_forward(images(4, r), even=True)
+    distributed._sizes = ask
+    torch.manual_seed(r)
     share, restore = distributed.shuffle(unit(SIZES[r], r))
     out["there_and_back"] = restore(share * 2)
+
+    distributed.ask_every = lambda device: 3
+    asked = distributed.AnyRank()
+    out["told"] = [asked.says(r == 1, torch.device("cpu")) for _ in range(5)]
+    out["at_once"] = distributed.AnyRank().says(r == 1, torch.device("cpu"), now=True)
     return out
 
 
@@ -153,6 +163,31 @@ def test_shuffled_batchnorm_is_the_references(ranks):
         own = unshuffled.momentum_forward(images(4, r))["z"]
         assert (own - out["shuffled"]["z"]).abs().max() > 1e-3  # the shuffle does matter
         assert torch.equal(out["there_and_back"], 2 * unit(SIZES[r], r))
+        assert torch.equal(out["promised"]["z"], out["shuffled"]["z"])
+
+
+def test_a_yes_of_one_rank_is_remembered_by_all(ranks):
+    for out in ranks:
+        assert out["told"] == [False, False, True, True, True]
+        assert out["at_once"]
+
+
+def test_only_the_last_batch_of_an_epoch_asks_for_sizes(monkeypatch):
+    promised, shuffle = [], distributed.shuffle
+
+    def watched(x, even=False):
+        promised.append(even)
+        return shuffle(x, even)
+
+    monkeypatch.setattr(distributed, "shuffle", watched)
+    small = {"name": "timm:resnet10t", "kwargs": {"channels": [8, 8, 16, 16]}, "stem": "auto"}
+    model = ReSSL(make_config(backbone=small, batchnorm__mode="shuffle"))
+    trainer = pl.Trainer(
+        max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, accelerator="cpu",
+    )  # fmt: skip
+    trainer.fit(model, torch.utils.data.DataLoader(random_batches(3, 8), batch_size=None))
+    assert promised == [True, True, False]
 
 
 # Launchers ---------------------------------------------------------------------------------------
@@ -188,6 +223,13 @@ def test_a_launcher_with_another_number_of_processes(monkeypatch, env, devices, 
         ({"SLURM_PROCID": "3"}, False),
         ({"NODE_RANK": "1", "LOCAL_RANK": "0"}, False),
         ({"NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
+        # under `srun --pty bash` Lightning starts the ranks, and all inherit the shell's number
+        ({"SLURM_PROCID": "0", "NODE_RANK": "0", "LOCAL_RANK": "1"}, False),
+        ({"SLURM_PROCID": "0", "NODE_RANK": "0", "LOCAL_RANK": "0"}, True),
+        ({"SLURM_PROCID": "3", "SLURM_LOCALID": "0", "SLURM_NODEID": "1"}, False),
+        ({"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0"}, True),
+        ({"SLURM_PROCID": "4", "SLURM_LOCALID": "0", "LOCAL_RANK": "0"}, False),
+        ({"SLURM_PROCID": "1", "RANK": "0", "LOCAL_RANK": "0"}, True),
     ],
 )
 def test_who_is_first(monkeypatch, env, first):

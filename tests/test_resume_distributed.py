@@ -8,7 +8,7 @@ import pytest
 from lightning.pytorch.strategies import DDPStrategy
 from toy_run import STEPS, PositionedLoader, losses, same_run, train
 
-from ressl_plugin import checkpoint, saving
+from ressl_plugin import checkpoint, distributed, saving
 
 pytestmark = pytest.mark.distributed
 RANKS = 2
@@ -75,6 +75,15 @@ def test_a_signal_to_one_rank_stops_all_after_the_same_step(tmp_path, uninterrup
     assert len(losses(tmp_path)) == STEPS
     assert same_run(tmp_path, uninterrupted)
     assert losses(tmp_path, 1) == losses(uninterrupted, 1)
+
+
+def test_a_stop_waits_for_a_step_that_can_be_resumed_from(tmp_path, monkeypatch):
+    """On GPUs ranks ask every few steps only: here in a step within an accumulation."""
+    monkeypatch.setattr(distributed, "ask_every", lambda device: 3)
+    fault = (1, only_on(1, signal.SIGUSR1))
+    settings = {"every": 0, "frequency": 100, "accumulate_grad_batches": 2}
+    assert ranks(tmp_path, fault=fault, **settings) == [os.EX_TEMPFAIL] * RANKS
+    assert checkpoint.load(tmp_path)["global_step"] == 2, "batch 4, not the end of the epoch"
 
 
 def test_a_full_disk_on_rank_0_is_news_to_all(tmp_path, monkeypatch):

@@ -39,5 +39,17 @@ def test_groups_keep_their_own_rates_and_a_resume_goes_on():
     assert resumed.get_lr() == pytest.approx(seen[4])
 
 
+def test_a_checkpoint_says_where_the_schedule_stands_and_nothing_else():
+    """Earlier ones hold the plan and the base rates, which must not undo a new config's."""
+    make = lambda lr: torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+    plan = WarmupCosine(make(1.0), steps=10, warmup=2)
+    assert plan.state_dict() == {"last_epoch": 0}
+    earlier = {"plan": plan.plan, "base_lrs": [1.0], "last_epoch": 10, "_step_count": 11}
+    longer = WarmupCosine(make(0.5), steps=20, warmup=2)
+    longer.load_state_dict({**earlier, "_last_lr": [0.0], "_is_initial": False})
+    assert longer.get_lr() == [warmup_cosine(10, 0.5, 20, 2)]
+    assert longer.state_dict() == {"last_epoch": 10}
+
+
 def test_no_warmup_starts_at_the_top():
     assert warmup_cosine(0, 1.0, 10, 0) == 1.0

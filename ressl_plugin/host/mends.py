@@ -11,6 +11,8 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.metric import Metric
 
+VOTES = 4096  # test images whose votes are counted at a time
+
 
 def replace_everywhere(name: str, old, new) -> None:
     """Rebind `name` in every loaded module of the host that imported `old` by that name."""
@@ -85,37 +87,63 @@ def weighted_knn(self) -> tuple[float, float]:
     # A list, or a tensor once torchmetrics has gathered it over processes.
     if any(len(state) == 0 for state in states):
         return -1, -1
-    train, train_labels, test, test_labels = (
-        state if isinstance(state, torch.Tensor) else torch.cat(list(state)) for state in states
-    )
+    train, train_labels, test, test_labels = map(_joined, states)
     # No label, no vote and no verdict.
-    train, train_labels = train[train_labels >= 0], train_labels[train_labels >= 0]
-    test, test_labels = test[test_labels >= 0], test_labels[test_labels >= 0]
+    train, train_labels = labelled(train, train_labels)
+    test, test_labels = labelled(test, test_labels)
     if len(train) == 0 or len(test) == 0:
         return -1, -1
-    # exp(1 / 0.07) is beyond half precision.
-    if train.dtype in (torch.float16, torch.bfloat16):
-        train, test = train.float(), test.float()
-    if self.distance_fx == "cosine":
-        train, test = F.normalize(train), F.normalize(test)
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    k = min(self.k, len(train))
-    rows = max(1, self.max_distance_matrix_size // len(train))
-    hits = torch.zeros(2, dtype=torch.long)
-    for features, labels in zip(test.split(rows), test_labels.split(rows)):
-        if self.distance_fx == "cosine":
-            nearest, where = (features @ train.t()).topk(k)
-            weights = (nearest / self.T).exp()
-        else:
-            nearest, where = (1 / (torch.cdist(features, train) + self.epsilon)).topk(k)
-            weights = nearest
-        votes = weights.new_zeros(len(features), classes)
-        votes.scatter_add_(1, train_labels[where], weights)
-        ranked = votes.argsort(1, descending=True)[:, : min(5, k)]
-        right = ranked == labels[:, None]
-        hits += torch.stack([right[:, 0].sum(), right.any(1).sum()]).cpu()
+    near, labels = nearest(self, train, train_labels, test)
     self.reset()
-    return tuple((100.0 * hits.double() / len(test)).tolist())
+    return vote(self, near, labels, test_labels, classes)
+
+
+def _joined(state) -> torch.Tensor:
+    if isinstance(state, torch.Tensor):
+        return state
+    return state[0] if len(state) == 1 else torch.cat(list(state))
+
+
+def labelled(features, labels) -> tuple[torch.Tensor, torch.Tensor]:
+    """The rows whose label is not -1; no copy where that is every row."""
+    known = labels >= 0
+    return (features, labels) if known.all() else (features[known], labels[known])
+
+
+def nearest(knn, train, labels, test) -> tuple[torch.Tensor, torch.Tensor]:
+    """Of every row of `test` the k nearest of `train`: similarities, or weights if euclidean, and
+    labels, both (M, k), nearest first. `knn`: the settings, a WeightedKNNClassifier."""
+    half = train.dtype in (torch.float16, torch.bfloat16)
+    train = train.float() if half else train  # exp(1 / 0.07) is beyond half precision
+    test = test.to(train.dtype)
+    if knn.distance_fx == "cosine":
+        # in place where it is a copy already: the training features may be many gigabytes
+        train, test = F.normalize(train, out=train if half else None), F.normalize(test)
+    k = min(knn.k, len(train))
+    found = []
+    for features in test.split(max(1, knn.max_distance_matrix_size // max(1, len(train)))):
+        if knn.distance_fx == "cosine":
+            similarity = features @ train.t()
+        else:
+            similarity = 1 / (torch.cdist(features, train) + knn.epsilon)
+        near, where = similarity.topk(k)
+        found.append((near, labels[where]))
+    return tuple(map(torch.cat, zip(*found)))
+
+
+def vote(knn, near, labels, targets, classes: int) -> tuple[float, float]:
+    """Accuracy@1 and @5 (per cent) of the vote of neighbours, as `nearest` gives them."""
+    hits = torch.zeros(2, dtype=torch.long)
+    for weights, voted, right in zip(*(x.split(VOTES) for x in (near, labels, targets))):
+        if knn.distance_fx == "cosine":
+            weights = (weights / knn.T).exp()
+        votes = weights.new_zeros(len(weights), classes)
+        votes.scatter_add_(1, voted, weights)
+        ranked = votes.argsort(1, descending=True)[:, : min(5, near.size(1))]
+        hit = ranked == right[:, None]
+        hits += torch.stack([hit[:, 0].sum(), hit.any(1).sum()]).cpu()
+    return tuple((100.0 * hits.double() / len(targets)).tolist())
 
 
 def mend_reduce_on_plateau(linear_class) -> None:
