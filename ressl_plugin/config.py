@@ -24,25 +24,35 @@ RECIPES = Path(__file__).parent / "recipes"
 OPEN_KEYS = ("optimizer.kwargs", "backbone.kwargs", "method_kwargs", "augmentations")
 # settings that solo-learn's own ressl.yaml carries although nothing reads them
 DEAD_KEYS = ("base_tau_momentum", "final_tau_momentum", "momentum_classifier")
+# arguments of Lightning's Trainer that a run sets itself
+OWN_ARGUMENTS = (
+    "logger", "callbacks", "plugins", "enable_checkpointing", "default_root_dir",
+    "use_distributed_sampler",
+)  # fmt: skip
+PRECISIONS = (
+    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true",
+    "32", "16", "bf16", "64", 32, 16, 64,
+)  # fmt: skip
 
 
-def load(target: str, overrides: list[str] = ()) -> DictConfig:
+def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> DictConfig:
     """Compose a YAML file, or a recipe by name, with Hydra overrides.
 
     Args:
         target: path of a YAML file, or `<dataset>/<recipe>` as `cifar/ressl`.
         overrides: Hydra's override grammar, `optimizer.lr=0.1`, `+trainer_arg=…`, `~key`.
+        kind: whose keys and recipes, "pretrain" or "linear".
 
     Raises:
         UserError: no such file or recipe, a YAML mistake, an override of an unknown key.
     """
-    path = find(target)
-    overrides = [allow(o, path.parent) for o in overrides]
+    path = find(target, kind)
+    overrides = [allow(o, path.parent, kind) for o in overrides]
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.2"):
             cfg = compose(path.stem, overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{path}: {_explain(error, kind)}") from None
     except Exception as error:
         if type(error).__module__.startswith("yaml"):
             raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
@@ -68,7 +78,7 @@ def find(target: str, kind: str = "pretrain") -> Path:
     )
 
 
-def allow(override: str, folder: Path) -> str:
+def allow(override: str, folder: Path, kind: str = "pretrain") -> str:
     """`key=value` of a known key works whether or not the file has the key (Hydra's `++`).
 
     Config groups (folders beside the file) and anything with a prefix are left to Hydra.
@@ -78,7 +88,7 @@ def allow(override: str, folder: Path) -> str:
         return override
     if (folder / key).is_dir():
         return override
-    parents = {k for known in known_keys() for k in (known, *_open_parents(known))}
+    parents = {k for known in known_keys(kind) for k in (known, *_open_parents(known))}
     inside_open = any(key.startswith(f"{p}.") for p in OPEN_KEYS)
     return f"++{override}" if key in parents or inside_open else override
 
@@ -94,20 +104,22 @@ def recipes(kind: str = "pretrain") -> list[str]:
     return sorted(str(path.relative_to(RECIPES / kind).with_suffix("")) for path in found)
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, kind: str) -> str:
     """One line of a Hydra or OmegaConf error, with the nearest valid key when it is about one."""
     text = " ".join(str(error).split())
     unknown = re.search(r"Could not override '([\w.]+)'", text)
-    return f"unknown key {unknown[1]}{_nearest(unknown[1])}" if unknown else text
+    return f"unknown key {unknown[1]}{_nearest(unknown[1], kind)}" if unknown else text
 
 
-def _nearest(key: str) -> str:
-    near = difflib.get_close_matches(key, known_keys(), 1, cutoff=0.5)
+def _nearest(key: str, kind: str = "pretrain") -> str:
+    near = difflib.get_close_matches(key, known_keys(kind), 1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""
 
 
-def known_keys() -> list[str]:
-    """All keys of the schema, dotted, with those of Lightning's Trainer."""
+def known_keys(kind: str = "pretrain") -> list[str]:
+    """All keys of the schema, dotted; for pretraining with those of Lightning's Trainer."""
+    if kind == "linear":
+        return list(_walk(schema.LinearConfig))
     keys = list(_walk(schema.Config)) + list(_trainer_arguments())
     return keys + [f"method_kwargs.{f.name}" for f in fields(schema.ReSSLKwargs)]
 
@@ -140,6 +152,9 @@ def finish(cfg: DictConfig) -> DictConfig:
     cfg.pop("hydra", None)
     own = {f.name for f in fields(schema.Config)}
     extra = {k: cfg.pop(k) for k in list(cfg) if k not in own and k in _trainer_arguments()}
+    for key in OWN_ARGUMENTS:
+        if key in extra:
+            raise UserError(f"config: {key}: every run sets this one itself; leave it out")
     _drop_dead_keys(cfg)
     try:
         full = OmegaConf.merge(OmegaConf.structured(schema.Config), cfg)
@@ -236,6 +251,10 @@ def check(cfg: DictConfig) -> None:
     _one_of(cfg, "optimizer.name", "sgd", "lars", "adam", "adamw")
     _one_of(cfg, "faults.non_finite", "stop", "skip")
     _one_of(cfg, "dali.device", "gpu", "cpu")
+    if cfg.precision is not None:  # Lightning takes that for 32-true
+        _one_of(cfg, "precision", *PRECISIONS)
+    if not (cfg.resume is None or isinstance(cfg.resume, (bool, str, Path))):
+        raise UserError(f"config: resume={cfg.resume!r}: true, false, or the path of a run")
     for key in ("optimizer.batch_size", "max_epochs", "knn_eval.k", "knn_eval.every", "num_nodes",
                 "accumulate_grad_batches", "performance.log_every", "checkpoint.frequency"):
         _at_least(cfg, key, 1)

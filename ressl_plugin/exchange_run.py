@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 from omegaconf import OmegaConf
 
-from ressl_plugin import checkpoint, config, data, exchange, pretrain, results, run
+from ressl_plugin import checkpoint, config, data, devices, exchange, pretrain, results, run
 from ressl_plugin.errors import UserError
 from ressl_plugin.views import recipe
 
@@ -41,7 +41,7 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
         num_classes=len(classes) if classes is not None else cfg.data.num_classes,
     )
     given = OmegaConf.create(OmegaConf.to_container(cfg))
-    given.devices = pretrain.device_count(cfg.devices, 1)
+    given.devices = devices.device_count(cfg.devices, 1)
     folder = run.start(cfg, pretrain.scale(pretrain.with_views(given, views)))
     state = {
         "state_dict": found.state_dict,

@@ -10,6 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ressl_plugin import batchnorm
+from ressl_plugin.attention import float32_products
 
 FLOAT = 4  # bytes of a float32, which parameters, queue and loss are kept in
 
@@ -19,8 +20,8 @@ class Machine:
     """What one device sustains: floating point operations and bytes a second."""
 
     name: str
-    flops: float  # matrix products in the training's precision
-    flops32: float  # and in float32, as the loss needs them
+    flops: float  # matrix products in the training's precision (of float32 maybe TF32)
+    flops32: float  # and in full float32, as the loss needs them
     bytes: float  # read and written, by copying
 
     def __str__(self) -> str:
@@ -45,8 +46,9 @@ def measure(device: torch.device, precision="32-true") -> Machine:
     name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
     dtype = {"16": torch.float16, "bf": torch.bfloat16}.get(str(precision)[:2], torch.float32)
     side, size = (8192, 1 << 28) if cuda else (1024, 1 << 25)
-    flops32 = 2 * side**3 / _product(device, torch.float32, side)
-    flops = flops32 if dtype == torch.float32 else 2 * side**3 / _product(device, dtype, side)
+    flops = 2 * side**3 / _product(device, dtype, side)
+    with float32_products():
+        flops32 = 2 * side**3 / _product(device, torch.float32, side)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
     return Machine(name, flops, flops32, 2 * size / _best(lambda: target.copy_(source), device))

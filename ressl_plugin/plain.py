@@ -17,7 +17,7 @@ NEUTRAL = (
     "run_dir", "name", "resume", "resume_force", "resume_from_checkpoint", "auto_resume", "wandb",
     "checkpoint", "knn_eval", "faults", "data.num_workers", "data.val_path", "data.check",
     "performance.log_every", "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch",
-    "limit_val_batches", "num_sanity_val_steps",
+    "limit_val_batches", "num_sanity_val_steps", "profile",
 )  # fmt: skip
 
 

@@ -11,10 +11,12 @@ import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
 from ressl_plugin import checkpoint, distributed, host, registry, run
+from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults, reported
 from ressl_plugin.monitor import CollapseMonitor, KeepMetrics, MetricsFile
@@ -23,6 +25,9 @@ from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback, check_sa
 from ressl_plugin.training_data import PretrainData
 
 log = logging.getLogger(__name__)
+
+# AttributeError: a value of a type that Lightning does not expect
+REFUSALS = (ValueError, TypeError, AttributeError, ImportError, MisconfigurationException)
 
 
 def pretrain(cfg: DictConfig, callbacks=()) -> Path:
@@ -45,62 +50,13 @@ def pretrain(cfg: DictConfig, callbacks=()) -> Path:
     module = PretrainData(cfg, folder)
     scaled = scale(with_views(cfg, module))
     source = resume_from(cfg)
+    trainer = make_trainer(cfg, folder, callbacks)  # what it refuses leaves no directory behind
     run.start(cfg, scaled)
     model = build(scaled)
     warn_about_queue(scaled, len(module.dataset))
-    trainer = make_trainer(cfg, folder, callbacks)
     with reported(trainer, folder):
         trainer.fit(model, datamodule=module, ckpt_path=source)
     return folder
-
-
-def runnable(cfg: DictConfig) -> DictConfig:
-    """The config with devices, strategy and precision that this machine has.
-
-    Raises:
-        UserError: a GPU is asked for and none is there, more devices than there are.
-    """
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
-    gpus = torch.cuda.device_count()
-    wants_gpu = cfg.accelerator in ("gpu", "cuda") or (cfg.accelerator == "auto" and gpus)
-    if wants_gpu and not gpus:
-        raise UserError(
-            f"config: accelerator={cfg.accelerator}: no CUDA device is visible; "
-            "accelerator=cpu runs on the processor"
-        )
-    count = device_count(cfg.devices, gpus if wants_gpu else 1)
-    if wants_gpu and count > gpus:
-        raise UserError(f"config: devices={cfg.devices}: this machine has {gpus} GPU(s)")
-    if not wants_gpu:
-        cfg.accelerator, cfg.devices = "cpu", count
-        if cfg.sync_batchnorm:
-            log.warning("sync_batchnorm=true: needs GPUs, off on the processor")
-            cfg.sync_batchnorm = False
-    if cfg.batchnorm.mode == "sync":
-        cfg.sync_batchnorm = bool(wants_gpu)
-    distributed.check_launch(count, cfg.num_nodes)
-    alone = count * cfg.num_nodes == 1
-    cfg.strategy = "auto" if alone and cfg.strategy in (None, "ddp") else cfg.strategy or "ddp"
-    return cfg
-
-
-def device_count(devices, available: int) -> int:
-    """How many devices a `devices` setting means: 2, [0, 1], "0,1", auto or -1.
-
-    Raises:
-        UserError: something else.
-    """
-    if devices in ("auto", -1, "-1"):
-        return max(1, available)
-    if isinstance(devices, str):
-        devices = [d for d in devices.split(",") if d.strip()]
-    try:
-        count = devices if isinstance(devices, int) else len(devices)
-    except TypeError:
-        count = 0
-    if isinstance(devices, bool) or count < 1:
-        raise UserError(f"config: devices={devices!r}: a number, a list of numbers, or auto")
-    return count
 
 
 def with_views(cfg: DictConfig, module: PretrainData) -> DictConfig:
@@ -128,7 +84,10 @@ def scale(cfg: DictConfig) -> DictConfig:
     cfg.optimizer.lr *= factor
     cfg.optimizer.classifier_lr *= factor
     if cfg.optimizer.name == "sgd":
-        cfg.optimizer.kwargs = {"momentum": 0.9, "fused": True, **cfg.optimizer.kwargs}
+        # under float16's GradScaler a fused step unscales by itself: nothing could clip before it
+        scaler = str(cfg.precision) in ("16", "16-mixed")
+        fused = {} if scaler else {"fused": True}
+        cfg.optimizer.kwargs = {"momentum": 0.9, **fused, **cfg.optimizer.kwargs}
     return cfg
 
 
@@ -188,7 +147,11 @@ def resume_from(cfg: DictConfig) -> Path | None:
 
 
 def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
-    """Lightning's Trainer with the run's loggers, checkpoints and watchers."""
+    """Lightning's Trainer with the run's loggers, checkpoints and watchers.
+
+    Raises:
+        UserError: Lightning refuses a setting, or a package for one is missing.
+    """
     known = set(inspect.signature(pl.Trainer.__init__).parameters)
     given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
     callbacks = [
@@ -209,14 +172,17 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
         "strategy": strategy(cfg),
         "benchmark": True,
     }
-    return pl.Trainer(
-        **{**settings, **given, "strategy": settings["strategy"]},
-        logger=loggers(cfg, folder),
-        callbacks=[c for c in (*callbacks, *more) if c],
-        enable_checkpointing=False,
-        default_root_dir=str(folder),
-        plugins=plugins(),
-    )
+    try:
+        return pl.Trainer(
+            **{**settings, **given, "strategy": settings["strategy"]},
+            logger=loggers(cfg, folder),
+            callbacks=[c for c in (*callbacks, *more) if c],
+            enable_checkpointing=False,
+            default_root_dir=str(folder),
+            plugins=plugins(),
+        )
+    except REFUSALS as error:
+        raise UserError(f"config: Lightning refuses it: {' '.join(str(error).split())}") from error
 
 
 def plugins() -> list:

@@ -28,7 +28,7 @@ METHODS = {
     "momentum_forward": "teacher forward",
     "_objective": "loss",
     "_record": "logging",
-    "_online": "logging",
+    "online_loss": "logging",
     "update_teacher": "EMA and optimizer",
 }
 PHASES = ("data", "views", "student forward", "teacher forward", "loss", "backward",
@@ -88,9 +88,7 @@ class Phases(pl.Callback):
 
     def watch(self, owner, name: str, phase: str) -> None:
         """Attribute every call of a method of `owner` to a phase, until the measurement ends."""
-        call = getattr(owner, name, None)
-        if call is None:
-            return
+        call = getattr(owner, name)
 
         @functools.wraps(call)
         def timed(*args, **kwargs):
@@ -107,10 +105,14 @@ class Phases(pl.Callback):
     def on_train_start(self, trainer, module) -> None:
         """Put the clocks in place."""
         self._cuda = module.device.type == "cuda"
+        ours = hasattr(module, "student_views")
         for name, phase in METHODS.items():
-            self.watch(module, name, phase)
+            if ours or hasattr(module, name):  # a name that ReSSL lacks is out of date here
+                self.watch(module, name, phase)
         loader = trainer.train_dataloader
-        self.watch(getattr(loader, "loader", loader), "draw", "views")
+        loader = getattr(loader, "loader", loader)
+        if hasattr(loader, "draw"):
+            self.watch(loader, "draw", "views")
         for optimizer in trainer.optimizers:
             handle = optimizer.register_step_post_hook(lambda *_: self.leave())
             self._undo.append(handle.remove)
@@ -184,7 +186,8 @@ class Profile(Phases):
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         """Remember what a batch looks like."""
         super().on_train_batch_start(trainer, module, batch, batch_idx)
-        self._shapes = self._shapes or [tuple(view.shape) for view in batch[1]]
+        views = [batch[1]] if isinstance(batch[1], torch.Tensor) else batch[1]
+        self._shapes = self._shapes or [tuple(view.shape) for view in views]
 
     def done(self, trainer, module) -> None:
         """Write the table."""
@@ -224,8 +227,9 @@ def report(seconds, least, machine, shapes, steps: int) -> str:
             floor and floor.seconds
         ) else "- | - | "
         lines.append(f"| {phase} | {value * 1e3:.2f} | {value / whole:.1%} | {bound} |")
-    total = sum(floor.seconds for floor in least.values())
-    lines.append(f"| step | {whole * 1e3:.2f} | 100% | {total * 1e3:.2f} | {whole / total:.1f} | |")
+    total = sum(floor.seconds for floor in least.values())  # 0: a method without floors
+    bound = f"{total * 1e3:.2f} | {whole / total:.1f} |" if total else "- | - |"
+    lines.append(f"| step | {whole * 1e3:.2f} | 100% | {bound} |")
     return "\n".join([*lines, "", *NOTES, ""])
 
 

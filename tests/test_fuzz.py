@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 from helpers import make_config
 from hypothesis import HealthCheck, given, settings
@@ -18,7 +19,7 @@ from PIL import Image
 from ressl_plugin import config, data
 from ressl_plugin.data.images import load_image
 from ressl_plugin.errors import UserError
-from ressl_plugin.pretrain import device_count
+from ressl_plugin.pretrain import make_trainer, runnable
 from ressl_plugin.views import recipe
 
 FEW, MANY = 150, 2500
@@ -33,6 +34,15 @@ def examples(count):
 
 
 # Configs ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def settings_of_torch():
+    """A Trainer sets some for the whole process."""
+    yield
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.benchmark = False
+
 
 VALID = OmegaConf.to_container(make_config())
 VIEW_KEYS = [
@@ -109,8 +119,8 @@ def config_or_user_error(mapping):
     try:
         cfg = config.finish(read(changed(mapping)))
         assert isinstance(cfg, DictConfig)
-        device_count(cfg.devices, 1)
         recipe.read(cfg.augmentations)
+        make_trainer(runnable(cfg), Path("never-made"))
     except UserError as error:
         assert str(error) and len(str(error).splitlines()) == 1, f"not one line: {error}"
 

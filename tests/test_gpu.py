@@ -63,6 +63,15 @@ def test_loss_is_float64s_to_float32(size, views):
     assert error < 1e-4
 
 
+@pytest.fixture
+def products_as_in_a_run():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as pretrain does, for the networks: TF32
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.usefixtures("products_as_in_a_run")
 def test_views_are_those_of_the_cpu():
     images = torch.randint(0, 256, (64, 32, 32, 3), dtype=torch.uint8)
     read = recipe.read(AUGMENTATIONS)
@@ -125,6 +134,7 @@ def test_no_step_waits_for_the_device():
         step(2)
 
 
+@pytest.mark.usefixtures("products_as_in_a_run")
 def test_compiled_networks_and_views_agree_with_eager():
     torch.manual_seed(0)
     batch = on_cuda(random_batches(1, 16, size=32)[0])

@@ -1,5 +1,7 @@
 """The profile accounts for all the time of a step, and its floors follow from the shapes."""
 
+import time
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -7,8 +9,9 @@ from helpers import image_folder, make_config, random_batches
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader
 
-from ressl_plugin import config, floors
+from ressl_plugin import config, floors, profile
 from ressl_plugin.method import ReSSL
+from ressl_plugin.plain import config_differences
 from ressl_plugin.pretrain import make_trainer, pretrain
 from ressl_plugin.profile import NETWORKS, PHASES, Phases, Profile
 
@@ -49,6 +52,25 @@ def test_a_phase_gets_the_time_spent_in_it(monkeypatch):
     assert phases.seconds() == {"loss": 2, "logging": 1}
 
 
+def test_the_online_classifier_is_logging(monkeypatch):
+    online = ReSSL.online_loss
+
+    def slow(*args):
+        time.sleep(0.5)
+        return online(*args)
+
+    monkeypatch.setattr(ReSSL, "online_loss", slow)
+    phases = Phases(warm=1, steps=2)
+    fit(phases)
+    assert phases.seconds()["logging"] > 0.5
+
+
+def test_a_name_that_the_method_no_longer_has_is_an_error(monkeypatch):
+    monkeypatch.setitem(profile.METHODS, "_gone", "loss")
+    with pytest.raises(AttributeError, match="_gone"):
+        fit(Phases(warm=1, steps=2))
+
+
 def test_floors_are_counted_from_the_shapes():
     model = ReSSL(make_config(method_kwargs__queue_size=64, batchnorm__groups=2))
     shapes = [(8, 3, 16, 16), (8, 3, 16, 16)]
@@ -72,14 +94,34 @@ def test_multi_crop_counts_every_crop():
 
 def test_the_machine_is_measured():
     machine = floors.measure(torch.device("cpu"))
-    assert 1e8 < machine.flops32 == machine.flops < 1e14 and 1e8 < machine.bytes < 1e13
+    assert 1e8 < machine.flops32 < 1e14 and 1e8 < machine.flops < 1e14
+    assert 1e8 < machine.bytes < 1e13
 
 
-def test_a_run_writes_the_table(tmp_path, monkeypatch):
+def test_the_losss_floor_is_of_full_float32_products_and_the_networks_of_the_runs(monkeypatch):
+    seen = []
+
+    def product(device, dtype, side):
+        seen.append((dtype, torch.backends.cuda.matmul.fp32_precision))
+        return 1.0 + len(seen)
+
+    monkeypatch.setattr(floors, "_product", product)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        machine = floors.measure(torch.device("cpu"))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [(torch.float32, "tf32"), (torch.float32, "ieee")]
+    assert machine.flops32 < machine.flops
+
+
+def run_table(tmp_path, monkeypatch, **changes):
+    """Lines of the profile of a run of two steps, split at the bars."""
     monkeypatch.setattr("ressl_plugin.profile.WARM", 1)
     monkeypatch.setattr("ressl_plugin.profile.STEPS", 1)
     image_folder(tmp_path / "images", splits=("train",))
-    cfg = make_config(data__train_path=str(tmp_path / "images" / "train"), max_epochs=1)
+    cfg = make_config(data__train_path=str(tmp_path / "images" / "train"), max_epochs=1, **changes)
     cfg.augmentations[0].crop_size = cfg.augmentations[1].crop_size = 16
     for key in ("num_classes", "num_large_crops", "num_small_crops"):
         del cfg.data[key]
@@ -88,8 +130,24 @@ def test_a_run_writes_the_table(tmp_path, monkeypatch):
     OmegaConf.update(cfg, "enable_progress_bar", False, force_add=True)
     pretrain(config.finish(cfg))
     text = (tmp_path / "run" / "profile.md").read_text()
-    rows = {line.split("|")[1].strip() for line in text.splitlines() if line.startswith("| ")}
-    assert rows - {"phase", "step"} == set(PHASES)
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows if row and row[0] and row[0][0].isalpha()}
+
+
+def test_a_run_writes_the_table(tmp_path, monkeypatch):
+    rows = run_table(tmp_path, monkeypatch)
+    assert rows.keys() - {"phase", "step"} == set(PHASES)
+    assert float(rows["step"][3]) > 0
+
+
+def test_a_method_without_floors_gets_a_table_without_them(tmp_path, monkeypatch):
+    rows = run_table(tmp_path, monkeypatch, method="supervised")
+    assert {"loss", "backward", "step"} <= rows.keys()
+    assert {tuple(row[2:4]) for name, row in rows.items() if name != "phase"} == {("-", "-")}
+
+
+def test_a_run_may_be_resumed_without_its_profile():
+    assert config_differences({"profile": True}, {"profile": False}) == []
 
 
 def test_only_where_it_is_asked_for(tmp_path):

@@ -1,6 +1,7 @@
 """A `.npz` of uint8 images, read without pickle."""
 
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,8 @@ import numpy as np
 from ressl_plugin.errors import UserError
 
 IMAGES, LABELS = ("x", "images"), ("y", "labels")
+# What reading a damaged file raises; RuntimeError where a flag of the archive itself is hit.
+READING = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
 
 
 def read_npz(path, key="data.train_path"):
@@ -28,7 +31,7 @@ def read_npz(path, key="data.train_path"):
             images = _images(path, file)
             labels = _labels(path, file, len(images))
             classes = _classes(path, file, labels)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except READING as error:
         raise UserError(f"{path} is no readable .npz ({error})") from error
     return images, labels, classes
 

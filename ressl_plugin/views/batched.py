@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import torch
 
+from ressl_plugin.attention import float32_products
 from ressl_plugin.errors import UserError
 from ressl_plugin.views import ops
 
@@ -64,7 +65,7 @@ def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=Fals
         )
         for v in recipe.crops
     ]
-    with torch.autocast(images.device.type, enabled=False):
+    with torch.autocast(images.device.type, enabled=False), float32_products():
         for view, drawn, result in zip(recipe.crops, params, out):
             if core is not None:
                 there = drawn.map(lambda value: value.to(images.device, non_blocking=True))
@@ -192,7 +193,7 @@ def apply_colour(images, view, generator=None, dtype=torch.float32):
     levels 0 to 1, already cropped by another back end. The rest as `draw`."""
     params = _colour_params(view, len(images), _uniform(generator))
     out = torch.empty_like(images, dtype=dtype)
-    with torch.autocast(images.device.type, enabled=False):
+    with torch.autocast(images.device.type, enabled=False), float32_products():
         for part in _parts(images, images[0, 0].numel()):
             x = _change_colours(images[part] * 255, params.part(part), view)
             ops.normalise(x, view.mean, view.std, out[part])

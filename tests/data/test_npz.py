@@ -74,6 +74,21 @@ def test_a_cut_off_npz(saved):
         data.read_npz(file)
 
 
+def test_a_damaged_compressed_npz(tmp_path):
+    """One byte of it wrong, any byte: the images or a UserError (zlib.error, once)."""
+    file = tmp_path / "d.npz"
+    np.savez_compressed(file, x=IMAGES, y=LABELS)
+    whole = file.read_bytes()
+    refused = 0
+    for at in range(len(whole)):
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 0xFF]) + whole[at + 1 :])
+        try:
+            data.read_npz(file)
+        except UserError as error:
+            refused += str(file) in str(error)
+    assert refused > len(whole) / 2
+
+
 def test_a_single_array_is_refused(tmp_path):
     np.save(tmp_path / "d.npy", IMAGES)
     with pytest.raises(UserError, match="is a single array"):

@@ -7,7 +7,7 @@ from scipy import stats
 from torchvision import transforms
 
 from ressl_plugin.errors import UserError
-from ressl_plugin.views import batched
+from ressl_plugin.views import batched, ops
 from ressl_plugin.views.recipe import View, read
 
 PAIR = [{"preset": "contrastive", "crop_size": 16}, {"preset": "weak", "crop_size": 16}]
@@ -62,6 +62,36 @@ def test_arithmetic_stays_float32_under_autocast():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         views = batched.draw(images(), recipe, seeded(0))
     assert all(torch.equal(a, b) for a, b in zip(views, plain))
+
+
+@pytest.fixture
+def products_as_in_a_run():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_products_are_full_float32_whatever_the_run_has_set(monkeypatch, products_as_in_a_run):
+    """A run takes TF32 for its networks; in it a crop of 224 pixels is off by levels."""
+    seen = []
+
+    def watched(operation):
+        def watch(*args, **kwargs):
+            seen.append(torch.backends.cuda.matmul.fp32_precision)
+            return operation(*args, **kwargs)
+
+        return watch
+
+    for name in ("crop_resize_flip", "gaussian_blur"):
+        monkeypatch.setattr(ops, name, watched(getattr(ops, name)))
+    blurred = View("student", 20, blur_prob=1, blur_sigma=(1, 2))
+    batched.draw(images(), read(PAIR), seeded(0))
+    batched.draw(images(), read(PAIR), seeded(0), core=batched.apply_dense)
+    drawn = len(seen)
+    batched.apply_colour(torch.rand(4, 3, 20, 20), blurred, seeded(0))
+    assert torch.get_float32_matmul_precision() == "high"
+    assert len(seen) > drawn > 4 and set(seen) == {"ieee"}
 
 
 def test_the_images_are_left_as_they_were_and_no_graph_is_kept():
@@ -146,7 +176,7 @@ def test_the_compiled_core_draws_what_the_plain_one_does():
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_torch_compile_takes_the_core_whole():
+def test_torch_compile_takes_the_core_whole(products_as_in_a_run):
     recipe = read(PAIR)
     core = torch.compile(batched.apply_dense, fullgraph=True)
     plain = batched.draw(images(), recipe, seeded(0))
