@@ -6,6 +6,27 @@ from pathlib import Path
 
 from ressl_plugin.errors import UserError
 
+_WITHOUT = ("table", "data", "export")  # commands that take no overrides
+
+
+def apart(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(the other words, the overrides) of a command line: overrides may stand anywhere in it.
+
+    argparse fills a list of positional words once, and lists of an option's values with what
+    follows; so `pretrain X -m seed=1,2` would be refused and `--data cifar10 max_epochs=1` taken
+    for two data sets.
+    """
+    if not argv or argv[0] in _WITHOUT:
+        return list(argv), []
+    overrides = [word for word in argv if _is_override(word)]
+    return [word for word in argv if word not in overrides], overrides
+
+
+def _is_override(word: str) -> bool:
+    """key=value, +key=value or ~key; but neither --option=value nor the path runs/seed=1."""
+    key, equals, _ = word.partition("=")
+    return "/" not in key and not key.startswith("-") and bool(equals or key.startswith("~"))
+
 
 def command(commands, name, call, **kwargs):
     """A subcommand that calls `call(args)`."""
@@ -16,8 +37,12 @@ def command(commands, name, call, **kwargs):
 
 def with_config(sub):
     """Arguments that name a config and change it."""
-    sub.add_argument("words", nargs="*", metavar="CONFIG|key=value",
-                     help="a YAML file or a recipe such as digits/ressl, and Hydra overrides")
+    sub.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG|key=value",
+        help="a YAML file or a recipe such as digits/ressl, and Hydra overrides",
+    )
     sub.add_argument("--config-path", "-cp", help="folder of --config-name, as the host has it")
     sub.add_argument("--config-name", "-cn")
     sub.add_argument("--cfg", nargs="?", const="job", help="print the resolved config and stop")
@@ -25,8 +50,7 @@ def with_config(sub):
 
 def read_config(args):
     """(config's name or path, overrides) of the command line."""
-    overrides = [w for w in args.words if "=" in w or w.startswith("~")]
-    names = [w for w in args.words if w not in overrides]
+    names = list(args.words)
     if args.config_name:
         names.append(str(Path(args.config_path or ".") / args.config_name))
     if len(names) != 1:
@@ -36,12 +60,16 @@ def read_config(args):
         raise UserError(
             f"one config is needed, got {names or 'none'}; a YAML file or one of {known}"
         )
-    return names[0], overrides
+    return names[0], args.overrides
 
 
 def on_a_run(sub):
     """Arguments of an evaluator."""
     sub.add_argument("run", help="a run directory or a checkpoint in one")
-    sub.add_argument("overrides", nargs="*", metavar="key=value",
-                     help="other values than the run's own, such as data.val_path=DIR")
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="other values than the run's own, such as data.val_path=DIR",
+    )
     sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")

@@ -16,7 +16,6 @@ from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import checkpoint, config, results, run, sweep
 from ressl_plugin.errors import UserError
-from ressl_plugin.plain import config_differences
 from ressl_plugin.render import number, render
 from ressl_plugin.views import recipe as views_recipe
 
@@ -53,7 +52,7 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
     plan = [(name, seed) for seed in dict.fromkeys(seeds) for name in names]
     cells = [cell_config(base, name, settings[name], seed, out) for name, seed in plan]
     for cfg in cells:
-        same_experiment(cfg)
+        sweep.same_experiment(cfg)
     for i, cfg in enumerate(cells, 1):
         print(f"[{i}/{len(cells)}] {cfg.run_dir}", flush=True)
         run_cell(cfg)
@@ -117,32 +116,14 @@ def views(base: DictConfig, kind: str) -> list[dict]:
     raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair or weak")
 
 
-def same_experiment(cfg: DictConfig) -> None:
-    """A cell that is there must have been made with this config, accelerator and all."""
-    file = Path(cfg.run_dir) / "config.yaml"
-    if not file.is_file():
-        return
-    from ressl_plugin.pretrain import runnable
-
-    differing = config_differences(OmegaConf.load(file), runnable(cfg))
-    if differing:
-        raise UserError(
-            f"{cfg.run_dir} was made with another config: {'; '.join(differing)}; "
-            "set them back, or give another --out"
-        )
-
-
 def run_cell(cfg: DictConfig) -> None:
     """Train and evaluate, whichever is still to be done; keep one checkpoint."""
     folder = Path(cfg.run_dir)
     if complete(folder):
         return
     if not sweep.finished(folder, cfg.max_epochs):
-        from ressl_plugin.meter import Meter
-        from ressl_plugin.pretrain import pretrain
-
         gc.collect()
-        pretrain(cfg, callbacks=[Meter(folder, cfg.data.dataset)])
+        sweep.train(cfg, meter=True)
     if not all(sweep.evaluated(folder, e) for e in ("linear", "few-labels", "knn")):
         evaluate(folder)
     shutil.rmtree(folder / checkpoint.PREVIOUS, ignore_errors=True)

@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from ressl_plugin import __version__, cli_experiments, cli_run
+from ressl_plugin import __version__, arguments, cli_experiments, cli_run
 from ressl_plugin.arguments import command, read_config, with_config
 from ressl_plugin.errors import UserError
 
@@ -29,15 +29,23 @@ def main(argv: list[str] | None = None) -> int:
         warnings.filterwarnings("ignore", noise)
     for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    args = parser().parse_args(argv)
+    words, overrides = arguments.apart(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(words)
+    args.overrides = [*getattr(args, "overrides", []), *overrides]
     from ressl_plugin.distributed import launched_first
-    from ressl_plugin.faults import RunFault, explain
 
     if not launched_first():  # one process speaks for all, errors excepted
         logging.getLogger().setLevel(logging.ERROR)
+    return guarded(lambda: args.call(args))
+
+
+def guarded(call) -> int:
+    """The exit status of `call()`; what is known to go wrong is one line on standard error."""
+    from ressl_plugin.faults import RunFault, explain
 
     try:
-        return args.call(args) or 0
+        found = call()
+        return found if isinstance(found, int) else 0
     except UserError as error:
         print(f"ressl: error: {error}", file=sys.stderr)
         return USER_MISTAKE

@@ -23,6 +23,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import benchmark, checkpoint, config, results, run, sweep, tables
+from ressl_plugin.devices import runnable
 from ressl_plugin.errors import UserError
 
 FOLDERS = ("ablation", "paper")
@@ -94,7 +95,7 @@ def cells(spec: dict, overrides: list[str], out: Path) -> list[DictConfig]:
     made = []
     for group in spec["groups"]:
         words = group.get("words", [])
-        folder = out / "-".join([group["recipe"].replace("/", "-"), *map(_short, words)])
+        folder = out / "-".join([group["recipe"].replace("/", "-"), *map(sweep.short, words)])
         if "methods" in group:
             base = config.finish(config.load(group["recipe"], [*words, *overrides]))
             made += [_method(base, method, folder) for method in group["methods"]]
@@ -113,12 +114,7 @@ def _named(group: dict, operations: dict) -> dict[str, list[str]]:
             for name, words in group["cells"].items()
         }
     combinations = sweep.combinations(group["sweep"])
-    return {",".join(map(_short, words)): words for words in combinations}
-
-
-def _short(word: str) -> str:
-    """The last part of a key, and the value."""
-    return word.split(".", word.partition("=")[0].count("."))[-1]
+    return {",".join(map(sweep.short, words)): words for words in combinations}
 
 
 def _method(base: DictConfig, method: str, folder: Path) -> DictConfig:
@@ -140,14 +136,13 @@ def _placed(cfg: DictConfig, folder: Path) -> DictConfig:
 def train(cfg: DictConfig) -> None:
     """Train a cell unless it is finished; `random` is the backbone as it is initialised."""
     folder = Path(cfg.run_dir)
-    benchmark.same_experiment(cfg)
+    sweep.same_experiment(cfg)
     if sweep.finished(folder, 1 if cfg.method == "random" else cfg.max_epochs):
         return
     if cfg.method != "random":
-        from ressl_plugin.pretrain import pretrain
-
-        pretrain(cfg)
+        sweep.train(cfg)
         return
+    cfg = runnable(cfg)
     run.start(cfg, cfg)
     network = run.Run(folder, cfg, folder).backbone(trained=False)
     state = {f"backbone.{k}": v for k, v in network.state_dict().items()}
@@ -174,8 +169,7 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
             counts = [str(count) for count in settings["per_class"]]
             on_run.lowshot(folder, [], voc, counts, settings["draws"], device)
     elif evaluator == "finetune":
-        rates = (settings["lr_backbone"], settings["lr_head"])
-        for labels in settings["labels"]:
+        for labels, rates in settings["labels"].items():
             if f"labels {labels}" not in done:
                 on_run.finetune(folder, [], str(labels), settings["epochs"], *rates, device)
     elif evaluator == "figures":

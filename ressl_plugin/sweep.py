@@ -1,18 +1,23 @@
-"""`ressl pretrain -m`: every combination of `key=a,b`, one run directory each, resumable."""
+"""Many trainings, one run directory each, resumable; `ressl pretrain -m` is the plainest case."""
 
 from __future__ import annotations
 
 import itertools
-import logging
+import os
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
+import torch
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import config, results, run
+from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
-
-log = logging.getLogger(__name__)
+from ressl_plugin.plain import config_differences
 
 
 def combinations(overrides: list[str]) -> list[list[str]]:
@@ -36,41 +41,109 @@ def swept(cell: list[str], overrides: list[str]) -> list[str]:
     return [word for word in cell if word not in overrides]
 
 
+def short(word: str) -> str:
+    """`a.b.key=value` as `key=value`."""
+    return word.split(".", word.partition("=")[0].count("."))[-1]
+
+
 def multirun(target: str, overrides: list[str]) -> list[Path]:
     """Train every cell; a finished one is not run again, an interrupted one is resumed.
 
-    Run directories are `<run_dir>/<key=value,…>` of the swept keys.
+    Run directories are `<run_dir>/<key=value,…>` of the swept keys, without what stands before
+    their last dot.
 
     Raises:
-        UserError: nothing is swept, or a cell's config cannot work.
+        UserError: nothing is swept, a cell's config cannot work, or a cell of another config is
+            there.
     """
-    from ressl_plugin.pretrain import pretrain
-
     cells = combinations(overrides)
     if len(cells) < 2:
         raise UserError("--multirun: nothing to sweep; give several values, as tau=0.1,0.2")
-    folders = []
-    for number, cell in enumerate(cells, 1):
+    configs = []
+    for cell in cells:
         cfg = config.finish(config.load(target, cell))
-        words = [w.split(".")[-1] for w in swept(cell, overrides)]
-        cfg.run_dir = str(run.directory(cfg) / ",".join(words))
+        cfg.run_dir = str(run.directory(cfg) / ",".join(map(short, swept(cell, overrides))))
         cfg.resume = True
-        print(f"[{number}/{len(cells)}] {cfg.run_dir}")
+        same_experiment(cfg)
+        configs.append(cfg)
+    for number, cfg in enumerate(configs, 1):
+        print(f"[{number}/{len(configs)}] {cfg.run_dir}", flush=True)
         if not finished(Path(cfg.run_dir), cfg.max_epochs):
-            pretrain(cfg)
-        folders.append(Path(cfg.run_dir))
-    return folders
+            train(cfg)
+    return [Path(cfg.run_dir) for cfg in configs]
+
+
+def same_experiment(cfg: DictConfig) -> None:
+    """A cell that is there must have been made with this config, accelerator and all.
+
+    Raises:
+        UserError: the keys that differ.
+    """
+    file = Path(cfg.run_dir) / "config.yaml"
+    if not file.is_file():
+        return
+    differing = config_differences(OmegaConf.load(file), runnable(cfg))
+    if differing:
+        raise UserError(
+            f"{cfg.run_dir} was made with another config: {'; '.join(differing)}; "
+            "set them back, or give another place for the runs"
+        )
+
+
+def train(cfg: DictConfig, meter: bool = False) -> None:
+    """Train one cell. With `meter`, its images/s and peak memory go to results.json as well.
+
+    Lightning starts the ranks of several devices by running the whole command again in each, once
+    a process; so each such training is a command of its own.
+
+    Raises:
+        UserError: started under torchrun or srun, whose processes would all sweep.
+        SystemExit: the training in its own process failed; it has said why.
+    """
+    launcher = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS"
+    if int(os.environ.get(launcher) or 1) > 1:
+        raise UserError(
+            "this command starts its own trainings, one after the other; run it without torchrun "
+            "or srun (devices=N uses the GPUs of this machine)"
+        )
+    if device_count(runnable(cfg).devices, torch.cuda.device_count()) == 1:
+        _train_here(cfg, meter)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(OmegaConf.to_yaml(cfg))
+        command = [sys.executable, "-m", __name__, str(file), *["meter"] * meter]
+        code = subprocess.run(command).returncode
+    if code:
+        raise SystemExit(code)
+
+
+def _train_here(cfg: DictConfig, meter: bool) -> None:
+    from ressl_plugin.meter import Meter
+    from ressl_plugin.pretrain import pretrain
+
+    pretrain(cfg, callbacks=[Meter(cfg.run_dir, cfg.data.dataset)] if meter else [])
 
 
 def finished(folder: Path, epochs: int) -> bool:
-    """Whether the run there has trained all its epochs."""
+    """Whether the run there has trained all its epochs, the last one to its end."""
     from ressl_plugin import checkpoint
 
     if not run.has_checkpoint(folder):
         return False
-    return checkpoint.load(folder)["epoch"] + 1 >= epochs
+    state = checkpoint.load(folder)
+    if "loops" not in state:  # written without training: an import, an untrained backbone
+        return state["epoch"] + 1 >= epochs
+    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= epochs
 
 
 def evaluated(folder: Path, evaluator: str) -> bool:
     """Whether results.json of a run has a record of this evaluator."""
     return folder.is_dir() and any(r["evaluator"] == evaluator for r in results.read(folder))
+
+
+if __name__ == "__main__":
+    from ressl_plugin import cli
+
+    given = config.finish(config.load(sys.argv[1]))
+    sys.exit(cli.guarded(lambda: _train_here(given, "meter" in sys.argv[2:])))

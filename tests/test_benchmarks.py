@@ -32,8 +32,8 @@ def figures(script, name, tmp_path, *options):
 def test_step(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--queue", "16", "--steps", "1"]
     found = figures(script, "step", tmp_path, *options)
-    keys = {"time_ratio_host_stem", "time_ratio_paper_stem", "outside_network_share"}
-    assert set(found) == keys and found["outside_network_share"] < 1
+    keys = {"time_ratio_host_stem", "time_ratio_paper_stem", "time_ratio_plain"}
+    assert set(found) == {*keys, "outside_network_share"} and found["outside_network_share"] < 1
 
 
 def test_views(script, tmp_path):
@@ -47,6 +47,43 @@ def test_end_to_end(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--steps", "1", "--workers", "0"]
     found = figures(script, "end_to_end", tmp_path, *options)
     assert set(found) == {"images_per_s_ratio"}
+
+
+@pytest.mark.distributed
+def test_gather(script, tmp_path):
+    found = figures(script, "gather", tmp_path, "--largest", "4096")
+    assert set(found) == {"gather_ms_32_4096", "broadcast_ms_32_4096"}
+
+
+def test_growth(script, tmp_path):
+    options = ["--size", "8", "--steps", "1", "--images", "16", "--only", "crops", "workers"]
+    found = figures(script, "growth", tmp_path, *options)
+    assert {"ours_crops_1", "host_crops_1", "plain_crops_1", "ours_crops_4"} <= set(found)
+    assert {"images_per_s_batched", "images_per_s_host_2_workers"} <= set(found)
+
+
+def test_the_plain_reference_computes_what_the_plugin_does(script):
+    import torch
+
+    training = script("training")
+    cfg = training.settings(overrides=["method_kwargs.queue_size=16", "batchnorm.groups=0",
+                                       "devices=1", "precision=32-true"])  # fmt: skip
+    plain = training.Reference(cfg)
+    before = [p.clone() for p in plain.teacher.parameters()]
+    queue, views = plain.queue, [torch.randn(4, 3, 8, 8) for _ in range(2)]
+    plain.step(*views)
+    m = cfg.momentum.base_tau
+    for old, new, s in zip(before, plain.teacher.parameters(), plain.student.parameters()):
+        torch.testing.assert_close(new, m * old + (1 - m) * s)
+    assert torch.equal(plain.queue[4:], queue[:-4]) and not torch.equal(plain.queue[:4], queue[:4])
+
+
+def test_warmup(script, tmp_path):
+    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto"]
+    small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
+    found = figures(script, "warmup", tmp_path, "--seeds", "1", "--epochs", "1", *small)
+    assert {"plain_entropy", "warmup_entropy", "warmup_trained_1", "plain_pixels_all"} <= set(found)
+    assert found["plain_pixels_5"] == found["warmup_pixels_5"] < found["plain_pixels_all"]
 
 
 def test_gpu_dry_run(script, tmp_path):

@@ -67,6 +67,8 @@ def test_every_evaluator_appends_to_results(run, capsys):
     assert cli.main(["compare", str(run), "--draws", "2"]) == 0
     out = capsys.readouterr().out
     assert "kNN k=5 cosine T=0.07" in out
+    assert cli.main(["knn", str(run), "--k", "5", "--distance", "euclidean"]) == 0
+    assert "cosine" not in capsys.readouterr().out
     assert "raw pixels" in (run / "comparison.md").read_text()
     assert {r["evaluator"] for r in results.read(run)} >= {"knn", "linear", "few-labels"}
     for record in results.read(run):
@@ -93,6 +95,10 @@ def test_linear_by_recipe_and_by_protocol(run, digits, tmp_path, capsys):
     )
     assert cli.main(["linear", str(recipe)]) == 0
     assert "linear (recipe): top-1" in capsys.readouterr().out
+    assert cli.main(["linear", str(recipe), "seed=7"]) == 0
+    assert results.read(run)[-1]["seeds"] == [7]
+    assert "--fast" in error(capsys, "linear", recipe, "--fast")
+    assert "mixup=0.5" in error(capsys, "linear", recipe, "mixup=0.5")
     message = error(capsys, "linear", recipe, "backbone.name=resnet50")
     assert "backbone.name=resnet50" in message and "timm:resnet18" in message
     assert "pretrained_feature_extractor" in error(capsys, "linear", "digits/ressl")

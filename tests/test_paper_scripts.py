@@ -44,7 +44,8 @@ def test_every_row_and_column_has_a_cell(number, tmp_path):
     for cfg in reproduce.cells(spec, [], tmp_path):
         folders.add(cfg.run_dir)
         for protocol, metric in EVALUATIONS[evaluator]:
-            record = {"evaluator": evaluator, "protocol": protocol, "metric": metric}
+            data = "voc07" if evaluator == "lowshot" else cfg.data.dataset
+            record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "data": data}
             places.add(cells.cell(number, OmegaConf.to_container(cfg), record))
     wanted = {
         (row, column)
@@ -84,7 +85,7 @@ def thin(name, folder):
     if "lowshot" in spec["evaluate"]:
         spec["evaluate"]["lowshot"] = {"per_class": [2, "full"], "draws": 2}
     if "finetune" in spec["evaluate"]:
-        spec["evaluate"]["finetune"].update(labels=[0.5], epochs=1)
+        spec["evaluate"]["finetune"].update(labels={0.5: [0.01, 0.2]}, epochs=1)
     path = folder / f"{name}.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(spec)))
     return path

@@ -105,7 +105,7 @@ def make_run(root, name, records, **changes):
         results.append(
             run,
             {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value,
-             "data": cfg.data.dataset},
+             "data": "voc07" if "VOC07" in protocol else cfg.data.dataset},
         )  # fmt: skip
     return run
 
@@ -159,6 +159,15 @@ def test_table_sets_the_papers_number_beside_ours(tmp_path):
 def test_every_linear_table_is_found_from_the_config(tmp_path, changes, paper):
     run = make_run(tmp_path, "a", LINEAR, **changes)
     assert rows_of(tables.table([run], "csv"))[0]["paper"] == paper
+
+
+@pytest.mark.parametrize("data", ["cifar100", "voc07"])
+def test_a_number_of_other_data_has_no_place_in_the_papers_tables(tmp_path, data):
+    run = make_run(tmp_path, "a", [])
+    results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
+                         "value": 12.34, "data": data})  # fmt: skip
+    assert rows_of(tables.table([run], "csv"))[0]["paper"] == ""
+    assert "12.3" not in tables.paper_table(1, [run])
 
 
 def test_low_shot_and_fine_tuning_are_found(tmp_path):

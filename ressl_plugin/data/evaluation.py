@@ -26,16 +26,17 @@ def crop_size(cfg):
     return cfg.data.get("image_size") or largest or usual.get(cfg.data.dataset, 224)
 
 
-def evaluation_transform(cfg):
+def evaluation_transform(cfg, any_size=False):
     """PIL RGB -> float tensor (3, S, S), normalised as the run's views are.
 
     CIFAR: as it is. Otherwise S = crop_size(cfg): images of 96 pixels and more are resized to
     S x 256/224 (shorter side) and centre-cropped, as ImageNet's 256/224; smaller ones, STL-10, Tiny
-    ImageNet and everything under data.image_size are resized to S and centre-cropped.
+    ImageNet and everything under data.image_size are resized to S and centre-cropped. any_size: the
+    images are not the data set's own, CIFAR's rule does not hold.
     """
     size, name = crop_size(cfg), cfg.data.dataset
     small = size < 96 or name in ("stl10", "tiny-imagenet") or cfg.data.get("image_size")
-    if name in ("cifar10", "cifar100"):
+    if name in ("cifar10", "cifar100") and not any_size:
         steps = []
     elif small:
         # bicubic, as the training crops are

@@ -1,8 +1,9 @@
 """Fine-tuning of the whole network on a share of the labels (Table 10).
 
-The recipe is the usual one of semi-supervised ImageNet (SwAV's, which Table 10 compares with): SGD
-with momentum 0.9, no weight decay, 20 epochs, a learning rate for the backbone and one for the
-head, both x0.2 at 60 % and 80 % of the epochs.
+The paper says no more than that the whole network is tuned. The schedule is the usual one of
+semi-supervised ImageNet (SwAV's, which Table 10 compares with): SGD with momentum 0.9, no weight
+decay, 20 epochs, a learning rate for the backbone and one for the head, both x0.2 at 60 % and 80 %
+of the epochs.
 """
 
 from __future__ import annotations
@@ -70,15 +71,27 @@ def labelled_rows(dataset: Dataset, labels: float | str | Path, seed: int = 0) -
 def _listed(dataset, path):
     if not hasattr(dataset, "samples"):
         raise UserError(f"{path}: a list of names needs an image folder; give a fraction instead")
-    names = [line.strip() for line in path.read_text().splitlines() if line.strip()]
-    rows = {Path(file).name: i for i, (file, *_) in enumerate(dataset.samples)}
-    unknown = [name for name in names if Path(name).name not in rows]
-    if not names or unknown:
-        what = f"{unknown[0]} is not in the training images ({len(unknown)} such)" if names else (
-            "the list is empty"
-        )  # fmt: skip
-        raise UserError(f"{path}: {what}; one file name a line")
-    return np.unique([rows[Path(name).name] for name in names])
+    names = [Path(line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    if not names:
+        raise UserError(f"{path}: the list is empty; one file name a line")
+    rows: dict[str, list[int]] = {}
+    for i, (file, *_) in enumerate(dataset.samples):
+        rows.setdefault(Path(file).name, []).append(i)
+    found = []
+    for name in names:
+        # a name may be n01440764_10026.JPEG, or say the class folder too
+        fitting = [
+            i
+            for i in rows.get(name.name, ())
+            if Path(dataset.samples[i][0]).parts[-len(name.parts) :] == name.parts
+        ]
+        if len(fitting) != 1:
+            what = "is the name of several training images; give class/name" if fitting else (
+                "is not in the training images"
+            )  # fmt: skip
+            raise UserError(f"{path}: {name} {what}; one file name a line")
+        found += fitting
+    return np.unique(found)
 
 
 def finetune(

@@ -176,7 +176,7 @@ def voc(backbone, root, cfg, counts=SHOTS, draws: int = 5, device="cpu", **optio
 
     cached = []
     for split in ("trainval", "test"):
-        images = VOC(root, split, data.evaluation_transform(cfg))
+        images = VOC(root, split, data.evaluation_transform(cfg, any_size=True))
         cached += extract(
             backbone, DataLoader(images, 64, num_workers=cfg.data.num_workers), device
         )

@@ -6,12 +6,15 @@ import logging
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
+from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import config, data, results, tables
-from ressl_plugin.cells import method_name
+from ressl_plugin.cells import VOC, method_name
+from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features
 from ressl_plugin.run import Run, open_run
@@ -91,7 +94,7 @@ def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="
         device=splits.device,
     )
     for cell in found["records"]:
-        protocol = f"k={cell['k']} {distance}"
+        protocol = f"k={cell['k']} {cell['distance']}"
         if cell["temperature"] is not None:
             protocol += f" T={cell['temperature']:g}"
         print(f"kNN {protocol:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
@@ -113,28 +116,53 @@ def linear(target, overrides, protocol=None, fast=False, device="auto", show=Fal
     run = with_overrides(path, overrides if recipe is None else [])
     if recipe is not None:
         recipes.check_backbone(recipe, run)
+        recipes.check_settings(recipe)
+        if fast:
+            raise UserError(
+                "--fast takes a protocol, not a recipe's optimizer: ressl linear RUN --fast "
+                "--protocol small"
+            )
         run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
     protocol = protocol or ("imagenet" if data.crop_size(run.cfg) >= 160 else "small")
-    place = device_named(device)
+    asked = recipe if recipe is not None else OmegaConf.create()
+    if device == "auto":
+        device = {"gpu": "cuda"}.get(asked.get("accelerator"), asked.get("accelerator", "auto"))
+    place, seed = device_named(device), asked.get("seed", run.cfg.seed)
     if fast:
-        found = classifiers.probe(*Splits(run, place).of(run.backbone()), protocol, device=place)
+        found = classifiers.probe(*Splits(run, place).of(run.backbone()), protocol, seed=seed,
+                                  device=place)  # fmt: skip
         name = f"{protocol}, cached features"
     else:
-        train, val = recipes.loaders(run.cfg)
+        size = recipes.scale(recipe) if recipe is not None else 256
+        train, val = recipes.loaders(run.cfg, size, seed)
         found = classifiers.trained(
             run.backbone(),
             train,
             val,
             cfg=recipe,
             protocol=protocol,
-            seed=run.cfg.seed,
+            seed=seed,
             accelerator="gpu" if place.type == "cuda" else "cpu",
             devices=1,
+            precision=asked.get("precision", "32-true"),
         )
         name = "recipe" if recipe is not None else protocol
     for metric in ("top1", "top5"):
         _append(run, "linear", name, metric, found[metric], seeds=[found["seed"]])
     print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
+    _print_agreement(run, protocol)
+
+
+def _print_agreement(run: Run, protocol: str) -> None:
+    """The fast probe beside the trained classifier, where the run has both."""
+    latest = {
+        r["protocol"]: r["value"]
+        for r in results.read(run.dir)
+        if (r["evaluator"], r["metric"], r["data"]) == ("linear", "top1", run.cfg.data.dataset)
+    }
+    trained, fast = latest.get(protocol), latest.get(f"{protocol}, cached features")
+    if trained is not None and fast is not None:
+        print(f"trained {trained:.2f}, on cached features {fast:.2f}: {fast - trained:+.2f}")
 
 
 def compare(path, overrides, draws=10, device="auto") -> None:
@@ -165,18 +193,28 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
     run = with_overrides(path, overrides)
     place = device_named(device)
     counts = [svm.count_named(word) for word in per_class]
+    if draws < 1:
+        raise UserError(f"--draws {draws}: at least 1")
     if voc is not None:
         found = svm.voc(run.backbone(), voc, run.cfg, counts, draws, place)
-        protocol, metric = "VOC07 SVM", "mAP"
+        protocol, metric, name = "VOC07 SVM", "mAP", VOC
     else:
         found = svm.single_label(*Splits(run, place).of(run.backbone()), counts, draws)
-        protocol, metric = "SVM", "top1"
+        protocol, metric, name = "SVM", "top1", run.cfg.data.dataset
     for cell in found:
         spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
         print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}")
-        _append(run, "lowshot", f"{protocol}, {cell['count']} a class", metric, cell["mean"],
-                spread=cell["spread"], seeds=cell["seeds"],
-                details={k: cell[k] for k in ("cost", "ap", "sampling") if k in cell})
+        _append(
+            run,
+            "lowshot",
+            f"{protocol}, {cell['count']} a class",
+            metric,
+            cell["mean"],
+            spread=cell["spread"],
+            seeds=cell["seeds"],
+            data=name,
+            details={k: cell[k] for k in ("cost", "ap", "sampling") if k in cell},
+        )
 
 
 def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto") -> None:
@@ -184,8 +222,12 @@ def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto
     from ressl_plugin.evaluate import finetune as tuning
     from ressl_plugin.evaluate import recipes
 
+    if epochs < 1:
+        raise UserError(f"--epochs {epochs}: at least 1")
     run = with_overrides(path, overrides)
     train, val = recipes.datasets(run.cfg)
+    # as many images as a pre-training step had on all devices, now on one
+    batch = run.cfg.optimizer.batch_size * device_count(run.cfg.devices, 1) * run.cfg.num_nodes
     found = tuning.finetune(
         run.backbone(),
         train,
@@ -194,7 +236,7 @@ def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto
         epochs=epochs,
         lr_backbone=lr_backbone,
         lr_head=lr_head,
-        batch_size=min(run.cfg.optimizer.batch_size, 256),
+        batch_size=min(batch, 256),
         num_workers=run.cfg.data.num_workers,
         seed=run.cfg.seed,
         device=device_named(device),
@@ -216,17 +258,26 @@ def figures(path, overrides, device="auto") -> list[Path]:
         size = run.cfg.method_kwargs.get("queue_size")
         made += drawing.curves(run.dir, folder / "curves", size)
     splits = Splits(run, device_named(device))
-    x, y = features.extract(run.backbone(), splits.loader("val"), splits.device)
-    untrained, _ = features.extract(
-        run.backbone(trained=False), splits.loader("val"), splits.device
-    )
-    classes = splits.loader("val").dataset.classes
+    images = _sample(splits.loader("train"))  # the paper's are training images, too
+    x, y = features.extract(run.backbone(), images, splits.device)
+    untrained, _ = features.extract(run.backbone(trained=False), images, splits.device)
+    classes = splits.loader("train").dataset.classes
     spaces = {"untrained": untrained, method_name(run.cfg): x}
     made += drawing.feature_space(spaces, y, folder / "features", classes)
     made += drawing.neighbours_of_run(run, folder / "neighbours", splits.device)
     for file in made:
         print(file)
     return made
+
+
+def _sample(loader: DataLoader, limit: int = 10_000) -> DataLoader:
+    """The loader's images, or `limit` of them drawn with a fixed seed."""
+    count = len(loader.dataset)
+    if count <= limit:
+        return loader
+    rows = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+    images = Subset(loader.dataset, rows.tolist())
+    return DataLoader(images, loader.batch_size, num_workers=loader.num_workers)
 
 
 def _append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
@@ -11,6 +12,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from ressl_plugin import config, data, schema
+from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.run import Run
 from ressl_plugin.views import recipe as views
@@ -27,15 +29,18 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
     path = Path(target)
     if path.is_dir() or path.suffix in CHECKPOINTS:
         return target, None
-    given = config.load(str(config.find(target, "linear")), overrides)
+    given = config.load(target, overrides, "linear")
     try:
         full = OmegaConf.merge(OmegaConf.structured(schema.LinearConfig), given)
         full = OmegaConf.create(OmegaConf.to_container(full))
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None)
         raise UserError(f"{target}: {key}: {str(error).splitlines()[0]}") from None
-    run = full.pretrained_feature_extractor if not OmegaConf.is_missing(
-        full, "pretrained_feature_extractor") else None
+    run = (
+        full.pretrained_feature_extractor
+        if not OmegaConf.is_missing(full, "pretrained_feature_extractor")
+        else None
+    )
     if not run:
         raise UserError(
             f"{target}: pretrained_feature_extractor is not set; give the run directory: "
@@ -57,16 +62,49 @@ def check_backbone(recipe: DictConfig, run: Run) -> None:
         )
 
 
+# Keys of the host's main_linear.py that would change the result and are not done here.
+_NOT_HERE = {
+    "auto_augment": False, "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "finetune": False,
+    "sync_batchnorm": False, "accumulate_grad_batches": 1,
+}  # fmt: skip
+
+
+def check_settings(recipe: DictConfig) -> None:
+    """A recipe must not ask for what `ressl linear` does not do.
+
+    Raises:
+        UserError: it does; the host's own main_linear.py reads the run as well.
+    """
+    for key, usual in _NOT_HERE.items():
+        if recipe[key] != usual:
+            raise UserError(
+                f"{key}={recipe[key]}: `ressl linear` trains a linear classifier on the frozen "
+                f"backbone with crop and flip, {key}={usual}; solo-learn's main_linear.py on the "
+                "run directory, or `ressl finetune`, does other things"
+            )
+    if device_count(recipe.devices, 1) != 1:
+        raise UserError(f"devices={recipe.devices}: `ressl linear` uses one; set devices=1")
+
+
+def scale(recipe: DictConfig) -> int:
+    """The recipe's batch; its learning rate, given for 256 images, is multiplied by batch / 256."""
+    recipe.optimizer.lr *= recipe.optimizer.batch_size / 256
+    return recipe.optimizer.batch_size
+
+
 def training_transform(cfg: DictConfig):
-    """Crop and flip of the run's weak view; ImageNet's usual crop area from 160 pixels on."""
+    """Crop and flip of the run's contrastive view; ImageNet's usual crop area from 160 pixels on.
+
+    Not those of the weak view: Table 4 changes them, and would change the evaluation with them.
+    """
     size = data.crop_size(cfg)
     read = views.read(cfg.augmentations, data.mean_std(cfg))
-    weak = read.crops[read.teacher]
-    area = (0.08, 1.0) if size >= 160 else weak.area
+    seen = read.crops[read.student[0]]
+    area = (0.08, 1.0) if size >= 160 else seen.area
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(size, area, interpolation=InterpolationMode.BICUBIC),
-            transforms.RandomHorizontalFlip(weak.flip_prob),
+            transforms.RandomHorizontalFlip(seen.flip_prob),
             transforms.ToTensor(),
             transforms.Normalize(*data.mean_std(cfg)),
         ]
@@ -79,12 +117,13 @@ def datasets(cfg: DictConfig):
     return train, data.open(cfg, "val", data.evaluation_transform(cfg), need_labels=True)
 
 
-def loaders(cfg: DictConfig, batch_size: int = 256):
-    """Loaders of `datasets`; the training one is shuffled and drops nothing."""
+def loaders(cfg: DictConfig, batch_size: int = 256, seed: int = 0):
+    """Loaders of `datasets`; the training one is shuffled, by its seed, and drops nothing."""
     train, val = datasets(cfg)
     workers = cfg.data.num_workers
     common = {"num_workers": workers, "persistent_workers": workers > 0}
+    order = torch.Generator().manual_seed(seed)
     return (
-        DataLoader(train, batch_size, shuffle=True, **common),
+        DataLoader(train, batch_size, shuffle=True, generator=order, **common),
         DataLoader(val, batch_size, **common),
     )

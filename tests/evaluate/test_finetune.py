@@ -92,6 +92,17 @@ def test_a_list_of_names(tmp_path):
         labelled_rows(digits()[1], path)
 
 
+def test_names_that_several_classes_have(tmp_path):
+    train, _ = digits()
+    train.samples = [(f"/data/class{i % 2}/{i // 2}.png", i % 2) for i in range(len(train))]
+    path = tmp_path / "list.txt"
+    path.write_text("class1/0.png\nclass0/3.png\n")
+    assert labelled_rows(train, path).tolist() == [1, 6]
+    path.write_text("0.png\n")
+    with pytest.raises(UserError, match=r"0\.png is the name of several"):
+        labelled_rows(train, path)
+
+
 def test_labels_from_the_command_line(tmp_path):
     path = tmp_path / "list.txt"
     path.write_text("x\n")

@@ -1,0 +1,37 @@
+import pytest
+
+from ressl_plugin import arguments, cli, pretrain, reproduce
+from ressl_plugin import sweep as sweeping
+
+
+@pytest.mark.parametrize(
+    "line, rest, overrides",
+    [
+        ("pretrain x -m seed=1,2", "pretrain x -m", "seed=1,2"),
+        ("pretrain a=1 --cfg x +b=2 ~c.d", "pretrain --cfg x", "a=1 +b=2 ~c.d"),
+        ("paper table2 --data cifar10 max_epochs=2", "paper table2 --data cifar10", "max_epochs=2"),
+        ("knn runs/seed=1 --k 5 data.val_path=/a/b", "knn runs/seed=1 --k 5", "data.val_path=/a/b"),
+        ("knn ./seed=1 --out=x", "knn ./seed=1 --out=x", ""),
+        ("table seed=1 seed=2", "table seed=1 seed=2", ""),
+        ("", "", ""),
+    ],
+)
+def test_overrides_stand_anywhere(line, rest, overrides):
+    assert arguments.apart(line.split()) == (rest.split(), overrides.split())
+
+
+def test_commands_get_them(monkeypatch, capsys):
+    seen = []
+    monkeypatch.setattr(sweeping, "multirun", lambda *args: seen.append(args))
+    assert cli.main(["pretrain", "digits/ressl", "-m", "seed=1,2"]) == 0
+    monkeypatch.setattr(reproduce, "reproduce", lambda *args: seen.append((args[1], args[3])))
+    cli.main(["paper", "table2", "--data", "cifar10", "max_epochs=2"])
+    assert seen == [("digits/ressl", ["seed=1,2"]), (["max_epochs=2"], ["cifar10"])]
+    monkeypatch.setattr(pretrain, "pretrain", lambda cfg: seen.append(cfg))
+    assert cli.main(["pretrain", "digits/ressl", "--cfg", "optimizer.lr=0.125"]) == 0
+    assert "lr: 0.125" in capsys.readouterr().out and len(seen) == 2
+
+
+def test_a_word_too_many_is_named(capsys):
+    assert cli.main(["pretrain", "digits/ressl", "cifar/ressl"]) == cli.USER_MISTAKE
+    assert "cifar/ressl" in capsys.readouterr().err

@@ -1,0 +1,65 @@
+"""Many trainings: where they go, when they are finished, what is refused."""
+
+import os
+import signal
+
+import pytest
+from helpers import image_folder
+from omegaconf import OmegaConf
+from test_faults import command, last_line, run
+
+from ressl_plugin import checkpoint, cli, config, registry, results, sweep
+from ressl_plugin.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    registry.register()
+    return image_folder(tmp_path_factory.mktemp("images"), per_class=16, splits=("train",))
+
+
+def test_short_names_keep_the_value_whole():
+    assert sweep.short("method_kwargs.temperature_k=0.05") == "temperature_k=0.05"
+    assert sweep.short("seed=1") == "seed=1"
+
+
+def test_a_sweep_trains_every_cell_once(images, tmp_path):
+    words = command(images, tmp_path, "max_epochs=1", "-m", "method_kwargs.temperature_k=0.04,0.05")
+    code, text = run(tmp_path, words)
+    assert code == 0, text
+    folders = [tmp_path / "temperature_k=0.04", tmp_path / "temperature_k=0.05"]
+    before = [(f / "last.ckpt").stat().st_mtime_ns for f in folders]
+    assert run(tmp_path, words)[0] == 0
+    assert [(f / "last.ckpt").stat().st_mtime_ns for f in folders] == before, "run again"
+    # what is not swept is not in the name, and must be the same nevertheless
+    code, text = run(tmp_path, [*words, "optimizer.weight_decay=0.5"])
+    assert code == cli.USER_MISTAKE and "optimizer.weight_decay" in last_line(text)
+
+
+def test_a_run_stopped_in_its_last_epoch_is_not_finished(images, tmp_path):
+    words = command(images, tmp_path, "max_epochs=1", "checkpoint.every_n_steps=0")
+    code, _ = run(tmp_path, words, lambda: os.kill(os.getpid(), signal.SIGINT), 3)
+    assert code == cli.INTERRUPTED and checkpoint.load(tmp_path)["global_step"] == 4
+    assert not sweep.finished(tmp_path, 1)
+    assert run(tmp_path, [*words, "resume=true"])[0] == 0
+    assert sweep.finished(tmp_path, 1) and not sweep.finished(tmp_path, 2)
+
+
+@pytest.mark.distributed
+def test_several_devices_train_in_a_process_of_their_own(images, tmp_path):
+    words = command(images, tmp_path, "max_epochs=1", "devices=2", "strategy=ddp")
+    cfg = config.finish(config.load(words[1], words[2:]))
+    sweep.train(cfg, meter=True)
+    assert sweep.finished(tmp_path, 1)
+    (rate,) = (r for r in results.read(tmp_path) if r["metric"] == "images/s")
+    assert rate["protocol"] == "batch 2 x 8, cpu" and rate["value"] > 0
+    assert "LOCAL_RANK" not in os.environ, "the next training could not start its ranks"
+
+
+@pytest.mark.parametrize("launcher", [{"TORCHELASTIC_RUN_ID": "x", "WORLD_SIZE": "2"},
+                                      {"SLURM_STEP_NUM_TASKS": "2"}])  # fmt: skip
+def test_a_launcher_around_a_sweep_is_refused(monkeypatch, launcher):
+    for name, value in launcher.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match="without torchrun"):
+        sweep.train(OmegaConf.create())
