@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every CPU measurement, one after the other on an otherwise idle machine, about 20 minutes; then
+# Every CPU measurement, one after the other on an otherwise idle machine, about 45 minutes; then
 # RESULTS.md from what they wrote. With SOLO_LEARN=<checkout of the main branch> the step is
 # measured against that generation of the host as well.
 # Usage: bash benchmarks/cpu.sh [name ...]      names as below; default: all
@@ -29,6 +29,9 @@ measure loss "" python benchmarks/loss.py --pairs 9
 measure views "" python benchmarks/views.py --pairs 7
 measure end_to_end "" python benchmarks/end_to_end.py --pairs 3
 [ -z "$checkout" ] || measure step_main "$checkout" python benchmarks/step.py --pairs 9
+measure growth "" python benchmarks/growth.py --pairs 3
+measure gather "" python benchmarks/gather.py
+measure warmup "" python benchmarks/warmup.py
 measure soak "" python benchmarks/soak.py
 measure kill "" python benchmarks/kill.py --points 24 --whole 2
 python benchmarks/report.py

@@ -24,7 +24,7 @@ import torch
 import training
 from views import AHEAD, ENDLESS, InMemory
 
-from ressl_plugin import config, host, pretrain
+from ressl_plugin import config, devices, host, pretrain
 from ressl_plugin.views import recipe
 
 WARM = 2  # steps before the clock starts; workers have their queues filled by then at the latest
@@ -108,7 +108,7 @@ def hosts(cfg, size: int, steps: int, workers: int, warm: int = WARM + AHEAD) ->
     """Images a second of the host's own, on its CIFAR settings: so it makes its small stem."""
     as_cifar = {"dataset": "cifar10", "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0}
     cfg = training.changed(cfg, {f"data__{key}": value for key, value in as_cifar.items()})
-    cfg = pretrain.scale(pretrain.runnable(cfg))
+    cfg = pretrain.scale(devices.runnable(cfg))
     entries = recipe.expand(cfg.augmentations)
     pairs = [(host.view_transform("cifar10", entry), 1) for entry in entries]
     dataset = InMemory(ENDLESS, size, host.n_crops(pairs))

@@ -1,6 +1,6 @@
 """kill -9 a run at random points, resume it, compare it bit for bit with one left alone.
 
-    python benchmarks/kill.py                              20 kills, both back ends, 5 minutes
+    python benchmarks/kill.py                              20 kills, three back ends, 6 minutes
     python benchmarks/kill.py --points 4 --json kill.json
 
 Each run is `ressl pretrain` as the command line starts it, in a process of its own (a fork of one
@@ -26,7 +26,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 KINDS = ("step", "save", "evaluate")
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "ressl_rng", "global_step")
-BACKENDS = {"batched": [], "host": ["data.num_workers=1"]}
+BACKENDS = {
+    "batched": [],
+    "host": ["data.num_workers=1"],
+    "dali": ["data.num_workers=1", "dali.device=cpu"],
+}
 
 
 def command(images: Path, run: Path, backend: str) -> list[str]:

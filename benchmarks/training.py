@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import copy
+
 import common  # first: it puts the package on the path
 import lightning.pytorch as pl
 import torch
+import torch.nn.functional as F
+import torchvision
 from omegaconf import OmegaConf
+from torch import nn
 
-from ressl_plugin import config, data, host, pretrain, registry
+from ressl_plugin import config, data, devices, host, pretrain, registry
 from ressl_plugin.views import batched, recipe
 
 
 def settings(target: str = "cifar/ressl", overrides: list[str] = ()):
     """A recipe as the methods take it: presets resolved, views counted, learning rate scaled."""
     cfg = config.finish(config.load(target, list(overrides)))
-    cfg = pretrain.scale(pretrain.runnable(cfg))
+    cfg = pretrain.scale(devices.runnable(cfg))
     sizes = [crop.crop_size for crop in recipe.read(cfg.augmentations).crops]
     cfg.augmentations = recipe.expand(cfg.augmentations)
     cfg.data.num_large_crops = sum(size == max(sizes) for size in sizes)
@@ -40,6 +45,51 @@ def hosts(cfg, **changes) -> pl.LightningModule:
     if host.GENERATION == "main" and not cfg.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     return model
+
+
+class Reference:
+    """Algorithm 1 in plain PyTorch, as one would write it from the paper: no framework, no tricks.
+
+    torchvision's ResNet-18 with the paper's stem, whole N x K matrices, the queue by concatenation,
+    the average parameter by parameter.
+    """
+
+    def __init__(self, cfg):
+        kwargs, self.m = cfg.method_kwargs, cfg.momentum.base_tau
+        student = torchvision.models.resnet18(num_classes=kwargs.proj_hidden_dim)
+        student.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+        student.maxpool = nn.Identity()
+        head = nn.Sequential(nn.ReLU(), nn.Linear(kwargs.proj_hidden_dim, kwargs.proj_output_dim))
+        self.student = nn.Sequential(student, head)
+        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
+        self.queue = F.normalize(torch.randn(kwargs.queue_size, kwargs.proj_output_dim))
+        self.taus = kwargs.temperature_q, kwargs.temperature_k
+        self.sgd = torch.optim.SGD(self.student.parameters(), 0.01, 0.9, weight_decay=5e-4)
+
+    def step(self, contrastive, weak):
+        """One optimizer step on two views (N, 3, H, W)."""
+        z_s = F.normalize(self.student(contrastive))
+        with torch.no_grad():
+            z_t = F.normalize(self.teacher(weak))
+            target = F.softmax(z_t @ self.queue.T / self.taus[1], dim=1)
+        relation = F.log_softmax(z_s @ self.queue.T / self.taus[0], dim=1)
+        loss = -(target * relation).sum(1).mean()
+        self.sgd.zero_grad()
+        loss.backward()
+        self.sgd.step()
+        with torch.no_grad():
+            for t, s in zip(self.teacher.parameters(), self.student.parameters()):
+                t.mul_(self.m).add_(s, alpha=1 - self.m)
+        self.queue = torch.cat([z_t, self.queue[: -len(z_t)]])
+
+    def seconds_a_step(self, batch, steps: int, warm: int = 1) -> float:
+        """Seconds of one step, mean of `steps` after `warm` more."""
+        _, views, _ = batch
+        for i in range(warm + steps):
+            if i == warm:
+                start = common.now()
+            self.step(*views)
+        return (common.now() - start) / steps
 
 
 def changed(cfg, changes: dict):
