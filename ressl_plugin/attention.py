@@ -74,9 +74,16 @@ def float32_products():
     settings = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
     before = [setting.fp32_precision for setting in settings]
     try:
-        for setting in settings:
-            setting.fp32_precision = "ieee"
+        general = torch.get_float32_matmul_precision()
+    except RuntimeError:  # they were set one by one, and have no name together
+        general = None
+    # Not one by one: torch.compile asks for the general setting, and PyTorch refuses to answer
+    # when the two disagree.
+    torch.set_float32_matmul_precision("highest")
+    try:
         yield
     finally:
+        if general:
+            torch.set_float32_matmul_precision(general)
         for setting, precision in zip(settings, before):
             setting.fp32_precision = precision

@@ -84,3 +84,30 @@ def test_full_float32_products_whatever_the_setting(read, precision):
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("precision", ["medium", "high", "highest"])
+def test_the_older_interface_can_be_asked_within(precision):
+    """torch.compile does where it lowers a batched product, and must hear no contradiction."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision(precision)
+        with attention.float32_products():
+            assert torch.get_float32_matmul_precision() == "highest"
+            assert torch.backends.cuda.matmul.allow_tf32 is False
+        assert torch.get_float32_matmul_precision() == precision
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def test_precisions_set_one_by_one_come_back():
+    settings = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
+    before = torch.get_float32_matmul_precision()
+    try:
+        for setting, precision in zip(settings, ("tf32", "bf16")):
+            setting.fp32_precision = precision
+        with attention.float32_products():
+            assert [setting.fp32_precision for setting in settings] == ["ieee", "ieee"]
+        assert [setting.fp32_precision for setting in settings] == ["tf32", "bf16"]
+    finally:
+        torch.set_float32_matmul_precision(before)  # sets those as well
