@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from ressl_plugin.errors import UserError
 from ressl_plugin.views.presets import COLOUR, INTERPOLATIONS, OPERATIONS, PLAIN_KEYS, PRESETS
 
+LARGEST, MOST_VIEWS = 8192, 64  # pixels a side, views an entry: beyond, a slip of the finger
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -225,8 +226,9 @@ def _number(value, low, high, where, what):
 
 
 def _whole(value, low, where):
-    if not isinstance(value, int) or isinstance(value, bool) or value < low:
-        raise UserError(f"{where} = {value!r} must be a whole number, at least {low}")
+    high = MOST_VIEWS if where.endswith(".num_crops") else LARGEST
+    if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+        raise UserError(f"{where} = {value!r} must be a whole number, {low} to {high}")
 
 
 def _range(value, where):
