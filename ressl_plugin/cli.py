@@ -85,7 +85,7 @@ def _pretrain(commands):
         from ressl_plugin import config, sweep
 
         target, overrides = read_config(args)
-        if args.multirun:
+        if args.multirun and not args.cfg:
             return sweep.multirun(target, overrides)
         cfg = config.finish(config.load(target, overrides))
         if args.cfg:
@@ -95,13 +95,14 @@ def _pretrain(commands):
 
         # Lightning sets its own level on import; what it would say is said by us or not needed
         logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-        folder = pretrain(cfg)
+        folder = pretrain(cfg, meter=args.meter)
         if launched_first():
             print(f"run: {folder}")
 
     sub = command(commands, "pretrain", call, help="pre-train a method into a run directory")
     with_config(sub)
     sub.add_argument("--multirun", "-m", action="store_true", help="a=1,2 b=3,4: every combination")
+    sub.add_argument("--meter", action="store_true", help="images/s, peak memory to results.json")
 
 
 def _show(cfg):

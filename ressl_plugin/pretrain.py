@@ -15,27 +15,33 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import checkpoint, distributed, host, registry, run
+from ressl_plugin import distributed, host, registry, run
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults, reported
+from ressl_plugin.meter import Meter
 from ressl_plugin.monitor import CollapseMonitor, KeepMetrics, MetricsFile
 from ressl_plugin.profile import Profile
-from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback, check_same_config
+from ressl_plugin.resume import check_fits, resume_from
+from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback
 from ressl_plugin.training_data import PretrainData
 
 log = logging.getLogger(__name__)
 
-# AttributeError: a value of a type that Lightning does not expect
-REFUSALS = (ValueError, TypeError, AttributeError, ImportError, MisconfigurationException)
+# most of them for a value of a type that Lightning or PyTorch does not expect
+REFUSALS = (
+    ValueError, TypeError, AttributeError, OverflowError, RuntimeError, ImportError,
+    MisconfigurationException,
+)  # fmt: skip
 
 
-def pretrain(cfg: DictConfig, callbacks=()) -> Path:
+def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """Train `cfg.method` and return the run directory.
 
     Args:
         cfg: a complete config (config.finish).
         callbacks: of Lightning, beside the run's own.
+        meter: append images/s and peak memory to results.json.
 
     Raises:
         UserError: anything about the config, the data or the run directory that cannot work.
@@ -50,9 +56,13 @@ def pretrain(cfg: DictConfig, callbacks=()) -> Path:
     module = PretrainData(cfg, folder)
     scaled = scale(with_views(cfg, module))
     source = resume_from(cfg)
+    if meter:
+        callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
     trainer = make_trainer(cfg, folder, callbacks)  # what it refuses leaves no directory behind
-    run.start(cfg, scaled)
     model = build(scaled)
+    if source:
+        check_fits(source, model, cfg)
+    run.start(cfg, scaled)
     warn_about_queue(scaled, len(module.dataset))
     with reported(trainer, folder):
         trainer.fit(model, datamodule=module, ckpt_path=source)
@@ -126,24 +136,6 @@ def warn_about_queue(cfg: DictConfig, images: int) -> None:
             size,
             images,
         )
-
-
-def resume_from(cfg: DictConfig) -> Path | None:
-    """The checkpoint to go on from: of this run directory, or the one that is named.
-
-    Raises:
-        UserError: there is none, or it was made with another config and `resume_force` is off.
-    """
-    if cfg.resume_from_checkpoint:
-        cfg.resume = cfg.resume_from_checkpoint
-    if not cfg.resume:
-        return None
-    folder = run.directory(cfg)
-    if cfg.resume is True and not run.has_checkpoint(folder):
-        log.info("resume=true: no checkpoint in %s yet, starting afresh", folder)
-        return None
-    source = checkpoint.find(folder if cfg.resume is True else cfg.resume)
-    return check_same_config(source, cfg)
 
 
 def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:

@@ -21,8 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin import checkpoint, distributed
 from ressl_plugin.checkpoint import CheckpointError
-from ressl_plugin.errors import UserError
-from ressl_plugin.plain import config_differences, plain_config, to_plain
+from ressl_plugin.plain import plain_config, to_plain
 from ressl_plugin.rng import gather_rng, restore_rng
 from ressl_plugin.schedule import apply_settings, settings
 
@@ -92,6 +91,7 @@ class CheckpointCallback(Callback):
         self._between_steps = False
         self._states = None  # RNG of every rank, to be restored
         self._settings = None  # of the config, to be applied over those of the checkpoint
+        self._factor = 1.0  # steps that the same images take now, over those that they took
 
     def request_stop(self, exception: BaseException) -> None:
         """Finish the step, save, then raise ``exception``."""
@@ -184,6 +184,9 @@ class CheckpointCallback(Callback):
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):
         self._states = checkpoint.get(RNG)
+        if self._states and CONFIG in checkpoint:
+            then = _images_a_step(checkpoint[CONFIG], len(self._states))
+            self._factor = then / _images_a_step(self.config, trainer.world_size)
         if self._states and len(self._states) != trainer.world_size:
             log.warning(
                 "the checkpoint was written by %d processes, now there are %d: random numbers "
@@ -196,7 +199,7 @@ class CheckpointCallback(Callback):
     def on_train_start(self, trainer, pl_module):
         self._install_handlers()
         if self._settings is not None:
-            apply_settings(trainer, *self._settings)
+            apply_settings(trainer, *self._settings, self._factor)
         states, self._states = self._states, None
         if states is not None:
             restore_rng(states[trainer.global_rank])
@@ -252,6 +255,11 @@ def _can_resume_here(trainer) -> bool:
     return not (trainer.is_last_batch or validates or loop._should_accumulate())
 
 
+def _images_a_step(config: dict, ranks: int) -> int:
+    batch = (config.get("optimizer") or {}).get("batch_size", 1)
+    return batch * config.get("accumulate_grad_batches", 1) * ranks
+
+
 def followed_by(hook, boundary, trainer):
     """A hook of the module, with `boundary(trainer)` after it."""
 
@@ -272,27 +280,3 @@ def all_finite(trainer) -> bool:
     flags = [t.isfinite().all().reshape(()) for t in tensors if t.is_floating_point()]
     devices = {f.device for f in flags}
     return all(torch.stack([f for f in flags if f.device == d]).all().item() for d in devices)
-
-
-def check_same_config(source, config) -> Path:
-    """``source``, if it was trained with this config or ``config.resume_force`` is true.
-
-    A checkpoint without a config (the host's) is taken as it is.
-
-    Raises:
-        UserError: the settings that differ, and how to go on nevertheless.
-    """
-    saved = checkpoint.load(source).get(CONFIG)
-    config = plain_config(config)
-    if saved is None:
-        log.warning("%s holds no config: it cannot be compared with this one", source)
-        return Path(source)
-    if differing := config_differences(saved, config):
-        listed = "; ".join(differing)
-        if not config.get("resume_force"):
-            raise UserError(
-                f"{source} was made with another config: {listed}. Set them back, or "
-                "resume_force=true to go on with the new ones"
-            )
-        log.warning("resume_force: going on with another config: %s", listed)
-    return Path(source)

@@ -57,13 +57,21 @@ def settings(trainer) -> tuple[list, list]:
     return groups, [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
 
 
-def apply_settings(trainer, groups: list, states: list) -> None:
-    """Put `settings` in the place of a loaded checkpoint's, and go on at the checkpoint's step."""
+def apply_settings(trainer, groups: list, states: list, factor: float = 1.0) -> None:
+    """Put `settings` in the place of a loaded checkpoint's, and go on where the training stands.
+
+    Not where the checkpoint's schedule stood: that may have counted epochs, or there was none.
+
+    Args:
+        factor: steps that the same images take now, over those that they took.
+    """
     for optimizer, own in zip(trainer.optimizers, groups):
         for group, values in zip(optimizer.param_groups, own):
             group.update(values)
     for config, state in zip(trainer.lr_scheduler_configs, states):
-        _advance(config.scheduler, state, config.scheduler.last_epoch)
+        by_epoch = config.interval == "epoch"
+        place = trainer.current_epoch if by_epoch else round(trainer.global_step * factor)
+        _advance(config.scheduler, state, place)
 
 
 def _advance(scheduler: LRScheduler, state: dict, step: int) -> None:

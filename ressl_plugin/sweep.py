@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +20,8 @@ from ressl_plugin import config, results, run
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.plain import config_differences
+
+log = logging.getLogger(__name__)
 
 
 def combinations(overrides: list[str]) -> list[list[str]]:
@@ -77,16 +81,16 @@ def same_experiment(cfg: DictConfig) -> None:
     """A cell that is there must have been made with this config, accelerator and all.
 
     Raises:
-        UserError: the keys that differ.
+        UserError: the keys that differ, unless `resume_force` says to go on with the new ones.
     """
     file = Path(cfg.run_dir) / "config.yaml"
-    if not file.is_file():
+    if cfg.resume_force or not file.is_file():
         return
     differing = config_differences(OmegaConf.load(file), runnable(cfg))
     if differing:
         raise UserError(
             f"{cfg.run_dir} was made with another config: {'; '.join(differing)}; "
-            "set them back, or give another place for the runs"
+            "set them back, give another place for the runs, or resume_force=true"
         )
 
 
@@ -107,22 +111,40 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
             "or srun (devices=N uses the GPUs of this machine)"
         )
     if device_count(runnable(cfg).devices, torch.cuda.device_count()) == 1:
-        _train_here(cfg, meter)
+        from ressl_plugin.pretrain import pretrain
+
+        pretrain(cfg, meter=meter)
         return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(OmegaConf.to_yaml(cfg))
-        command = [sys.executable, "-m", __name__, str(file), *["meter"] * meter]
-        code = subprocess.run(command).returncode
+        command = [sys.executable, "-m", "ressl_plugin.cli", "pretrain", str(file)]
+        code = wait_for([*command, *["--meter"] * meter])
     if code:
         raise SystemExit(code)
 
 
-def _train_here(cfg: DictConfig, meter: bool) -> None:
-    from ressl_plugin.meter import Meter
-    from ressl_plugin.pretrain import pretrain
+def wait_for(command: list[str]) -> int:
+    """The exit status of a command that hears this one's signals, and has its time to save.
 
-    pretrain(cfg, callbacks=[Meter(cfg.run_dir, cfg.data.dataset)] if meter else [])
+    It is a session of its own: else Ctrl-C would reach it twice, from the terminal and from here,
+    and the second one means at once. A terminal that is closed (SIGHUP) is a SIGTERM to it.
+    """
+    child = subprocess.Popen(command, start_new_session=True)
+    sent = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM,
+            signal.SIGUSR1: signal.SIGUSR1, signal.SIGHUP: signal.SIGTERM}  # fmt: skip
+    before = {
+        number: signal.signal(number, lambda number, _: child.send_signal(sent[number]))
+        for number in sent
+    }
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code < 0:  # it could not say so itself
+        log.error("the training was killed by %s", signal.Signals(-code).name)
+    return code if code >= 0 else 128 - code
 
 
 def finished(folder: Path, epochs: int) -> bool:
@@ -140,10 +162,3 @@ def finished(folder: Path, epochs: int) -> bool:
 def evaluated(folder: Path, evaluator: str) -> bool:
     """Whether results.json of a run has a record of this evaluator."""
     return folder.is_dir() and any(r["evaluator"] == evaluator for r in results.read(folder))
-
-
-if __name__ == "__main__":
-    from ressl_plugin import cli
-
-    given = config.finish(config.load(sys.argv[1]))
-    sys.exit(cli.guarded(lambda: _train_here(given, "meter" in sys.argv[2:])))

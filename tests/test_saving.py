@@ -15,10 +15,10 @@ from omegaconf import OmegaConf
 from saved_states import in_child
 from toy_run import BATCHES, CONFIG, STEPS, PositionedLoader, losses, same_run, train
 
-from ressl_plugin import checkpoint, saving
+from ressl_plugin import checkpoint, resume, saving
 from ressl_plugin.checkpoint import CheckpointError
 from ressl_plugin.errors import UserError
-from ressl_plugin.plain import to_plain
+from ressl_plugin.plain import config_differences, to_plain
 from ressl_plugin.rng import restore_rng, rng_state
 
 
@@ -177,12 +177,12 @@ def test_config_differences():
     }
     now = OmegaConf.create(saved)
     now.run_dir, now.data.num_workers = "b", 0
-    assert saving.config_differences(saved, now) == []
+    assert config_differences(saved, now) == []
     now.max_epochs = 400
     now.method_kwargs.temperature_q = 0.2
     now.batchnorm = {"groups": 8}
     now.augmentations[0].crop_size = 28
-    assert saving.config_differences(saved, now) == [
+    assert config_differences(saved, now) == [
         "augmentations: [{'crop_size': 32}] -> [{'crop_size': 28}]",
         "batchnorm.groups: absent -> 8",
         "max_epochs: 200 -> 400",
@@ -193,11 +193,11 @@ def test_config_differences():
 def test_resuming_with_another_config(tmp_path, caplog):
     source = tmp_path / "last.ckpt"
     checkpoint.save(source, {saving.CONFIG: {"optimizer": {"lr": 0.06}}, "state_dict": {}})
-    assert saving.check_same_config(source, {"optimizer": {"lr": 0.06}}) == source
+    assert resume.check_same_config(source, {"optimizer": {"lr": 0.06}}) == source
     with pytest.raises(UserError, match=r"optimizer\.lr: 0\.06 -> 0\.1.*resume_force"):
-        saving.check_same_config(source, {"optimizer": {"lr": 0.1}})
+        resume.check_same_config(source, {"optimizer": {"lr": 0.1}})
     with caplog.at_level(logging.WARNING):
-        saving.check_same_config(source, {"optimizer": {"lr": 0.1}, "resume_force": True})
+        resume.check_same_config(source, {"optimizer": {"lr": 0.1}, "resume_force": True})
     assert "optimizer.lr" in caplog.text
     checkpoint.save(source, {"state_dict": {}})
-    assert saving.check_same_config(source, {}) == source
+    assert resume.check_same_config(source, {}) == source

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import sys
+import threading
+import time
 
 import pytest
 from helpers import image_folder
@@ -63,3 +66,51 @@ def test_a_launcher_around_a_sweep_is_refused(monkeypatch, launcher):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="without torchrun"):
         sweep.train(OmegaConf.create())
+
+
+CHILD = """
+import signal, sys, time
+def save(number, _):
+    time.sleep(0.6)
+    open(sys.argv[1], "a").write(signal.Signals(number).name + " ")
+    sys.exit(75)
+for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    signal.signal(getattr(signal, name), save)
+open(sys.argv[1], "w").close()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "heard"),
+    [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGHUP", "SIGTERM")],
+)
+def test_a_training_in_its_own_process_hears_signals_and_has_time_to_save(tmp_path, sent, heard):
+    number, file = getattr(signal, sent), tmp_path / "heard"
+
+    def send():
+        while not file.exists():
+            time.sleep(0.05)
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    threading.Thread(target=send).start()
+    assert sweep.wait_for([sys.executable, "-c", CHILD, str(file)]) == 75
+    assert file.read_text() == f"{heard} "
+    assert signal.getsignal(number) is before
+
+
+def test_a_training_that_was_killed_is_said_to_be(caplog):
+    kill = "import os; os.kill(os.getpid(), 9)"
+    assert sweep.wait_for([sys.executable, "-c", kill]) == 128 + signal.SIGKILL
+    assert "SIGKILL" in caplog.text
+
+
+def test_a_cell_of_another_config_can_be_forced(tmp_path):
+    cfg = config.finish(config.load("digits/ressl", [f"run_dir={tmp_path}", "accelerator=cpu"]))
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+    cfg.max_epochs += 1
+    with pytest.raises(UserError, match=r"max_epochs.*resume_force"):
+        sweep.same_experiment(cfg)
+    cfg.resume_force = True
+    sweep.same_experiment(cfg)

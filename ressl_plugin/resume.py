@@ -1,0 +1,92 @@
+"""Which checkpoint a run goes on from, and whether it can."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from omegaconf import DictConfig
+from torch import nn
+
+from ressl_plugin import checkpoint, run
+from ressl_plugin.errors import UserError
+from ressl_plugin.plain import config_differences, plain_config
+from ressl_plugin.saving import CONFIG
+
+log = logging.getLogger(__name__)
+
+# whose state is of no use to another, forced or not
+_OPTIMIZER = ("name", "exclude_bias_n_norm_wd")
+
+
+def resume_from(cfg: DictConfig) -> Path | None:
+    """The checkpoint to go on from: of this run directory, or the one that is named.
+
+    Raises:
+        UserError: there is none, or it was made with another config and `resume_force` is off.
+    """
+    if cfg.resume_from_checkpoint:
+        cfg.resume = cfg.resume_from_checkpoint
+    if not cfg.resume:
+        return None
+    folder = run.directory(cfg)
+    if cfg.resume is True and not run.has_checkpoint(folder):
+        log.info("resume=true: no checkpoint in %s yet, starting afresh", folder)
+        return None
+    source = checkpoint.find(folder if cfg.resume is True else cfg.resume)
+    return check_same_config(source, cfg)
+
+
+def check_same_config(source, config) -> Path:
+    """``source``, if it was trained with this config or ``config.resume_force`` is true.
+
+    A checkpoint without a config (the host's) is taken as it is.
+
+    Raises:
+        UserError: the settings that differ, and how to go on nevertheless.
+    """
+    saved = checkpoint.load(source).get(CONFIG)
+    config = plain_config(config)
+    if saved is None:
+        log.warning("%s holds no config: it cannot be compared with this one", source)
+        return Path(source)
+    if differing := config_differences(saved, config):
+        listed = "; ".join(differing)
+        if not config.get("resume_force"):
+            raise UserError(
+                f"{source} was made with another config: {listed}. Set them back, or "
+                "resume_force=true to go on with the new ones"
+            )
+        log.warning("resume_force: going on with another config: %s", listed)
+    return Path(source)
+
+
+def check_fits(source: Path, model: nn.Module, config) -> None:
+    """A forced config must be able to take the checkpoint's state, an unlike one (the host's) too.
+
+    Raises:
+        UserError: weights alone, other networks, another optimizer, more epochs than max_epochs.
+    """
+    state, config = checkpoint.load(source), plain_config(config)
+    if "optimizer_states" not in state:
+        raise UserError(
+            f"{source} holds weights alone (an import, or an untrained backbone): training cannot "
+            "go on from it"
+        )
+    try:
+        model.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        first = " ".join(str(error).splitlines()[1].split())
+        raise UserError(
+            f"{source} is of other networks: {first} Set backbone, heads and queue back"
+        ) from None
+    saved = (state.get(CONFIG) or config)["optimizer"]
+    for key in _OPTIMIZER:
+        if saved.get(key) != config["optimizer"].get(key):
+            raise UserError(
+                f"{source}: optimizer.{key}: {saved.get(key)} -> {config['optimizer'].get(key)}: "
+                "the state of the optimizer is of no use to another; start a new run"
+            )
+    done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if done > config["max_epochs"]:
+        raise UserError(f"max_epochs={config['max_epochs']}: {source} has {done} already")
