@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from ressl_plugin.errors import UserError
 
 _WITHOUT = ("table", "data", "export")  # commands that take no overrides
+# commands whose first word is a file of the user's, maybe solo-learn's "name-id-ep=999.ckpt"
+_ON_FILES = ("linear", "knn", "compare", "lowshot", "finetune", "figures", "import")
+_PLACES = ("--out", "--voc", "--config-path", "-cp", "--config-name", "-cn")  # a path follows
+_OVERRIDE = re.compile(r"[+]{0,2}[A-Za-z_][\w./@:]*=|~[A-Za-z_][\w./@:]*(=|$)")
 
 
 def apart(argv: list[str]) -> tuple[list[str], list[str]]:
@@ -18,14 +23,17 @@ def apart(argv: list[str]) -> tuple[list[str], list[str]]:
     """
     if not argv or argv[0] in _WITHOUT:
         return list(argv), []
-    overrides = [word for word in argv if _is_override(word)]
-    return [word for word in argv if word not in overrides], overrides
+    apart = [], []
+    for before, word in zip(["", *argv], argv):
+        apart[before not in _PLACES and _is_override(word, argv[0])].append(word)
+    return apart
 
 
-def _is_override(word: str) -> bool:
-    """key=value, +key=value or ~key; but neither --option=value nor the path runs/seed=1."""
-    key, equals, _ = word.partition("=")
-    return "/" not in key and not key.startswith("-") and bool(equals or key.startswith("~"))
+def _is_override(word: str, command: str) -> bool:
+    """key=value, +key=value or ~key in Hydra's grammar, and no file that is there."""
+    if not _OVERRIDE.match(word):
+        return False
+    return command not in _ON_FILES or not ("/" in word.split("=")[0] or Path(word).exists())
 
 
 def command(commands, name, call, **kwargs):

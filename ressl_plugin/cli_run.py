@@ -80,8 +80,9 @@ def finetune(commands):
     on_a_run(sub)
     sub.add_argument("--labels", default="0.01", help="a fraction, or a file of image names")
     sub.add_argument("--epochs", type=int, default=20)
-    sub.add_argument("--lr-backbone", type=float, default=0.01)
-    sub.add_argument("--lr-head", type=float, default=0.2)
+    usual = "default: SwAV's, by the share of the labels"
+    sub.add_argument("--lr-backbone", type=float, help=usual)
+    sub.add_argument("--lr-head", type=float, help=usual)
 
 
 def figures(commands):

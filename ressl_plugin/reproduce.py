@@ -23,8 +23,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import benchmark, checkpoint, config, results, run, sweep, tables
+from ressl_plugin.cells import VOC
 from ressl_plugin.devices import runnable
 from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate import finetune
 
 FOLDERS = ("ablation", "paper")
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}
@@ -157,8 +159,9 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
     """
     from ressl_plugin.evaluate import on_run
 
-    done = {record["protocol"] for record in results.read(folder)
-            if record["evaluator"] == evaluator}  # fmt: skip
+    data = VOC if evaluator == "lowshot" else run.read_config(folder / "config.yaml").data.dataset
+    records = [r for r in results.read(folder) if (r["evaluator"], r["data"]) == (evaluator, data)]
+    done = {record["protocol"] for record in records}
     if evaluator == "linear":
         if not done:
             on_run.linear(str(folder), [], fast=fast, device=device)
@@ -169,11 +172,19 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
             counts = [str(count) for count in settings["per_class"]]
             on_run.lowshot(folder, [], voc, counts, settings["draws"], device)
     elif evaluator == "finetune":
-        for labels, rates in settings["labels"].items():
+        done = {r["protocol"] for r in records if _as_usual(r, settings["epochs"])}
+        for labels in settings["labels"]:
             if f"labels {labels}" not in done:
-                on_run.finetune(folder, [], str(labels), settings["epochs"], *rates, device)
+                on_run.finetune(folder, [], str(labels), settings["epochs"], device=device)
     elif evaluator == "figures":
         if not (folder / "figures").is_dir():
             on_run.figures(folder, [], device)
     else:
         raise UserError(f"evaluate: {evaluator}; linear, lowshot, finetune or figures")
+
+
+def _as_usual(record: dict, epochs: int) -> bool:
+    """Whether a fine-tuning was the table's, not one with other epochs or rates."""
+    how = record.get("details") or {}
+    rates = how.get("lr_backbone"), how.get("lr_head")
+    return how.get("epochs") == epochs and rates in finetune.RATES

@@ -12,12 +12,24 @@ from ressl_plugin import sweep as sweeping
         ("paper table2 --data cifar10 max_epochs=2", "paper table2 --data cifar10", "max_epochs=2"),
         ("knn runs/seed=1 --k 5 data.val_path=/a/b", "knn runs/seed=1 --k 5", "data.val_path=/a/b"),
         ("knn ./seed=1 --out=x", "knn ./seed=1 --out=x", ""),
+        ("knn logs/a-32brzx9a-ep=999.ckpt", "knn logs/a-32brzx9a-ep=999.ckpt", ""),
+        ("import a-ep=9.ckpt x seed=1", "import a-ep=9.ckpt x", "seed=1"),
+        ("pretrain x hydra/job_logging=disabled", "pretrain x", "hydra/job_logging=disabled"),
+        ("benchmark x --out runs/lr=1 seed=1", "benchmark x --out runs/lr=1", "seed=1"),
+        ("knn --out seed=1 seed=2", "knn --out seed=1", "seed=2"),
         ("table seed=1 seed=2", "table seed=1 seed=2", ""),
         ("", "", ""),
     ],
 )
 def test_overrides_stand_anywhere(line, rest, overrides):
     assert arguments.apart(line.split()) == (rest.split(), overrides.split())
+
+
+def test_a_run_of_a_sweep_is_no_override(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "seed=1").mkdir()
+    assert arguments.apart(["knn", "seed=1"]) == (["knn", "seed=1"], [])
+    assert arguments.apart(["pretrain", "x", "seed=1"]) == (["pretrain", "x"], ["seed=1"])
 
 
 def test_commands_get_them(monkeypatch, capsys):
@@ -27,7 +39,7 @@ def test_commands_get_them(monkeypatch, capsys):
     monkeypatch.setattr(reproduce, "reproduce", lambda *args: seen.append((args[1], args[3])))
     cli.main(["paper", "table2", "--data", "cifar10", "max_epochs=2"])
     assert seen == [("digits/ressl", ["seed=1,2"]), (["max_epochs=2"], ["cifar10"])]
-    monkeypatch.setattr(pretrain, "pretrain", lambda cfg: seen.append(cfg))
+    monkeypatch.setattr(pretrain, "pretrain", lambda cfg, **_: seen.append(cfg))
     assert cli.main(["pretrain", "digits/ressl", "--cfg", "optimizer.lr=0.125"]) == 0
     assert "lr: 0.125" in capsys.readouterr().out and len(seen) == 2
 

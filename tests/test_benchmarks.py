@@ -36,6 +36,11 @@ def test_step(script, tmp_path):
     assert set(found) == {*keys, "outside_network_share"} and found["outside_network_share"] < 1
 
 
+def test_loss(script, tmp_path):
+    found = figures(script, "loss", tmp_path, "--size", "128", "8192", "64")
+    assert set(found) == {"time_ratio_128_8192"}
+
+
 def test_views(script, tmp_path):
     options = ["--batch", "8", "--images", "16", "--photos", "16", "--photo-size", "16"]
     found = figures(script, "views", tmp_path, *options, "--size", "8", "--workers", "0")

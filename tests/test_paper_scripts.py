@@ -85,7 +85,7 @@ def thin(name, folder):
     if "lowshot" in spec["evaluate"]:
         spec["evaluate"]["lowshot"] = {"per_class": [2, "full"], "draws": 2}
     if "finetune" in spec["evaluate"]:
-        spec["evaluate"]["finetune"].update(labels={0.5: [0.01, 0.2]}, epochs=1)
+        spec["evaluate"]["finetune"].update(labels=[0.5], epochs=1)
     path = folder / f"{name}.yaml"
     path.write_text(OmegaConf.to_yaml(OmegaConf.create(spec)))
     return path

@@ -41,7 +41,7 @@ def compare(
                 }
             )
         # only the default cell is reported: the best of a sweep is chosen on the test images
-        cell = knn.sweep(x_train, y_train, x_test, y_test, ks=(), temperatures=())["default"]
+        cell = knn.default_cell(x_train, y_train, x_test, y_test)
         protocol = f"kNN, k={cell['k']} T={cell['temperature']}"
         records.append(
             {

@@ -22,6 +22,8 @@ from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.linear import topk_accuracy
 
 DECAY, DECAY_AT = 0.2, (0.6, 0.8)
+FEW = 0.03  # share of the labels up to which the first pair of rates is taken
+RATES = (0.02, 5.0), (0.01, 0.2)  # SwAV's of backbone and head, for 1 % and for 10 % of the labels
 
 
 def labels_named(word: str) -> float | Path:
@@ -100,8 +102,8 @@ def finetune(
     val: Dataset,
     labels: float | str | Path = 0.01,
     epochs: int = 20,
-    lr_backbone: float = 0.01,
-    lr_head: float = 0.2,
+    lr_backbone: float | None = None,
+    lr_head: float | None = None,
     batch_size: int = 256,
     num_workers: int = 0,
     seed: int = 0,
@@ -114,16 +116,19 @@ def finetune(
         backbone: images (N, C, H, W) -> features (N, d).
         train: (image, target) with training augmentation, and `targets`; val: clean images.
         labels: share or list, see `labelled_rows`.
-        lr_backbone, lr_head: for a batch of 256; multiplied by batch_size / 256.
+        lr_backbone, lr_head: for a batch of 256; multiplied by batch_size / 256. None: SwAV's.
 
     Returns:
-        {"top1", "top5" (%), "n" (labelled images), "seed"} after the last epoch.
+        {"top1", "top5" (%), "n" (labelled images), "seed"} after the last epoch, and how it was
+        reached: "epochs", "lr_backbone", "lr_head".
 
     Raises:
         UserError: labels missing, or the training diverged.
     """
     rows = labelled_rows(train, labels, seed)
-    scale = batch_size / 256
+    usual, scale = RATES[len(rows) > FEW * len(train)], batch_size / 256
+    lr_backbone = usual[0] if lr_backbone is None else lr_backbone
+    lr_head = usual[1] if lr_head is None else lr_head
     classes = int(max(np.max(train.targets), np.max(val.targets))) + 1
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -157,7 +162,8 @@ def finetune(
         if not torch.isfinite(loss):
             raise UserError(f"fine-tuning: the loss is {loss.item()}; lower the learning rates")
         top1, top5 = _accuracy(network, head, DataLoader(val, batch_size, num_workers=num_workers))
-    return {"top1": top1, "top5": top5, "n": len(rows), "seed": seed}
+    found = {"top1": top1, "top5": top5, "n": len(rows), "seed": seed}
+    return {**found, "epochs": epochs, "lr_backbone": lr_backbone, "lr_head": lr_head}
 
 
 @torch.no_grad()

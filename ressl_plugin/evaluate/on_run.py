@@ -125,9 +125,8 @@ def linear(target, overrides, protocol=None, fast=False, device="auto", show=Fal
         run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
     protocol = protocol or ("imagenet" if data.crop_size(run.cfg) >= 160 else "small")
     asked = recipe if recipe is not None else OmegaConf.create()
-    if device == "auto":
-        device = {"gpu": "cuda"}.get(asked.get("accelerator"), asked.get("accelerator", "auto"))
-    place, seed = device_named(device), asked.get("seed", run.cfg.seed)
+    place = device_named(recipes.device(recipe) if recipe and device == "auto" else device)
+    seed = asked.get("seed", run.cfg.seed)
     if fast:
         found = classifiers.probe(*Splits(run, place).of(run.backbone()), protocol, seed=seed,
                                   device=place)  # fmt: skip
@@ -143,14 +142,15 @@ def linear(target, overrides, protocol=None, fast=False, device="auto", show=Fal
             protocol=protocol,
             seed=seed,
             accelerator="gpu" if place.type == "cuda" else "cpu",
-            devices=1,
+            devices=[place.index or 0] if place.type == "cuda" else 1,
             precision=asked.get("precision", "32-true"),
         )
         name = "recipe" if recipe is not None else protocol
     for metric in ("top1", "top5"):
         _append(run, "linear", name, metric, found[metric], seeds=[found["seed"]])
     print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
-    _print_agreement(run, protocol)
+    if recipe is None:
+        _print_agreement(run, protocol)
 
 
 def _print_agreement(run: Run, protocol: str) -> None:
@@ -217,7 +217,9 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
         )
 
 
-def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto") -> None:
+def finetune(
+    path, overrides, labels, epochs, lr_backbone=None, lr_head=None, device="auto"
+) -> None:
     """`ressl finetune`: the whole network on a share of the labels, or on a list of images."""
     from ressl_plugin.evaluate import finetune as tuning
     from ressl_plugin.evaluate import recipes
@@ -241,8 +243,10 @@ def finetune(path, overrides, labels, epochs, lr_backbone, lr_head, device="auto
         seed=run.cfg.seed,
         device=device_named(device),
     )
+    how = {key: found[key] for key in ("epochs", "lr_backbone", "lr_head")}
     for metric in ("top1", "top5"):
-        _append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed])
+        _append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed],
+                details=how)  # fmt: skip
     accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
     print(f"fine-tuned on {found['n']} images: {accuracies}")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
 from torchvision import transforms
@@ -24,7 +24,7 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
     """(run, None) when `target` is a run, (run, recipe) when it is a linear recipe.
 
     Raises:
-        UserError: neither; a recipe that names no run; an unknown key in it.
+        UserError: neither; a recipe that names no run or no optimizer; an unknown key in it.
     """
     path = Path(target)
     if path.is_dir() or path.suffix in CHECKPOINTS:
@@ -46,6 +46,10 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
             f"{target}: pretrained_feature_extractor is not set; give the run directory: "
             "pretrained_feature_extractor=RUN"
         )
+    # data and backbone are the run's where the recipe leaves them open
+    missing = [key for key in OmegaConf.missing_keys(full) if key.startswith("optimizer.")]
+    if missing:
+        raise UserError(f"{target}: not set: {', '.join(sorted(missing))}")
     return run, full
 
 
@@ -65,7 +69,7 @@ def check_backbone(recipe: DictConfig, run: Run) -> None:
 # Keys of the host's main_linear.py that would change the result and are not done here.
 _NOT_HERE = {
     "auto_augment": False, "label_smoothing": 0.0, "mixup": 0.0, "cutmix": 0.0, "finetune": False,
-    "sync_batchnorm": False, "accumulate_grad_batches": 1,
+    "accumulate_grad_batches": 1,
 }  # fmt: skip
 
 
@@ -84,6 +88,15 @@ def check_settings(recipe: DictConfig) -> None:
             )
     if device_count(recipe.devices, 1) != 1:
         raise UserError(f"devices={recipe.devices}: `ressl linear` uses one; set devices=1")
+
+
+def device(recipe: DictConfig) -> str:
+    """The device that the recipe's accelerator and devices name: auto, cpu, cuda, cuda:3."""
+    named = {"gpu": "cuda"}.get(recipe.accelerator, recipe.accelerator)
+    no_gpu = named == "cpu" or (named == "auto" and not torch.cuda.is_available())
+    if no_gpu or not isinstance(recipe.devices, (list, ListConfig)):
+        return named
+    return f"cuda:{recipe.devices[0]}"
 
 
 def scale(recipe: DictConfig) -> int:

@@ -10,7 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ressl_plugin import host
 from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate.knn import classify, sweep
+from ressl_plugin.evaluate.knn import classify, default_cell, sweep
 
 
 @pytest.fixture(scope="module")
@@ -95,20 +95,28 @@ def test_online_equals_offline(digits, distance):
     assert tuple(map(float, metric.compute())) == pytest.approx((cell["top1"], cell["top5"]))
 
 
-def test_k_is_bounded_and_the_default_is_always_there(digits):
+def test_k_is_bounded(digits):
     train_x, train_y, test_x, test_y = digits
     found = sweep(train_x[:12], train_y[:12], test_x, test_y)
     assert max(r["k"] for r in found["records"]) == 12
-    assert (found["default"]["k"], found["default"]["temperature"]) == (12, 0.07)
+    cell = default_cell(train_x[:12], train_y[:12], test_x, test_y)
+    assert (cell["k"], cell["temperature"]) == (12, 0.07)
     assert found["best"]["top1"] == max(r["top1"] for r in found["records"])
     only = sweep(*digits, distances=["euclidean"])
     assert {r["distance"] for r in only["records"]} == {only["best"]["distance"]} == {"euclidean"}
 
 
+def test_only_what_is_asked_for(digits):
+    (record,) = sweep(*digits, ks=[5], temperatures=[0.1])["records"]
+    assert (record["k"], record["temperature"]) == (5, 0.1)
+    (record,) = sweep(*digits, ks=[5], distances=["euclidean"])["records"]
+    assert (record["k"], record["distance"]) == (5, "euclidean")
+
+
 def test_a_test_set_with_fewer_classes_than_training(digits):
     train_x, train_y, test_x, test_y = digits
     keep = test_y < 4
-    found = sweep(train_x, train_y, test_x[keep], test_y[keep])["default"]
+    found = default_cell(train_x, train_y, test_x[keep], test_y[keep])
     assert found["top1"] == pytest.approx(
         brute_force(train_x, train_y, test_x[keep], test_y[keep], 20, 0.07, "cosine")[0], abs=1e-6
     )

@@ -52,3 +52,20 @@ def test_the_order_of_the_images_is_the_seeds(monkeypatch):
     cfg = OmegaConf.create({"data": {"num_workers": 0}})
     orders = [torch.cat([x for (x,) in recipes.loaders(cfg, 8, seed)[0]]) for seed in (1, 1, 2)]
     assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "name"),
+    [("auto", 1, "auto"), ("gpu", 1, "cuda"), ("gpu", [3], "cuda:3"), ("cpu", [0], "cpu"),
+     ("auto", [1], "cuda:1" if torch.cuda.is_available() else "auto")],
+)  # fmt: skip
+def test_the_gpu_that_a_recipe_names_is_taken(accelerator, devices, name):
+    assert recipes.device(linear(accelerator=accelerator, devices=devices)) == name
+
+
+def test_a_recipe_without_an_optimizer_is_a_mistake(tmp_path):
+    file = tmp_path / "linear.yaml"
+    file.write_text("pretrained_feature_extractor: run\noptimizer: {name: sgd, lr: 1.0}\n")
+    with pytest.raises(UserError, match=r"linear.yaml: not set: optimizer.batch_size"):
+        recipes.resolve(str(file), [])
+    assert recipes.resolve(str(file), ["optimizer.batch_size=8"])[0] == "run"
