@@ -1,6 +1,6 @@
 """Time and peak memory of the relational loss beside the host's formula, forward and gradient.
 
-    python benchmarks/loss.py --pairs 15 --json loss.json [--device cuda] [--threads 2]
+    python benchmarks/loss.py --pairs 9 --json loss.json [--device cuda]
 
 The two alternate in one process; a ratio is the median over the pairs of ours / the host's, so
 below 1 is better. The host's formula is Eq. 3-5 over whole N x K matrices. solo-learn also clones
@@ -9,18 +9,18 @@ memory on the CPU is the growth of the process's largest resident set over the i
 in a fresh process (so that MKL's buffers count too); on CUDA it is the caching allocator's.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
-import statistics
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
+import common  # first: it puts the package on the path
 import torch
 from torch.nn import functional as F
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from ressl_plugin.loss import relational_loss
 
@@ -69,14 +69,16 @@ def seconds(side, tensors, repeats=1):
 
 
 def time_ratios(size, device, pairs):
-    """Seconds of the host's formula; median of ours / host's, with and without the clone."""
+    """Seconds of the host's formula; (median, lowest, highest) of ours / host's; the median of ours
+    over the host's with the clone."""
     tensors = inputs(*size, device)
     for side in SIDES.values():
         seconds(side, tensors)
     repeats = max(1, int(0.02 / seconds(host_formula, tensors)))
-    runs = [{s: seconds(f, tensors, repeats) for s, f in SIDES.items()} for _ in range(pairs)]
-    host = statistics.median(run["host"] for run in runs)
-    return host, *(statistics.median(r["ours"] / r[s] for r in runs) for s in ("host", "clone"))
+    sides = {name: partial(seconds, side, tensors, repeats) for name, side in SIDES.items()}
+    runs = common.alternate(sides, pairs)
+    clone = common.ratio(runs, "ours", "clone")[0]
+    return common.middle(runs, "host"), common.ratio(runs, "ours", "host"), clone
 
 
 def peak_bytes(side, size, device):
@@ -103,43 +105,32 @@ def own_peak(side, size):
     return largest() - before
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--json", metavar="FILE")
+def main(argv=None):
+    """Run the measurement; returns its figures."""
+    parser = common.arguments(__doc__)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--peak-of", choices=SIDES, help=argparse.SUPPRESS)
     parser.add_argument("--size", type=int, nargs=3, metavar=("N", "K", "D"), help="only this one")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = parser.parse_args(argv)
     if args.peak_of:
+        torch.set_num_threads(args.threads)
         print(own_peak(args.peak_of, args.size))
-        return
-
-    where = f"{args.threads} threads" if args.device == "cpu" else torch.cuda.get_device_name()
-    print(f"torch {torch.__version__}, {args.device} ({where}), float32, {args.pairs} pairs")
-    print(
-        f"{'N':>4} {'K':>7} {'D':>4} {'host ms':>8} {'ours/host':>10} {'ours/+clone':>12}", end=""
-    )
-    print(f" {'host MiB':>9} {'ours MiB':>9} {'bytes':>6}")
-    figures = {}
+        return {}
+    common.begin(args, f"{args.device}, {args.threads} threads, float32, {args.pairs} pairs")
+    rows, figures = [], {}
     for size in [tuple(args.size)] if args.size else [LARGEST, *SMALLER]:
-        host_s, ratio, clone_ratio = time_ratios(size, args.device, args.pairs)
+        host_s, (ratio, low, high), clone = time_ratios(size, args.device, args.pairs)
         peaks = {side: peak_bytes(side, size, args.device) for side in ("host", "ours")}
-        bytes_ratio = peaks["ours"] / peaks["host"]
-        print(
-            f"{size[0]:4} {size[1]:7} {size[2]:4} {host_s * 1e3:8.1f} {ratio:10.3f} "
-            f"{clone_ratio:12.3f} {peaks['host'] / 2**20:9.1f} {peaks['ours'] / 2**20:9.1f} "
-            f"{bytes_ratio:6.3f}",
-            flush=True,
-        )
+        share = peaks["ours"] / peaks["host"]
+        rows.append(("N {} K {} D {}".format(*size), host_s * 1e3, ratio, f"{low:.3f}-{high:.3f}",
+                     clone, peaks["host"] / 2**20, peaks["ours"] / 2**20, share))  # fmt: skip
         if size == LARGEST:
-            figures |= {"peak_bytes_ratio": bytes_ratio, "time_ratio": ratio}
+            figures |= {"peak_bytes_ratio": share, "time_ratio": ratio}
         else:
             figures[f"time_ratio_{size[0]}_{size[1]}"] = ratio
-    if args.json:
-        Path(args.json).write_text(json.dumps(figures, indent=2) + "\n")
+    common.table(rows, ("", "host ms", "ours/host", "range", "ours/+clone",
+                        "host MiB", "ours MiB", "bytes"))  # fmt: skip
+    return common.finish(args, figures)
 
 
 if __name__ == "__main__":
