@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every CPU measurement, one after the other on an otherwise idle machine, about 45 minutes; then
+# Every CPU measurement, one after the other on an otherwise idle machine, about 80 minutes; then
 # RESULTS.md from what they wrote. With SOLO_LEARN=<checkout of the main branch> the step is
 # measured against that generation of the host as well.
 # Usage: bash benchmarks/cpu.sh [name ...]      names as below; default: all
