@@ -202,7 +202,7 @@ def loss_part(args):
     sizes = [(8, 64, 8)] if args.dry_run else [loss.LARGEST, *loss.SMALLER]
     rows, figures = [], {}
     for size in sizes:
-        seconds, (ratio, *_), _ = loss.time_ratios(size, device(args), 1 if args.dry_run else 9)
+        seconds, (ratio, *_), *_ = loss.time_ratios(size, device(args), 1 if args.dry_run else 9)
         figures["loss_" + "_".join(map(str, size))] = ratio
         memory = ""
         if not args.dry_run:

@@ -3,8 +3,9 @@
     python benchmarks/warmup.py --seeds 1 2 3 --json warmup.json
 
 A whole ResNet-18 on 16x16 digits, batch 32, no BatchNorm in the head: plain ReSSL stays at the
-uniform target. The same run with the first epochs mixed with InfoNCE on the same memory leaves it. Printed: the target's entropy over log K (1 is collapse) and the linear accuracy with few
-labels on frozen features, over 10 draws, beside the untrained backbone and raw pixels.
+uniform target. The same run with the first epochs mixed with InfoNCE on the same memory leaves it.
+Printed: the target's entropy over log K (1 is collapse) and the linear accuracy with few labels on
+frozen features, over 10 draws, beside the untrained backbone and raw pixels.
 """
 
 from __future__ import annotations
