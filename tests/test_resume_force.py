@@ -15,6 +15,7 @@ from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback, Preempte
 from ressl_plugin.schedule import WarmupCosine
 
 BATCHES = 4
+SETTINGS = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9}
 SCHEDULES = {
     "ours": lambda optimizer, steps: WarmupCosine(optimizer, steps, warmup=2),
     "torch": lambda optimizer, steps: CosineAnnealingLR(optimizer, steps),
@@ -73,26 +74,30 @@ def train(folder, schedule, epochs, force=False, stop=None, batch=2, **settings)
     return module.seen
 
 
+@pytest.fixture
+def folders(tmp_path):
+    """Of the run that is whole, and of the one in parts."""
+    made = [tmp_path / "whole", tmp_path / "parts"]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
 @pytest.mark.parametrize("schedule", SCHEDULES)
-def test_new_settings_are_those_of_a_run_that_had_them_from_the_start(tmp_path, schedule):
+def test_new_settings_are_those_of_a_run_that_had_them_from_the_start(folders, schedule):
     old = {"lr": 0.1, "weight_decay": 0.1, "momentum": 0.9}
     new = {"lr": 0.04, "weight_decay": 0.0, "momentum": 0.5}
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole = train(tmp_path / "whole", schedule, 4, **new)
-    train(tmp_path / "parts", schedule, 2, **old)
-    forced = train(tmp_path / "parts", schedule, 4, force=True, **new)
+    whole = train(folders[0], schedule, 4, **new)
+    train(folders[1], schedule, 2, **old)
+    forced = train(folders[1], schedule, 4, force=True, **new)
     assert forced == whole[2 * BATCHES :]
     assert forced[0][0] > 0.009, "the first schedule ended at 0"
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("force", [False, True])
-def test_the_same_settings_change_nothing(tmp_path, schedule, force):
+def test_the_same_settings_change_nothing(folders, schedule, force):
     settings = {"lr": 0.1, "weight_decay": 0.01, "momentum": 0.9}
-    folders = [tmp_path / "whole", tmp_path / "parts"]
-    for folder in folders:
-        folder.mkdir()
     whole = train(folders[0], schedule, 4, **settings)
     with pytest.raises(Preempted):
         train(folders[1], schedule, 4, stop=2, **settings)
@@ -104,23 +109,17 @@ def test_the_same_settings_change_nothing(tmp_path, schedule, force):
 
 @pytest.mark.parametrize("before", SCHEDULES)
 @pytest.mark.parametrize("now", SCHEDULES)
-def test_another_schedule_goes_on_where_the_training_stands(tmp_path, before, now):
-    settings = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9}
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole = train(tmp_path / "whole", now, 4, **settings)
-    train(tmp_path / "parts", before, 2, **settings)
-    forced = train(tmp_path / "parts", now, 4, force=True, **settings)
+def test_another_schedule_goes_on_where_the_training_stands(folders, before, now):
+    whole = train(folders[0], now, 4, **SETTINGS)
+    train(folders[1], before, 2, **SETTINGS)
+    forced = train(folders[1], now, 4, force=True, **SETTINGS)
     assert forced == whole[2 * BATCHES :]
 
 
-def test_another_batch_is_as_far_in_its_schedule(tmp_path):
-    settings = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9}
-    (tmp_path / "whole").mkdir()
-    (tmp_path / "parts").mkdir()
-    whole = train(tmp_path / "whole", "ours", 4, batch=1, **settings)
-    train(tmp_path / "parts", "ours", 2, **settings)
-    forced = train(tmp_path / "parts", "ours", 4, force=True, batch=1, **settings)
+def test_another_batch_is_as_far_in_its_schedule(folders):
+    whole = train(folders[0], "ours", 4, batch=1, **SETTINGS)
+    train(folders[1], "ours", 2, **SETTINGS)
+    forced = train(folders[1], "ours", 4, force=True, batch=1, **SETTINGS)
     assert forced == whole[4 * BATCHES :]
 
 

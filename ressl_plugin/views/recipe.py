@@ -143,7 +143,7 @@ def _resolve(given, where):
                 )
     size = given.pop("crop_size", None)
     if size is not None:
-        _whole(size, 1, f"{where}.crop_size")
+        _whole(size, 1, LARGEST, f"{where}.crop_size")
         largest = entries[0]["crop_size"]
         for entry in entries:
             entry["crop_size"] = max(1, round(entry["crop_size"] * size / largest))
@@ -162,8 +162,8 @@ def _complete(entry, where):
     """Fill in what an entry leaves out, in place, and check every value."""
     if "crop_size" not in entry:
         raise UserError(f"{where}.crop_size is missing; give the view's side in pixels")
-    _whole(entry["crop_size"], 1, f"{where}.crop_size")
-    _whole(entry.setdefault("num_crops", 1), 0, f"{where}.num_crops")
+    _whole(entry["crop_size"], 1, LARGEST, f"{where}.crop_size")
+    _whole(entry.setdefault("num_crops", 1), 0, MOST_VIEWS, f"{where}.num_crops")
     jitter = entry.get("color_jitter", {})
     for key in OPERATIONS["color_jitter"]:
         if jitter.get("prob") and key not in jitter:
@@ -225,8 +225,7 @@ def _number(value, low, high, where, what):
         raise UserError(f"{where} = {value!r}; it is {what} and must be a number {bounds}")
 
 
-def _whole(value, low, where):
-    high = MOST_VIEWS if where.endswith(".num_crops") else LARGEST
+def _whole(value, low, high, where):
     if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
         raise UserError(f"{where} = {value!r} must be a whole number, {low} to {high}")
 
