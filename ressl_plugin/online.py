@@ -6,8 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ressl_plugin import distributed
-from ressl_plugin.host import mends
+from ressl_plugin import distributed, voting
 from ressl_plugin.means import Means
 
 
@@ -90,16 +89,18 @@ class OnlineEvaluation:
         of ImageNet's, several times over. Here the clean images' are gathered, every rank finds the
         neighbours among its own, and the nearest of those are the neighbours.
         """
-        train, labels = mends.labelled(*_taken(self._bank))
-        test, targets = map(distributed.gather, mends.labelled(*_taken(self._clean)))
-        near, voted = mends.nearest(self.knn, train, labels, test)
+        train, labels = voting.labelled(*_taken(self._bank))
+        test, targets = map(distributed.gather, voting.labelled(*_taken(self._clean)))
+        distance = self.knn.distance_fx
+        near, voted = voting.nearest(train, labels, test, self.knn.k, distance)
         if distributed.world() > 1:
             near, voted = (distributed.gather(x.t()).t() for x in (near, voted))
             near, best = near.topk(min(self.knn.k, near.size(1)))
             voted = voted.gather(1, best)
         if 0 in near.shape:
             return -1.0, -1.0
-        return mends.vote(self.knn, near, voted, targets, self.num_classes)
+        temperature = self.knn.T if distance == "cosine" else None
+        return voting.vote(near, voted, targets, self.num_classes, temperature)
 
 
 def _kept(feats: Tensor) -> Tensor:

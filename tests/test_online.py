@@ -4,10 +4,8 @@ import pytest
 import torch
 from helpers import make_config
 from ranks import on_ranks
-from torch.nn import functional as F
 
 from ressl_plugin import distributed, host
-from ressl_plugin.host import mends
 from ressl_plugin.method import ReSSL
 
 N, M, CLASSES = 90, 41, 10  # training and clean images; odd, so that ranks hold unequal shares
@@ -74,14 +72,3 @@ def test_features_wait_in_half_precision_and_hold_no_batch():
         held, _ = model._bank.pop()
         assert held.dtype == dtype and not held.requires_grad
         assert held.untyped_storage().nbytes() == held.numel() * held.element_size()
-
-
-def test_the_metric_leaves_features_as_they_were():
-    feats, labels, _ = images("cosine")
-    train, given = feats.float()[:N], feats.float()[:N]
-    knn = host.KNN(k=5, distance_fx="cosine")
-    mends.nearest(knn, train, labels[:N], F.normalize(train))
-    assert torch.equal(train, given)
-    half = feats[:N].clone()
-    mends.nearest(knn, half, labels[:N], half)
-    assert torch.equal(half, feats[:N])

@@ -10,15 +10,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ressl_plugin.errors import UserError
+from ressl_plugin.voting import nearest, vote
 
 KS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
 DEFAULT_K, DEFAULT_T = 20, 0.07
-EUCLIDEAN_EPSILON = 1e-5  # the host's
 
 
 def classify(
@@ -86,10 +85,10 @@ def sweep(
     classes = int(max(train_y.max(), test_y.max())) + 1
     records = []
     for distance in dict.fromkeys(distances):
-        weights, labels = _neighbours(train_x, train_y, test_x, ks[-1], distance)
+        near, labels = nearest(train_x, train_y, test_x, ks[-1], distance)
         for k in ks:
             for t in temperatures if distance == "cosine" else [None]:
-                top1, top5 = _vote(weights[:, :k], labels[:, :k], test_y, classes, t)
+                top1, top5 = vote(near[:, :k], labels[:, :k], test_y, classes, t)
                 records.append(
                     {"distance": distance, "k": k, "temperature": t, "top1": top1, "top5": top5}
                 )
@@ -118,31 +117,3 @@ def _check(train_x, train_y, test_x, test_y, distances):
 def _host_can(train_y, test_y):
     # the host counts the test set's classes and scatters the training labels into that many
     return int(max(train_y.max(), test_y.max())) < torch.unique(test_y).numel()
-
-
-def _neighbours(train_x, train_y, test_x, k, distance, max_elements=int(5e6)):
-    """Similarities and labels (M, k) of the nearest training images, nearest first."""
-    if distance == "cosine":
-        train_x, test_x = F.normalize(train_x), F.normalize(test_x)
-    values, labels = [], []
-    # the host's chunk size, hence its rounding; but ImageNet in chunks of three rows is no speed
-    for chunk in test_x.split(max(64, max_elements // len(train_x))):
-        if distance == "cosine":
-            similarity = chunk @ train_x.t()
-        else:
-            similarity = 1 / (torch.cdist(chunk, train_x) + EUCLIDEAN_EPSILON)
-        top, index = similarity.topk(k, dim=1)
-        values.append(top)
-        labels.append(train_y[index])
-    return torch.cat(values), torch.cat(labels)
-
-
-def _vote(weights, labels, targets, classes, temperature):
-    if temperature is not None:
-        weights = (weights / temperature).exp()
-    votes = weights.new_zeros(len(labels), classes).scatter_add_(1, labels, weights)
-    ranked = votes.argsort(dim=1, descending=True)
-    hits = ranked == targets[:, None]
-    # as the host: with fewer than 5 neighbours, top-5 is the top-k
-    n5 = min(5, labels.shape[1], classes)
-    return tuple(100.0 * hits[:, :n].any(1).double().mean().item() for n in (1, n5))

@@ -6,12 +6,11 @@ Each mend names the fault. The host's files are never touched.
 import sys
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.metric import Metric
 
-VOTES = 4096  # test images whose votes are counted at a time
+from ressl_plugin.voting import labelled, nearest, vote
 
 
 def replace_everywhere(name: str, old, new) -> None:
@@ -94,56 +93,17 @@ def weighted_knn(self) -> tuple[float, float]:
     if len(train) == 0 or len(test) == 0:
         return -1, -1
     classes = int(max(train_labels.max(), test_labels.max())) + 1
-    near, labels = nearest(self, train, train_labels, test)
+    settings = self.k, self.distance_fx, self.epsilon, self.max_distance_matrix_size
+    near, labels = nearest(train, train_labels, test, *settings)
     self.reset()
-    return vote(self, near, labels, test_labels, classes)
+    temperature = self.T if self.distance_fx == "cosine" else None
+    return vote(near, labels, test_labels, classes, temperature)
 
 
 def _joined(state) -> torch.Tensor:
     if isinstance(state, torch.Tensor):
         return state
     return state[0] if len(state) == 1 else torch.cat(list(state))
-
-
-def labelled(features, labels) -> tuple[torch.Tensor, torch.Tensor]:
-    """The rows whose label is not -1; no copy where that is every row."""
-    known = labels >= 0
-    return (features, labels) if known.all() else (features[known], labels[known])
-
-
-def nearest(knn, train, labels, test) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of every row of `test` the k nearest of `train`: similarities, or weights if euclidean, and
-    labels, both (M, k), nearest first. `knn`: the settings, a WeightedKNNClassifier."""
-    half = train.dtype in (torch.float16, torch.bfloat16)
-    train = train.float() if half else train  # exp(1 / 0.07) is beyond half precision
-    test = test.to(train.dtype)
-    if knn.distance_fx == "cosine":
-        # in place where it is a copy already: the training features may be many gigabytes
-        train, test = F.normalize(train, out=train if half else None), F.normalize(test)
-    k = min(knn.k, len(train))
-    found = []
-    for features in test.split(max(1, knn.max_distance_matrix_size // max(1, len(train)))):
-        if knn.distance_fx == "cosine":
-            similarity = features @ train.t()
-        else:
-            similarity = 1 / (torch.cdist(features, train) + knn.epsilon)
-        near, where = similarity.topk(k)
-        found.append((near, labels[where]))
-    return tuple(map(torch.cat, zip(*found)))
-
-
-def vote(knn, near, labels, targets, classes: int) -> tuple[float, float]:
-    """Accuracy@1 and @5 (per cent) of the vote of neighbours, as `nearest` gives them."""
-    hits = torch.zeros(2, dtype=torch.long)
-    for weights, voted, right in zip(*(x.split(VOTES) for x in (near, labels, targets))):
-        if knn.distance_fx == "cosine":
-            weights = (weights / knn.T).exp()
-        votes = weights.new_zeros(len(weights), classes)
-        votes.scatter_add_(1, voted, weights)
-        ranked = votes.argsort(1, descending=True)[:, : min(5, near.size(1))]
-        hit = ranked == right[:, None]
-        hits += torch.stack([hit[:, 0].sum(), hit.any(1).sum()]).cpu()
-    return tuple((100.0 * hits.double() / len(targets)).tolist())
 
 
 def mend_reduce_on_plateau(linear_class) -> None:
