@@ -10,7 +10,7 @@ import torch
 
 from ressl_plugin import config, data
 from ressl_plugin.errors import UserError
-from ressl_plugin.training_data import host_views
+from ressl_plugin.training_data import HostViews
 from ressl_plugin.views import recipe
 
 
@@ -49,7 +49,7 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
 
 
 def _host(cfg, read, dataset, rows, originals):
-    draw = host_views(cfg)
+    draw = HostViews(cfg)
     return [torch.stack(view) for view in zip(*(draw(image) for image in originals))]
 
 

@@ -92,7 +92,7 @@ class PretrainData(pl.LightningDataModule):
         return getattr(self, f"_{self.backend}")()
 
     def _host(self):
-        self.dataset.transform = host_views(self.cfg)
+        self.dataset.transform = HostViews(self.cfg)
         return data.worker_loader(
             data.Indexed(self.dataset),
             self.cfg.optimizer.batch_size,
@@ -155,12 +155,25 @@ class PretrainData(pl.LightningDataModule):
         return DataLoader(share, batch_size=loader.batch_size, num_workers=loader.num_workers)
 
 
-def host_views(cfg):
-    """The host's torchvision pipelines of all views: PIL image -> list of tensors."""
-    mean, std = data.mean_std(cfg)
-    entries = [{"mean": mean, "std": std, **e} for e in recipe.expand(cfg.augmentations)]
-    name = cfg.data.dataset
-    return host.n_crops([(host.view_transform(name, e), e["num_crops"]) for e in entries])
+class HostViews:
+    """The host's torchvision pipelines of all views: PIL image -> list of tensors.
+
+    Pickled as its config: a worker that was not forked (Python 3.14, macOS) would otherwise import
+    the host before it is mended.
+    """
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        mean, std = data.mean_std(cfg)
+        entries = [{"mean": mean, "std": std, **e} for e in recipe.expand(cfg.augmentations)]
+        name = cfg.data.dataset
+        self.draw = host.n_crops([(host.view_transform(name, e), e["num_crops"]) for e in entries])
+
+    def __call__(self, image):
+        return self.draw(image)
+
+    def __reduce__(self):
+        return HostViews, (self.cfg,)
 
 
 def _side(dataset) -> int | None:

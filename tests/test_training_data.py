@@ -3,11 +3,14 @@
 import csv
 import hashlib
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
 import torch
 import torchvision.datasets as tv
+from helpers import image_folder
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -64,3 +67,24 @@ def test_online_evaluation_keeps_its_cadence(cifar):
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     assert len([row for row in rows if row.get("val_acc1")]) == 1
     assert len([row for row in rows if row.get("val_knn_acc1")]) == 1
+
+
+def test_workers_need_not_be_forked(tmp_path):
+    """Python 3.14 starts workers from a clean server, macOS from nothing: they get the host's
+    views, too, though they have not mended the host."""
+    images = image_folder(tmp_path / "images")
+    code = (
+        "import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
+        "from ressl_plugin import cli; sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = [
+        "pretrain", "digits/ressl", f"run_dir={tmp_path}/run", f"data.train_path={images}/train",
+        f"data.val_path={images}/val", "data.backend=host", "data.num_workers=1", "max_epochs=1",
+        "backbone.name=timm:resnet10t", "backbone.stem=auto",
+        "backbone.kwargs={channels: [8, 8, 16, 16]}",
+        "optimizer.batch_size=8", "method_kwargs.queue_size=16", "accelerator=cpu",
+        "enable_progress_bar=false", "scheduler.warmup_epochs=0",
+    ]  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "last.ckpt").exists()
