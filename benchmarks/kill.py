@@ -3,22 +3,25 @@
     python benchmarks/kill.py                              20 kills, three back ends, 6 minutes
     python benchmarks/kill.py --points 4 --json kill.json
 
-Each run is `ressl pretrain` as the command line starts it, in a process of its own (a fork of one
-that has imported everything, so that a restart costs no imports; --whole N adds N runs started from
-nothing). A third of the kills fall into steps, a third into saving, a third into evaluation, each a
-random moment after the beginning of a randomly drawn one. A run is resumed with resume=true; what
-is compared is every later step's loss, and of the last checkpoint the weights, the teacher, the
-queue and its pointer, the optimizer, the schedule and the generators.
+Each run is `ressl pretrain` as the command line starts it, in a process of its own (a fork of a
+server that has imported everything and done nothing else, so that a restart costs no imports;
+--whole N adds N runs started from nothing). A third of the kills fall into steps, a third into
+saving, a third into evaluation, each a random moment after the beginning of a randomly drawn one. A
+run is resumed with resume=true; what is compared is every later step's loss, and of the last
+checkpoint the weights, the teacher, the queue and its pointer, the optimizer, the schedule and the
+generators.
 """
 
 import argparse
 import json
+import multiprocessing
 import os
 import random
 import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -26,6 +29,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 KINDS = ("step", "save", "evaluate")
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "ressl_rng", "global_step")
+PRELOAD = ["ressl_plugin.pretrain", "ressl_plugin.cli_run", "ressl_plugin.views.batched"]
 BACKENDS = {
     "batched": [],
     "host": ["data.num_workers=1"],
@@ -83,32 +87,42 @@ def watch(log: Path, kill: tuple[str, int, float] | None) -> None:
     checkpoint.save = watched(checkpoint.save, "save")
 
 
-def start(images: Path, run: Path, backend: str, kill=None) -> int:
-    """One run in a fork; returns its process id."""
+def start(images: Path, run: Path, backend: str, kill=None, more=()) -> multiprocessing.Process:
+    """One run in a fork of the server; `more`: further words of its command."""
     run.mkdir(parents=True, exist_ok=True)
-    pid = os.fork()
-    if pid:
-        return pid
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(PRELOAD)
+    words = [*command(images, run, backend), *more]
+    process = server.Process(target=work, args=(words, run, kill))
+    process.start()
+    return process
+
+
+def work(words: list[str], run: Path, kill) -> None:
+    """The run itself, its output in out.txt; ends the process with the command's exit status."""
+    import torch
+
+    from ressl_plugin import cli
+
     code = 1
+    out = os.open(run / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(out, 1), os.dup2(out, 2)
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of data workers: imported already
     try:
-        out = os.open(run / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(out, 1), os.dup2(out, 2)
-        from ressl_plugin import cli
-
         watch(run / "events.jsonl", kill)
-        code = cli.main(command(images, run, backend))
+        code = cli.main(words)
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         sys.stdout.flush(), sys.stderr.flush()
         os._exit(code)
 
 
-def wait(pid: int) -> int:
-    """Exit status of a process; -9 if it was killed."""
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+def wait(process: multiprocessing.Process) -> int:
+    """Exit status of a run; -9 if it was killed."""
+    process.join()
+    return process.exitcode
 
 
 def events(run: Path) -> list:
@@ -187,19 +201,6 @@ def whole(images: Path, run: Path, backend: str, reference: Path, rng: random.Ra
     return [f"resumed, it ended with {code}"] if code else differences(run, reference)
 
 
-def prepare(folder: Path) -> Path:
-    """Import everything once; make the images."""
-    import torch
-
-    from ressl_plugin import cli_run, data, pretrain, registry
-    from ressl_plugin.views import batched
-
-    assert cli_run and pretrain and batched
-    torch.set_num_threads(1)
-    registry.register()
-    return Path(data.make_digits(folder / "digits"))
-
-
 def main(argv=None) -> int:
     """Print a line a kill and the count; exit status 1 if any run came out differently."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -209,9 +210,11 @@ def main(argv=None) -> int:
     parser.add_argument("--folder", type=Path, help="keep the runs here")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
+    from ressl_plugin import data
+
     rng = random.Random(args.seed)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="kill-"))
-    images = prepare(folder)
+    images = Path(data.make_digits(folder / "digits"))
     references = {b: folder / f"reference-{b}" for b in BACKENDS}
     for backend, run in references.items():
         assert wait(start(images, run, backend)) == 0, f"see {run}/out.txt"
