@@ -6,6 +6,8 @@ seeded by (seed, epoch, step, rank), as does the colour, so a batch does not dep
 drawn before it, and a run that is resumed in mid-epoch sees what it would have seen.
 """
 
+import gc
+import os
 from collections import deque
 
 import numpy as np
@@ -15,6 +17,11 @@ from ressl_plugin import data
 from ressl_plugin.data.batches import Steps
 from ressl_plugin.errors import UserError
 from ressl_plugin.views.dali_graph import draw, pipeline
+
+# A pipeline ends by waiting for its threads, which a fork (a data worker, say) has not: one that
+# found a dropped pipeline in the garbage of its parent would wait for ever. It may not look there.
+if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
+    os.register_at_fork(after_in_child=gc.freeze)
 
 
 def loader(cfg, recipe, dataset, *, device, rank=0, world_size=1, draw_colour=None):
