@@ -2,6 +2,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+from timm.layers import BatchNormAct2d
 from torch import nn
 
 from ressl_plugin.batchnorm import GroupBatchNorm2d, to_groups, to_plain
@@ -179,8 +180,7 @@ def test_there_and_back():
 
 
 def test_batch_norm_with_activation_of_timm():
-    timm_layers = pytest.importorskip("timm.layers")
-    layer = timm_layers.BatchNormAct2d(5).double()
+    layer = BatchNormAct2d(5).double()
     kind, x = type(layer), batch(SHAPES[2])
     expected = loop(layer, x, 4)[0]
     assert expected.min() == 0

@@ -182,7 +182,7 @@ def test_a_run_goes_on_where_it_was_stopped(tmp_path):
 
 
 def test_dali_decodes_on_the_device(tmp_path):
-    pytest.importorskip("nvidia.dali")
+    pytest.importorskip("nvidia.dali", reason="the extra `dali` is not installed")
     from ressl_plugin import data
     from ressl_plugin.views import dali
 
