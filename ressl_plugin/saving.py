@@ -143,6 +143,7 @@ class CheckpointCallback(Callback):
     def on_train_end(self, trainer, pl_module):
         if self._saved != trainer.global_step:
             self._save(trainer, must=True)
+        self._restore_handlers()  # Lightning's, before it puts back those before its own
 
     def on_exception(self, trainer, pl_module, exception):
         """Save if the failure fell between two steps, else say which checkpoint is the last."""
@@ -222,7 +223,10 @@ class CheckpointCallback(Callback):
 
     def _restore_handlers(self):
         for number in list(self._handlers):
-            signal.signal(number, self._handlers.pop(number) or signal.SIG_DFL)
+            before = self._handlers.pop(number) or signal.SIG_DFL
+            # else somebody has taken it over: what was before us is gone by now
+            if signal.getsignal(number) == self._on_signal:
+                signal.signal(number, before)
 
     def _on_signal(self, number, _):
         log.warning(

@@ -1,13 +1,16 @@
 """What a run saves when it is stopped, fails or has nowhere to write, and what it holds."""
 
+import gc
 import logging
 import os
 import random
 import signal
+import weakref
 from collections import OrderedDict, namedtuple
 from enum import IntEnum
 from pathlib import Path
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -54,6 +57,29 @@ def test_signal_finishes_the_step_and_saves(tmp_path, uninterrupted, number, ste
     assert checkpoint.load(tmp_path)["global_step"] == step + 1
     assert in_child(train, tmp_path, PositionedLoader, **settings) == 0
     assert same_run(tmp_path, uninterrupted)
+
+
+@pytest.mark.parametrize("fault", [None, (3, fail)])
+def test_a_training_leaves_the_signals_and_the_memory_as_they_were(tmp_path, fault, monkeypatch):
+    """A second SIGTERM handler on the first would swallow it, and hold the first trainer."""
+    kept, numbers = [], (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    init = pl.Trainer.__init__
+
+    def made(self, *args, **kwargs):
+        kept.append(weakref.ref(self))
+        init(self, *args, **kwargs)
+
+    monkeypatch.setattr(pl.Trainer, "__init__", made)
+    before = [signal.getsignal(number) for number in numbers]
+    for run in (tmp_path / "one", tmp_path / "two"):
+        run.mkdir()
+        try:
+            train(run, PositionedLoader, fault=fault)
+        except RuntimeError as error:
+            error.__traceback__ = None
+    assert [signal.getsignal(number) for number in numbers] == before
+    gc.collect()
+    assert len(kept) == 2 and [trainer() for trainer in kept] == [None, None]
 
 
 def test_an_error_within_a_step_leaves_the_last_checkpoint(tmp_path, uninterrupted, caplog):
