@@ -19,7 +19,7 @@ import torch
 
 from ressl_plugin import config, metrics, run
 from ressl_plugin.data.digits import make_digits
-from ressl_plugin.evaluate import compare, on_run
+from ressl_plugin.evaluate import compare, subject
 from ressl_plugin.pretrain import pretrain
 
 SIDES = ("trained", "untrained", "pixels")
@@ -65,7 +65,7 @@ def train(folder: Path, name: str, words: list[str]) -> dict[str, float]:
     ])  # fmt: skip
     pretrain(config.finish(cfg))
     opened = run.open_run(where)
-    splits = on_run.Splits(opened, torch.device("cpu"))
+    splits = subject.Splits(opened, torch.device("cpu"))
     backbones = splits.of(opened.backbone()), splits.of(opened.backbone(trained=False))
     accuracy = {
         f"{r['representation']} {r['protocol'].split()[1]}": r["value"]

@@ -136,21 +136,20 @@ def complete(folder: Path) -> bool:
 
 def evaluate(folder: Path) -> None:
     """Append the frozen backbone's linear, few-label and kNN accuracy to the cell's results."""
-    from ressl_plugin import data
-    from ressl_plugin.evaluate import compare, linear, on_run
+    from ressl_plugin.evaluate import compare, linear, on_run, subject
 
     opened = run.open_run(folder)
-    device = on_run.device_named("cpu" if opened.cfg.accelerator == "cpu" else "auto")
-    parts = on_run.Splits(opened, device).of(opened.backbone())
+    device = subject.device_named("cpu" if opened.cfg.accelerator == "cpu" else "auto")
+    parts = subject.Splits(opened, device).of(opened.backbone())
     name, seed = opened.cfg.data.dataset, opened.cfg.seed
-    protocol = "imagenet" if data.crop_size(opened.cfg) >= 160 else "small"
+    protocol = on_run.default_protocol(opened.cfg)
     found = linear.probe(*parts, protocol, seed=seed, device=device)
     record = {"evaluator": "linear", "protocol": f"{protocol}, cached features", "data": name,
               "metric": "top1", "value": found["top1"], "seeds": [seed]}  # fmt: skip
     few = compare.compare({opened.cfg.method: parts}, name, per_class=LABELS)
     for one in [record, *few]:
         one.pop("representation", None)
-        results.append(folder, one)
+        results.append(folder, {**one, **subject.weights_of(opened)})
 
 
 def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:

@@ -22,6 +22,7 @@ METHODS = {
 # Tables 6 to 10 spell one method otherwise
 LATER = {"MoCoV2": "MoCo v2"}
 RECIPE_TAU_T = {"cifar10": 0.05, "stl10": 0.05, "cifar100": 0.04, "tiny-imagenet": 0.04}
+TABLE_5_TAU_T = 0.04  # on all four data sets
 VOC = "voc07"
 RECIPE_K = {"cifar10": 4096, "cifar100": 4096, "stl10": 16384, "tiny-imagenet": 16384}
 
@@ -77,8 +78,7 @@ def cell(number: int, cfg: Mapping, record: Mapping) -> tuple | None:
         name = method_name(cfg)
         return (LATER.get(name, name), _number(shots[1])) if shots else None
     if number == 10:
-        share = record["protocol"].removeprefix("labels ")
-        return variant(cfg), _number(share)
+        return variant(cfg), _share(record)
     if number in (6, 7, 8):
         return variant(cfg), data
     if cfg.get("method") != "ressl":
@@ -93,15 +93,40 @@ def cell(number: int, cfg: Mapping, record: Mapping) -> tuple | None:
     return {"CF": "weak", "CFJGB": "contrastive"}.get(ops, ops), data
 
 
+def misfit(number: int, cfg: Mapping) -> str | None:
+    """What a run has other than the runs of the paper's table had, or None.
+
+    Asked are the backbone and, of ReSSL on the table's own data, what the table holds fixed.
+    """
+    data, kwargs = cfg["data"]["dataset"], cfg.get("method_kwargs") or {}
+    found = {"backbone.name": (cfg.get("backbone") or {}).get("name")}
+    wanted = {"backbone.name": "resnet18" if number in (1, 2, 3, 4, 5, 8) else "resnet50"}
+    if (data == "imagenet") if number <= 5 else (data in SMALL):
+        return f"data.dataset={data}"
+    if cfg.get("method") == "ressl":
+        for key in ("predictor", "infonce_epochs"):  # the journal version's
+            found[key], wanted[key] = kwargs.get(key) or 0, 0
+    if cfg.get("method") == "ressl" and number <= 5 and data in SMALL:
+        tau_t = TABLE_5_TAU_T if number == 5 else RECIPE_TAU_T[data]
+        held = {"queue_size": RECIPE_K[data], "temperature_q": 0.1, "temperature_k": tau_t}
+        varied = {2: ("temperature_q", "temperature_k"), 5: ("queue_size",)}.get(number, ())
+        for key in held.keys() - varied:
+            found[key], wanted[key] = kwargs.get(key), held[key]
+        if number not in (3, 4):
+            found["teacher's operations"], wanted["teacher's operations"] = teacher_ops(cfg), "CF"
+    differing = [key for key in sorted(found) if found[key] != wanted[key]]
+    return ", ".join(f"{k}={found[k]} instead of {wanted[k]}" for k in differing) or None
+
+
 def paper_number(cfg: Mapping, record: Mapping) -> tuple[float, int] | None:
     """(value, number of the table) of the paper's cell that a record can be set beside, if any.
 
-    The run must have the table's data set and backbone; how many epochs it had is not asked, the
-    paper's have 200.
+    The run must be one of the table (`misfit`); how many epochs it had is not asked, the paper's
+    have 200. A run of several tables is set beside the first.
     """
     if not cfg or record.get("representation"):
         return None
-    for number in _tables(cfg):
+    for number in (n for n in TABLES if misfit(n, cfg) is None):
         place = cell(number, cfg, record)
         value = TABLES[number].get(*place) if place else None
         if value is not None:
@@ -109,23 +134,11 @@ def paper_number(cfg: Mapping, record: Mapping) -> tuple[float, int] | None:
     return None
 
 
-def _tables(cfg):
-    """Tables in which this run may stand, the one that shows what is particular to it first."""
-    data = cfg["data"]["dataset"]
-    backbone = (cfg.get("backbone") or {}).get("name")
-    if data == "imagenet":
-        return {"resnet50": (6, 7, 9, 10), "resnet18": (8,)}.get(backbone, ())
-    if data not in SMALL or backbone != "resnet18":
-        return ()
-    if cfg.get("method") != "ressl":
-        return (1,)
-    kwargs, ops = cfg["method_kwargs"], teacher_ops(cfg)
-    if ops != "CF":
-        return (3, 4) if data == "tiny-imagenet" else (3,)
-    if kwargs["queue_size"] != RECIPE_K[data]:
-        return (5,)
-    recipe_taus = (0.1, RECIPE_TAU_T[data])
-    return (1,) if (kwargs["temperature_q"], kwargs["temperature_k"]) == recipe_taus else (2,)
+def _share(record):
+    """The share of the labels, also where a list gave them."""
+    word = _number(record["protocol"].removeprefix("labels "))
+    share = (record.get("details") or {}).get("share")
+    return round(share, 2) if isinstance(word, str) and share else word
 
 
 def _number(word):

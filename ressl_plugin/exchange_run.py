@@ -27,13 +27,19 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
         out: directory to make.
 
     Raises:
-        UserError: `out` holds a run, another architecture, a recipe that cannot work.
+        UserError: `out` holds a run, another architecture, a recipe that cannot work, or MoCo's
+            weights under the name of ReSSL.
     """
     cfg = config.finish(config.load(target, overrides))
     cfg.run_dir, cfg.resume = str(out), False
     if run.has_checkpoint(Path(out)):
         raise UserError(f"--out {out}: holds a run already; give a new directory")
     found = exchange.import_checkpoint(checkpoint_file, cfg)
+    if found.origin == "MoCo" and cfg.method == "ressl":
+        raise UserError(
+            f"{checkpoint_file}: these are MoCo's weights, and method=ressl would set them beside "
+            "ReSSL's numbers in every table; add method=mocov2plus"
+        )
     log.info("%s", found.report())
     classes = found.state_dict.get("classifier.weight")
     views = SimpleNamespace(

@@ -65,14 +65,23 @@ def config_differences(saved, now) -> list[str]:
     Left out is what cannot change a weight (`NEUTRAL`: places, reports, workers). `max_epochs` is
     not: the schedule follows from it.
     """
-    old, new = dict(_flat(plain_config(saved))), dict(_flat(plain_config(now)))
+    old, new = decisive(saved), decisive(now)
     absent = object()
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
         if old.get(key, absent) != new.get(key, absent)
-        and not any(key == n or key.startswith(f"{n}.") for n in NEUTRAL)
     ]
+
+
+def decisive(config) -> dict:
+    """The settings that bear on training (all but `NEUTRAL`): dotted key -> value."""
+    flat = dict(_flat(plain_config(config)))
+    return {
+        key: value
+        for key, value in flat.items()
+        if not any(key == n or key.startswith(f"{n}.") for n in NEUTRAL)
+    }
 
 
 def _flat(value, prefix=""):

@@ -16,7 +16,8 @@ from ressl_plugin.errors import UserError
 
 FILE = "results.json"
 REQUIRED = ("evaluator", "protocol", "data", "metric", "value")
-OPTIONAL = ("spread", "seeds", "versions", "command", "n", "details", "representation")
+OPTIONAL = ("spread", "seeds", "versions", "command", "n", "details", "representation", "epochs",
+            "checkpoint")  # fmt: skip
 
 
 def append(run_dir: str | Path, record: dict) -> dict:
@@ -25,7 +26,8 @@ def append(run_dir: str | Path, record: dict) -> dict:
     Args:
         run_dir: the run's directory; made if absent.
         record: must have evaluator, protocol, data, metric (strings) and value (a finite number);
-            may have spread, seeds, n, details, representation. versions and command are filled in.
+            may have spread, seeds, n, details, representation, and of the weights epochs (trained)
+            and checkpoint (file name). versions and command are filled in.
 
     Returns:
         The record as written.

@@ -31,9 +31,19 @@ class Run:
     file: Path
 
     @cached_property
+    def _read(self) -> tuple:
+        saved = checkpoint.load(self.file)  # its optimizer's state is not kept
+        return saved["state_dict"], None if "imported" in saved else epochs_trained(saved)
+
+    @property
     def state(self) -> dict[str, torch.Tensor]:
         """Weights by the host's names."""
-        return checkpoint.load(self.file)["state_dict"]
+        return self._read[0]
+
+    @property
+    def epochs(self) -> int | None:
+        """Whole epochs behind the checkpoint; None where it does not say (an import)."""
+        return self._read[1]
 
     def backbone(self, trained: bool = True, teacher: bool = False) -> nn.Module:
         """The encoder with plain BatchNorm, in eval mode; untrained: its random initialisation.
@@ -47,6 +57,16 @@ class Run:
         if trained:
             load_backbone(network, self.state, self.file, "momentum_backbone" if teacher else None)
         return network.eval()
+
+
+def epochs_trained(state: dict) -> int | None:
+    """Whole epochs that a checkpoint has behind it; 0 if it was written without training."""
+    if "loops" not in state:
+        return 0
+    try:
+        return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    except (KeyError, TypeError):  # of another Lightning
+        return None
 
 
 def load_backbone(

@@ -156,7 +156,7 @@ def finished(folder: Path, epochs: int) -> bool:
     state = checkpoint.load(folder)
     if "loops" not in state:  # written without training: an import, an untrained backbone
         return state["epoch"] + 1 >= epochs
-    return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] >= epochs
+    return (run.epochs_trained(state) or 0) >= epochs
 
 
 def evaluated(folder: Path, evaluator: str) -> bool:

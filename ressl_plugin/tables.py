@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,13 +12,20 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from ressl_plugin import cells, results
+from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.paper import TABLES
+from ressl_plugin.plain import decisive
 from ressl_plugin.render import number, render
 
-# what may differ between runs that are the same experiment with another seed
-PRIVATE = ("seed", "name", "run_dir", "resume", "wandb", "devices", "num_nodes", "wandb_run_id")
+log = logging.getLogger(__name__)
+
 METRICS = ("top1", "mAP")
+# of the paper's own rows of other methods, ours are something else
+OTHERS = (
+    "Rows other than ReSSL's: solo-learn's methods with the settings of "
+    "scripts/benchmark/methods.yaml, not their authors'; MoCo is its two-sided mocov2plus."
+)
 
 
 def comparison_table(records: list[dict], format: str = "markdown") -> str:
@@ -48,9 +57,10 @@ def comparison_table(records: list[dict], format: str = "markdown") -> str:
 def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
     """Any set of runs, one line an evaluation, beside the paper's number and the difference.
 
-    Runs whose configs differ in nothing but the seed are one line: mean ± standard deviation over
-    the runs. A single run's spread is the one over the evaluator's draws. Of a kNN sweep only the
-    default cell (k=20, T=0.07) is shown, where it is there. Top-5 stays in results.json.
+    Runs that differ in the seed, and in nothing else that bears on the numbers, are one line: mean
+    ± standard deviation over the runs. A single run's spread is the one over the evaluator's draws.
+    `epochs` are those that the weights have been trained. Of a kNN sweep only the default cell
+    (k=20, T=0.07) is shown, where it is there. Top-5 stays in results.json.
 
     Raises:
         UserError: no results in any of the runs; a broken results file; an unknown format.
@@ -68,40 +78,54 @@ def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
                     label,
                     first.get("representation") or cells.method_name(cfg),
                     first["data"],
-                    cfg.get("max_epochs", ""),
+                    _epochs(cfg, first),
                     f"{first['evaluator']}: {first['protocol']}",
                     first["metric"],
-                    number(value, spread),
-                    f"{paper[0]:.2f} (Table {paper[1]})" if paper else "",
-                    number(value - paper[0], signed=True) if paper else "",
+                    *_numbers(value, spread, paper, format),
                 ]
             )
     if not lines:
         names = ", ".join(str(run) for run in runs)
         raise UserError(f"no results in {names}; evaluate first (`ressl linear RUN`, ...)")
-    header = ["run", "method", "data", "epochs", "evaluation", "metric", "ours", "paper", "diff."]
-    return render(header, lines, format)
+    spread = ["spread"] * (format == "csv")
+    table = ["table"] * (format == "csv")
+    header = ["run", "method", "data", "epochs", "evaluation", "metric"]
+    return render([*header, "ours", *spread, "paper", *table, "diff."], lines, format)
 
 
-def paper_table(which: int, runs: Sequence[str | Path] = (), format: str = "markdown") -> str:
+def _epochs(cfg, record):
+    if "epochs" in record:  # None: nobody knows, an import
+        return "" if record["epochs"] is None else record["epochs"]
+    return cfg.get("max_epochs", "")
+
+
+def _numbers(value, spread, paper, format) -> list[str]:
+    """Ours, the paper's and the difference; a number a column in CSV."""
+    theirs, which = paper or (None, "")
+    difference = number(value - theirs, signed=True) if paper else ""
+    if format == "csv":
+        return [number(value), number(spread), number(theirs), which, difference]
+    return [number(value, spread), f"{theirs:.2f} (Table {which})" if paper else "", difference]
+
+
+def paper_table(
+    which: int, runs: Sequence[str | Path] = (), format: str = "markdown", made_for_it=False
+) -> str:
     """One of the paper's tables, 1 to 10, with the numbers of these runs in it.
 
     A cell reads `ours [paper, difference]`, or `[paper]` where no run has it; rows and columns that
     the paper lacks come last. As CSV: one line a cell (row, column, ours, spread, paper,
-    difference).
+    difference). Runs that are not of this table (`cells.misfit`) are left out with a warning.
+    made_for_it: they are, whatever overrides they were made with.
 
     Raises:
-        UserError: no such table, a broken results file, an unknown format.
+        UserError: no such table, two experiments for one cell, a broken results file, an unknown
+            format.
     """
     if which not in TABLES:
         raise UserError(f"the paper has no Table {which}; 1 to {max(TABLES)}")
     paper = TABLES[which]
-    ours: dict[tuple, list[dict]] = {}
-    for group in _groups(runs):
-        for records in _evaluations(group):
-            place = cells.cell(which, group[0][1], records[0]) if group[0][1] else None
-            if place:
-                ours[place] = records  # of several protocols the last
+    ours = _cells(which, runs, made_for_it)
     rows = list(dict.fromkeys([*paper.values, *(row for row, _ in ours)]))
     columns = list(dict.fromkeys([*paper.columns, *(column for _, column in ours)]))
     if which == 5:
@@ -131,8 +155,35 @@ def paper_table(which: int, runs: Sequence[str | Path] = (), format: str = "mark
 
     body = [[_name(row), *(text(row, column) for column in columns)] for row in rows]
     title = f"Table {which} ({paper.metric}, %): {paper.title}. In brackets: the paper, difference."
+    if any(str(row) not in ("", "Random") and "ReSSL" not in str(row) for row, _ in ours) and (
+        which in (1, 6, 8, 9, 10)
+    ):
+        title = f"{title} {OTHERS}"
     lead = {"markdown": f"{title}\n\n", "latex": f"% {title}\n"}.get(format, "")
     return lead + render(["", *map(_name, columns)], body, format)
+
+
+def _cells(which, runs, made_for_it) -> dict[tuple, list[dict]]:
+    """(row, column) -> the records of that cell, one a seed."""
+    ours: dict[tuple, list[dict]] = {}
+    owners: dict[tuple, Path] = {}
+    for group in _groups(runs):
+        folder, cfg, _ = group[0]
+        places = [(cells.cell(which, cfg, r[0]), r) for r in _evaluations(group)] if cfg else []
+        places = [(place, records) for place, records in places if place]
+        why = cells.misfit(which, cfg) if places and not made_for_it else None
+        if why:
+            log.warning("%s is not of Table %d: %s", folder, which, why)
+            continue
+        # of several protocols the last; features extracted once only where there is no other
+        for place, records in sorted(places, key=lambda p: "cached" not in p[1][0]["protocol"]):
+            if owners.setdefault(place, folder) != folder:
+                raise UserError(
+                    f"Table {which}: {owners[place]} and {folder} are both {_name(place[0])} / "
+                    f"{_name(place[1])} and differ in more than the seed; give one of them"
+                )
+            ours[place] = records
+    return ours
 
 
 def read_config(run: str | Path) -> dict:
@@ -149,17 +200,31 @@ def read_config(run: str | Path) -> dict:
 
 def _groups(runs):
     """Runs of one experiment together: lists of (directory, config, latest records)."""
-    groups: dict[str, list] = {}
-    for run in map(Path, runs):
+    groups: dict[tuple, list] = {}
+    seen: Counter = Counter()
+    for run in {Path(run).resolve(): Path(run) for run in runs}.values():
         latest = {}
         for record in results.read(run):
-            key = [record.get(k) for k in ("representation", "evaluator", "protocol", "data")]
-            latest[(*key, record["metric"])] = record
+            names = ("representation", "evaluator", "protocol", "data", "epochs", "metric")
+            key = tuple(record.get(k) for k in names)
+            latest.pop(key, None)  # the latest comes last
+            latest[key] = record
         cfg = read_config(run)
-        public = {k: v for k, v in cfg.items() if k not in PRIVATE}
-        key = json.dumps(public, sort_keys=True, default=str) if cfg else str(run)
-        groups.setdefault(key, []).append((run, cfg, latest))
+        key = _experiment(cfg) if cfg else str(run)
+        # a seed that is there already is no further seed: two imports, or the run made again
+        seen[key, cfg.get("seed")] += 1
+        groups.setdefault((key, seen[key, cfg.get("seed")]), []).append((run, cfg, latest))
     return groups.values()
+
+
+def _experiment(cfg) -> str:
+    """All of a config that bears on the numbers, but the seed; images a step, not devices."""
+    settings = decisive(cfg)
+    settings["ranks"] = device_count(settings.get("devices", 1), 1) * settings.get("num_nodes", 1)
+    settings["data.val_path"] = (cfg.get("data") or {}).get("val_path")
+    for key in ("seed", "devices", "num_nodes", "wandb_run_id"):
+        settings.pop(key, None)
+    return json.dumps(settings, sort_keys=True, default=str)
 
 
 def _evaluations(group):

@@ -1,6 +1,7 @@
 """The `ressl` command as a user types it: a run on real images, its evaluators, its mistakes."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ressl_plugin import cli, data, results
+from ressl_plugin.evaluate import recipes
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -94,14 +96,44 @@ def test_linear_by_recipe_and_by_protocol(run, digits, tmp_path, capsys):
         "scheduler: {name: step, lr_decay_steps: [1]}\nmax_epochs: 1\n"
     )
     assert cli.main(["linear", str(recipe)]) == 0
-    assert "linear (recipe): top-1" in capsys.readouterr().out
+    assert "linear (recipe linear): top-1" in capsys.readouterr().out
     assert cli.main(["linear", str(recipe), "seed=7"]) == 0
-    assert results.read(run)[-1]["seeds"] == [7]
-    assert "--fast" in error(capsys, "linear", recipe, "--fast")
+    record = results.read(run)[-1]
+    assert record["seeds"] == [7] and record["protocol"] == "recipe linear"
+    assert record["details"]["lr"] == 1.0 and record["details"]["epochs"] == 1
+    assert (record["epochs"], record["checkpoint"]) == (2, "last.ckpt")
+    for flag in (["--fast"], ["--protocol", "small"]):
+        assert "--fast and --protocol are for a run" in error(capsys, "linear", recipe, *flag)
+    for word in ("max_epochs=1", "optimizer.lr=5"):
+        assert f"{word}: without effect" in error(capsys, "linear", run, "--fast", word)
     assert "mixup=0.5" in error(capsys, "linear", recipe, "mixup=0.5")
     message = error(capsys, "linear", recipe, "backbone.name=resnet50")
     assert "backbone.name=resnet50" in message and "timm:resnet18" in message
     assert "pretrained_feature_extractor" in error(capsys, "linear", "digits/ressl")
+
+
+def test_a_linear_recipe_without_data_takes_the_runs(run, tmp_path):
+    """And no default of the schema in its place: the run's images have 16 pixels a side."""
+    recipe = tmp_path / "linear.yaml"
+    recipe.write_text(
+        f"pretrained_feature_extractor: {run}\nmax_epochs: 1\ndata: {{num_workers: 0}}\n"
+        "optimizer: {name: sgd, batch_size: 256, lr: 1.0}\n"
+        "scheduler: {name: step, lr_decay_steps: [1]}\n"
+    )
+    assert cli.main(["linear", str(recipe)]) == 0
+    _, read = recipes.resolve(str(recipe), [])
+    assert list(read.data) == ["num_workers"]
+
+
+def test_an_unfinished_run_says_so_in_its_records(run, tmp_path, caplog):
+    half = tmp_path / "half"
+    shutil.copytree(run, half)
+    cfg = OmegaConf.load(half / "config.yaml")
+    cfg.max_epochs = 5
+    OmegaConf.save(cfg, half / "config.yaml")
+    assert cli.main(["knn", str(half), "--k", "5", "--temperature", "0.07"]) == 0
+    assert "has trained 2 of its 5 epochs" in caplog.text
+    assert results.read(half)[-1]["epochs"] == 2
 
 
 def test_a_run_is_not_overwritten_and_resumes(digits, tmp_path, capsys):
@@ -193,6 +225,9 @@ def test_mistakes_about_runs(run, tmp_path, capsys):
     assert "backbone" in error(capsys, "knn", run, "backbone.kwargs.channels=[8,8,8,16]")
     assert "need" in error(capsys, "knn", run, "data.no_labels=true", "data.val_path=null")
     assert "--device" in error(capsys, "knn", run, "--device", "cuda:77")
+    euclidean = ("--distance", "euclidean", "--temperature", "0.5")
+    assert "--temperature is of cosine" in error(capsys, "knn", run, *euclidean)
+    assert "--lr-head -1" in error(capsys, "finetune", run, "--lr-head", "-1")
     assert "one config is needed" in error(capsys, "pretrain")
 
 

@@ -47,7 +47,8 @@ def imported(images, network, tmp_path_factory):
         f"data.train_path={images}/train", f"data.val_path={images}/val",
         "--out", str(folder / "run"),
     ]  # fmt: skip
-    assert cli.main(words) == 0
+    assert cli.main(words) == 2, "MoCo's weights are not ReSSL's"
+    assert cli.main([*words, "method=mocov2plus"]) == 0
     return folder / "run"
 
 

@@ -110,6 +110,8 @@ def make_run(root, name, records, **changes):
     return run
 
 
+TINY = {"data__dataset": "tiny-imagenet", "method_kwargs__queue_size": 16384,
+        "method_kwargs__temperature_k": 0.04}  # fmt: skip
 LINEAR = [("linear", "small", "top1", 89.0), ("linear", "small", "top5", 99.0)]
 
 
@@ -122,7 +124,8 @@ def test_table_sets_the_papers_number_beside_ours(tmp_path):
     (row,) = rows_of(tables.table([run], "csv"))
     assert (row["run"], row["method"], row["data"], row["epochs"]) == (
         "a", "ReSSL", "cifar10", "200")  # fmt: skip
-    assert (row["ours"], row["paper"], row["diff."]) == ("89.00", "90.20 (Table 1)", "-1.20")
+    assert (row["ours"], row["paper"], row["diff."]) == ("89.00", "90.20", "-1.20")
+    assert "| 89.00 | 90.20 (Table 1) | -1.20 |" in tables.table([run])
 
 
 @pytest.mark.parametrize(
@@ -133,11 +136,11 @@ def test_table_sets_the_papers_number_beside_ours(tmp_path):
         ({"method_kwargs__temperature_k": 0.07}, "88.67 (Table 2)"),
         ({"method_kwargs__temperature_q": 0.2}, "89.22 (Table 2)"),
         ({"augmentations": [STRONG, STRONG]}, "86.17 (Table 3)"),
-        (
-            {"data__dataset": "tiny-imagenet", "augmentations": [STRONG, {"crop_size": 32}]},
-            "31.74 (Table 4)",
-        ),
-        ({"method_kwargs__queue_size": 256}, "89.37 (Table 5)"),
+        ({**TINY, "augmentations": [STRONG, {"crop_size": 32}]}, "31.74 (Table 4)"),
+        ({"method_kwargs__queue_size": 256, "method_kwargs__temperature_k": 0.04},
+         "89.37 (Table 5)"),
+        ({"method_kwargs__queue_size": 256}, ""),
+        ({"method_kwargs__predictor": True}, ""),
         ({"backbone__name": "resnet50"}, ""),
         ({"data__dataset": "custom"}, ""),
         ({"method_kwargs__queue_size": 300}, ""),
@@ -158,7 +161,8 @@ def test_table_sets_the_papers_number_beside_ours(tmp_path):
 )
 def test_every_linear_table_is_found_from_the_config(tmp_path, changes, paper):
     run = make_run(tmp_path, "a", LINEAR, **changes)
-    assert rows_of(tables.table([run], "csv"))[0]["paper"] == paper
+    (row,) = rows_of(tables.table([run], "csv"))
+    assert (f"{row['paper']} (Table {row['table']})" if row["paper"] else "") == paper
 
 
 @pytest.mark.parametrize("data", ["cifar100", "voc07"])
@@ -180,8 +184,8 @@ def test_low_shot_and_fine_tuning_are_found(tmp_path):
     five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
     run = make_run(tmp_path, "a", records, data__dataset="imagenet", backbone__name="resnet50",
                    augmentations=five)  # fmt: skip
-    found = [row["paper"] for row in rows_of(tables.table([run], "csv"))]
-    assert found == ["79.17 (Table 9)", "86.31 (Table 9)", "57.90 (Table 10)"]
+    found = [(row["paper"], row["table"]) for row in rows_of(tables.table([run], "csv"))]
+    assert found == [("79.17", "9"), ("86.31", "9"), ("57.90", "10")]
 
 
 def test_seeds_of_one_experiment_are_one_line(tmp_path):
@@ -191,8 +195,29 @@ def test_seeds_of_one_experiment_are_one_line(tmp_path):
     ]
     runs.append(make_run(tmp_path, "other", LINEAR, method_kwargs__temperature_k=0.04))
     first, other = rows_of(tables.table(runs, "csv"))
-    assert (first["run"], first["ours"]) == ("s0 … (3 runs)", "89.00 ± 1.00")
-    assert (other["run"], other["paper"]) == ("other", "90.04 (Table 2)")
+    assert (first["run"], first["ours"], first["spread"]) == ("s0 … (3 runs)", "89.00", "1.00")
+    assert (other["run"], other["paper"], other["table"]) == ("other", "90.04", "2")
+
+
+def test_what_is_no_further_seed_is_not_averaged(tmp_path):
+    """The run twice, the experiment again, other images a step; but workers do not matter."""
+    run = make_run(tmp_path, "a", LINEAR, devices=1)
+    again = make_run(tmp_path, "again", [("linear", "small", "top1", 80.0)], devices=1)
+    eight = make_run(tmp_path, "eight", [("linear", "small", "top1", 70.0)], devices=8, seed=1)
+    other = make_run(tmp_path, "w", [("linear", "small", "top1", 90.0)], devices=1, seed=1,
+                     data__num_workers=7)  # fmt: skip
+    lines = rows_of(tables.table([run, tmp_path / "again/../a", again, eight, other], "csv"))
+    assert [(line["run"], line["ours"]) for line in lines] == [
+        ("a … (2 runs)", "89.50"), ("again", "80.00"), ("eight", "70.00")]  # fmt: skip
+
+
+def test_the_epochs_are_those_that_were_trained(tmp_path):
+    run = make_run(tmp_path, "a", [])
+    for epochs, value in ((10, 50.0), (None, 60.0)):
+        results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
+                             "value": value, "data": "cifar10", "epochs": epochs})  # fmt: skip
+    lines = rows_of(tables.table([run], "csv"))
+    assert [(line["epochs"], line["ours"]) for line in lines] == [("10", "50.00"), ("", "60.00")]
 
 
 def test_of_a_knn_sweep_the_default_is_shown(tmp_path):
@@ -232,13 +257,60 @@ def test_every_paper_table_is_printed_without_runs(which, format):
 def test_every_ablation_and_its_cell(tmp_path):
     runs = [
         make_run(tmp_path, "a", LINEAR, augmentations=[STRONG, STRONG]),
-        make_run(tmp_path, "b", LINEAR, method_kwargs__queue_size=256),
-        make_run(tmp_path, "c", LINEAR, data__dataset="tiny-imagenet",
+        make_run(tmp_path, "b", LINEAR, method_kwargs__queue_size=256,
+                 method_kwargs__temperature_k=0.04),
+        make_run(tmp_path, "c", LINEAR, **TINY,
                  augmentations=[STRONG, {**WEAK, "grayscale": {"prob": 0.2}}]),
     ]  # fmt: skip
     assert "89.00 [86.17, +2.83]" in tables.paper_table(3, runs)
     assert "89.00 [42.28, +46.72]" in tables.paper_table(4, runs)
     assert "89.00 [89.37, -0.37]" in tables.paper_table(5, runs)
+
+
+@pytest.mark.parametrize(
+    "which,changes,why",
+    [
+        (1, {"backbone__name": "resnet50"}, "backbone.name=resnet50 instead of resnet18"),
+        (1, {"method_kwargs__temperature_k": 0.01}, "temperature_k=0.01 instead of 0.05"),
+        (2, {"method_kwargs__queue_size": 256}, "queue_size=256 instead of 4096"),
+        (5, {}, "temperature_k=0.05 instead of 0.04"),
+        (1, {"augmentations": [STRONG, STRONG]}, "operations=CFJGB instead of CF"),
+        (6, {"data__dataset": "imagenet"}, "backbone.name=resnet18 instead of resnet50"),
+    ],
+)
+def test_a_run_of_another_kind_stays_out_of_a_paper_table(tmp_path, caplog, which, changes, why):
+    run = make_run(tmp_path, "a", LINEAR, **changes)
+    assert "89.00" not in tables.paper_table(which, [run])
+    assert f"a is not of Table {which}: " in caplog.text and why in caplog.text
+    assert "89.00" in tables.paper_table(which, [run], made_for_it=True)
+
+
+def test_two_experiments_for_one_cell_are_refused(tmp_path):
+    runs = [make_run(tmp_path, "a", LINEAR), make_run(tmp_path, "b", LINEAR, max_epochs=20)]
+    with pytest.raises(UserError, match=r"/a and .*/b are both ReSSL / cifar10"):
+        tables.paper_table(1, runs)
+
+
+def test_features_extracted_once_do_not_replace_the_protocol(tmp_path):
+    records = [*LINEAR[:1], ("linear", "small, cached features", "top1", 80.0)]
+    assert "89.00 [" in tables.paper_table(1, [make_run(tmp_path, "a", records)])
+    assert "80.00 [" in tables.paper_table(1, [make_run(tmp_path, "b", records[1:])])
+
+
+def test_a_list_of_the_public_labels_is_the_papers_share(tmp_path):
+    five = [{**WEAK, "role": "teacher"}]
+    five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
+    run = make_run(tmp_path, "a", [], data__dataset="imagenet", backbone__name="resnet50",
+                   augmentations=five)  # fmt: skip
+    results.append(run, {"evaluator": "finetune", "protocol": "labels 1percent.txt", "value": 58.0,
+                         "metric": "top1", "data": "imagenet", "details": {"share": 0.0099}})
+    assert "58.00 [57.90, +0.10]" in tables.paper_table(10, [run])
+
+
+def test_rows_of_other_methods_say_whose_they_are(tmp_path):
+    run = make_run(tmp_path, "a", LINEAR, method="mocov2plus")
+    assert "two-sided mocov2plus" in tables.paper_table(1, [run])
+    assert "mocov2plus" not in tables.paper_table(1, [])
 
 
 def test_the_papers_numbers():

@@ -120,7 +120,7 @@ def finetune(
 
     Returns:
         {"top1", "top5" (%), "n" (labelled images), "seed"} after the last epoch, and how it was
-        reached: "epochs", "lr_backbone", "lr_head".
+        reached: "epochs", "lr_backbone", "lr_head", "batch_size".
 
     Raises:
         UserError: labels missing, or the training diverged.
@@ -163,7 +163,8 @@ def finetune(
             raise UserError(f"fine-tuning: the loss is {loss.item()}; lower the learning rates")
         top1, top5 = _accuracy(network, head, DataLoader(val, batch_size, num_workers=num_workers))
     found = {"top1": top1, "top5": top5, "n": len(rows), "seed": seed}
-    return {**found, "epochs": epochs, "lr_backbone": lr_backbone, "lr_head": lr_head}
+    rates = {"lr_backbone": lr_backbone, "lr_head": lr_head, "batch_size": batch_size}
+    return {**found, "epochs": epochs, **rates}
 
 
 @torch.no_grad()

@@ -146,14 +146,14 @@ def single_label(
     seed: int = 0,
     cost: float = 10.0,
 ) -> list[dict]:
-    """`low_shot` for a single-label data set: top-1 accuracy, one cost for all classes.
+    """`low_shot` for a single-label data set: K images a class, top-1 accuracy, one cost for all.
 
     Classes that each chose their own cost would have scores that cannot be compared, and with a few
     positives a choice is mostly noise. On the digits, 10 is within 2 points of the best cost for
     trained features and for raw pixels, at 1, 4, 16 and all labels a class.
     """
     data = (features_train, y_train, features_test, y_test)
-    return low_shot(*data, counts, draws, seed, cost=cost, metric="top1")
+    return low_shot(*data, counts, draws, seed, cost=cost, metric="top1", sampling="image")
 
 
 def voc(backbone, root, cfg, counts=SHOTS, draws: int = 5, device="cpu", **options) -> list[dict]:
@@ -174,9 +174,18 @@ def voc(backbone, root, cfg, counts=SHOTS, draws: int = 5, device="cpu", **optio
     from ressl_plugin.evaluate.features import extract
     from ressl_plugin.evaluate.voc import VOC
 
+    splits = [
+        VOC(root, split, data.evaluation_transform(cfg, any_size=True))
+        for split in ("trainval", "test")
+    ]
+    only = sorted(set(splits[0].classes) ^ set(splits[1].classes))
+    if only:
+        raise UserError(
+            f"{root}: trainval and test have other classes, only one of them has "
+            f"{', '.join(only)}; unpack the devkit again"
+        )
     cached = []
-    for split in ("trainval", "test"):
-        images = VOC(root, split, data.evaluation_transform(cfg, any_size=True))
+    for images in splits:
         cached += extract(
             backbone, DataLoader(images, 64, num_workers=cfg.data.num_workers), device
         )

@@ -2,88 +2,27 @@
 
 from __future__ import annotations
 
-import logging
-from functools import cache
 from pathlib import Path
 
 import numpy as np
-import torch
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader, Subset
 
-from ressl_plugin import config, data, results, tables
+from ressl_plugin import data, results, tables
 from ressl_plugin.cells import VOC, method_name
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features
+from ressl_plugin.evaluate.subject import Splits, append, device_named, weights_of, with_overrides
 from ressl_plugin.run import Run, open_run
-
-log = logging.getLogger(__name__)
-
-
-def device_named(name: str) -> torch.device:
-    """`auto`: the GPU if there is one.
-
-    Raises:
-        UserError: no such device here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: not usable here ({first}); auto or cpu is") from None
-    return device
-
-
-def with_overrides(path: str, overrides: list[str]) -> Run:
-    """The run, with `key=value` changes to its config."""
-    run = open_run(path)
-    for word in overrides:
-        key, equals, _ = word.partition("=")
-        if not equals or key.split(".")[0] not in config.known_keys():
-            raise UserError(f"{word}: not key=value with a key of the run's config")
-    try:
-        changes = OmegaConf.from_dotlist(list(overrides))
-        run.cfg = config.finish(OmegaConf.merge(run.cfg, changes))
-    except OmegaConfBaseException as error:
-        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
-    return run
-
-
-class Splits:
-    """Features of a run's clean training and validation images, by any backbone.
-
-    Raises:
-        UserError: labels or images are missing.
-    """
-
-    def __init__(self, run: Run, device: torch.device):
-        self.run, self.device = run, device
-
-    @cache  # noqa: B019 - lives as long as one command
-    def loader(self, split: str):
-        """Batches (images, targets) of clean images, labels required."""
-        return data.evaluation_loader(self.run.cfg, split, need_labels=True)
-
-    def of(self, backbone) -> tuple:
-        """(features_train, y_train, features_test, y_test) on the CPU."""
-        train = features.extract(backbone, self.loader("train"), self.device)
-        return (*train, *features.extract(backbone, self.loader("val"), self.device))
-
-    def pixels(self) -> tuple:
-        """The same of raw pixels."""
-        train = features.raw_pixels(self.loader("train"))
-        return (*train, *features.raw_pixels(self.loader("val")))
 
 
 def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="auto") -> None:
     """`ressl knn`: a sweep, or the cells asked for."""
     from ressl_plugin.evaluate import knn as nearest
 
+    if temperatures and distance == "euclidean":
+        raise UserError("--temperature is of cosine distance; leave it out with euclidean")
     run = with_overrides(path, overrides)
     splits = Splits(run, device_named(device))
     found = nearest.sweep(
@@ -99,58 +38,86 @@ def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="
             protocol += f" T={cell['temperature']:g}"
         print(f"kNN {protocol:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
         for metric in ("top1", "top5"):
-            _append(run, "knn", protocol, metric, cell[metric])
+            append(run, "knn", protocol, metric, cell[metric])
     best = found["best"]
     print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}")
 
 
 def linear(target, overrides, protocol=None, fast=False, device="auto", show=False) -> None:
     """`ressl linear`: on a run with a protocol by name, or by a linear recipe."""
-    from ressl_plugin.evaluate import linear as classifiers
     from ressl_plugin.evaluate import recipes
 
     path, recipe = recipes.resolve(target, overrides)
     if show:
         print(OmegaConf.to_yaml(recipe if recipe is not None else open_run(path).cfg), end="")
         return
-    run = with_overrides(path, overrides if recipe is None else [])
-    if recipe is not None:
-        recipes.check_backbone(recipe, run)
-        recipes.check_settings(recipe)
-        if fast:
-            raise UserError(
-                "--fast takes a protocol, not a recipe's optimizer: ressl linear RUN --fast "
-                "--protocol small"
-            )
-        run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
-    protocol = protocol or ("imagenet" if data.crop_size(run.cfg) >= 160 else "small")
-    asked = recipe if recipe is not None else OmegaConf.create()
-    place = device_named(recipes.device(recipe) if recipe and device == "auto" else device)
-    seed = asked.get("seed", run.cfg.seed)
-    if fast:
-        found = classifiers.probe(*Splits(run, place).of(run.backbone()), protocol, seed=seed,
-                                  device=place)  # fmt: skip
-        name = f"{protocol}, cached features"
-    else:
-        size = recipes.scale(recipe) if recipe is not None else 256
-        train, val = recipes.loaders(run.cfg, size, seed)
-        found = classifiers.trained(
-            run.backbone(),
-            train,
-            val,
-            cfg=recipe,
-            protocol=protocol,
-            seed=seed,
-            accelerator="gpu" if place.type == "cuda" else "cpu",
-            devices=[place.index or 0] if place.type == "cuda" else 1,
-            precision=asked.get("precision", "32-true"),
-        )
-        name = "recipe" if recipe is not None else protocol
-    for metric in ("top1", "top5"):
-        _append(run, "linear", name, metric, found[metric], seeds=[found["seed"]])
-    print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
     if recipe is None:
-        _print_agreement(run, protocol)
+        recipes.check_overrides(overrides)
+        _by_protocol(with_overrides(path, overrides), protocol, fast, device)
+        return
+    if fast or protocol:
+        raise UserError(
+            f"{target} is a recipe with an optimizer of its own; --fast and --protocol are for a "
+            "run: ressl linear RUN --fast --protocol small"
+        )
+    run = with_overrides(path, [])
+    recipes.check_backbone(recipe, run)
+    recipes.check_settings(recipe)
+    run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
+    _by_recipe(run, recipe, Path(target).stem if Path(target).is_file() else target, device)
+
+
+def default_protocol(cfg) -> str:
+    """The protocol by the size of the crops: `imagenet` from 160 pixels on, else `small`."""
+    return "imagenet" if data.crop_size(cfg) >= 160 else "small"
+
+
+def _by_protocol(run: Run, protocol: str | None, fast: bool, device: str) -> None:
+    from ressl_plugin.evaluate import linear as classifiers
+    from ressl_plugin.evaluate import recipes
+
+    protocol = protocol or default_protocol(run.cfg)
+    place, seed = device_named(device), run.cfg.seed
+    if fast:
+        parts = Splits(run, place).of(run.backbone())
+        found = classifiers.probe(*parts, protocol, seed=seed, device=place)
+        _report(run, f"{protocol}, cached features", found)
+    else:
+        loaders = recipes.loaders(run.cfg, 256, seed)
+        found = classifiers.trained(
+            run.backbone(), *loaders, protocol=protocol, seed=seed, **_trainer_on(place)
+        )
+        _report(run, protocol, found)
+    _print_agreement(run, protocol)
+
+
+def _by_recipe(run: Run, recipe, name: str, device: str) -> None:
+    from ressl_plugin.evaluate import linear as classifiers
+    from ressl_plugin.evaluate import recipes
+
+    how = recipes.details(recipe)
+    place = device_named(recipes.device(recipe) if device == "auto" else device)
+    size, seed = recipes.scale(recipe), recipe.get("seed", run.cfg.seed)
+    found = classifiers.trained(
+        run.backbone(),
+        *recipes.loaders(run.cfg, size, seed),
+        cfg=recipe,
+        seed=seed,
+        precision=recipe.get("precision", "32-true"),
+        **_trainer_on(place),
+    )
+    _report(run, f"recipe {name}", found, details=how)
+
+
+def _trainer_on(place) -> dict:
+    gpu = place.type == "cuda"
+    return {"accelerator": "gpu" if gpu else "cpu", "devices": [place.index or 0] if gpu else 1}
+
+
+def _report(run: Run, name: str, found: dict, **more) -> None:
+    for metric in ("top1", "top5"):
+        append(run, "linear", name, metric, found[metric], seeds=[found["seed"]], **more)
+    print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
 
 
 def _print_agreement(run: Run, protocol: str) -> None:
@@ -180,7 +147,8 @@ def compare(path, overrides, draws=10, device="auto") -> None:
     }
     records = side_by_side(representations, run.cfg.data.dataset, draws=draws)
     for record in records:
-        results.append(run.dir, record)
+        trained = record["representation"] == method_name(run.cfg)
+        results.append(run.dir, {**record, **(weights_of(run) if trained else {})})
     table = tables.comparison_table(records)
     (run.dir / "comparison.md").write_text(table + "\n")
     print(table)
@@ -204,7 +172,7 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
     for cell in found:
         spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
         print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}")
-        _append(
+        append(
             run,
             "lowshot",
             f"{protocol}, {cell['count']} a class",
@@ -226,6 +194,9 @@ def finetune(
 
     if epochs < 1:
         raise UserError(f"--epochs {epochs}: at least 1")
+    for flag, rate in (("--lr-backbone", lr_backbone), ("--lr-head", lr_head)):
+        if rate is not None and not 0 <= rate < float("inf"):
+            raise UserError(f"{flag} {rate}: a learning rate is 0 or more")
     run = with_overrides(path, overrides)
     train, val = recipes.datasets(run.cfg)
     # as many images as a pre-training step had on all devices, now on one
@@ -243,10 +214,11 @@ def finetune(
         seed=run.cfg.seed,
         device=device_named(device),
     )
-    how = {key: found[key] for key in ("epochs", "lr_backbone", "lr_head")}
+    how = {key: found[key] for key in ("epochs", "lr_backbone", "lr_head", "batch_size")}
+    how["share"] = round(found["n"] / len(train), 4)
     for metric in ("top1", "top5"):
-        _append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed],
-                details=how)  # fmt: skip
+        append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed],
+               n=found["n"], details=how)  # fmt: skip
     accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
     print(f"fine-tuned on {found['n']} images: {accuracies}")
 
@@ -282,8 +254,3 @@ def _sample(loader: DataLoader, limit: int = 10_000) -> DataLoader:
     rows = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
     images = Subset(loader.dataset, rows.tolist())
     return DataLoader(images, loader.batch_size, num_workers=loader.num_workers)
-
-
-def _append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> None:
-    record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value}
-    results.append(run.dir, {**record, "data": run.cfg.data.dataset, **more})

@@ -18,6 +18,7 @@ from ressl_plugin.run import Run
 from ressl_plugin.views import recipe as views
 
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
+OF_A_RUN = ("data", "backbone", "augmentations", "seed")  # overrides that a protocol heeds
 
 
 def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
@@ -46,11 +47,39 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
             f"{target}: pretrained_feature_extractor is not set; give the run directory: "
             "pretrained_feature_extractor=RUN"
         )
-    # data and backbone are the run's where the recipe leaves them open
     missing = [key for key in OmegaConf.missing_keys(full) if key.startswith("optimizer.")]
     if missing:
         raise UserError(f"{target}: not set: {', '.join(sorted(missing))}")
+    # the run's data, where the recipe leaves them open: no default of the schema may take its place
+    full.data = OmegaConf.masked_copy(full.data, list(given.get("data") or {}))
     return run, full
+
+
+def check_overrides(words: list[str]) -> None:
+    """Overrides of `ressl linear RUN`, of which few have an effect.
+
+    Raises:
+        UserError: one has none.
+    """
+    for word in words:
+        if word.partition("=")[0].split(".")[0] not in OF_A_RUN:
+            raise UserError(
+                f"{word}: without effect on `ressl linear RUN`, whose optimizer, epochs and batch "
+                "are the protocol's (--protocol); a linear recipe can set them"
+            )
+
+
+def details(recipe: DictConfig) -> dict:
+    """For a record: what the recipe trains with, the learning rate as given (for 256 images)."""
+    optimizer = recipe.optimizer
+    return {
+        "optimizer": optimizer.name,
+        "lr": optimizer.lr,
+        "weight_decay": optimizer.weight_decay,
+        "batch_size": optimizer.batch_size,
+        "epochs": recipe.max_epochs,
+        "scheduler": recipe.scheduler.name,
+    }
 
 
 def check_backbone(recipe: DictConfig, run: Run) -> None:
@@ -59,8 +88,11 @@ def check_backbone(recipe: DictConfig, run: Run) -> None:
     Raises:
         UserError: another backbone.
     """
-    ours, theirs = recipe.backbone.name, run.cfg.backbone.name
-    if ours not in (theirs, "???"):
+    theirs = run.cfg.backbone.name
+    if OmegaConf.is_missing(recipe.backbone, "name"):
+        recipe.backbone.name = theirs
+    ours = recipe.backbone.name
+    if ours != theirs:
         raise UserError(
             f"backbone.name={ours}: {run.dir} was trained with {theirs}; set backbone.name={theirs}"
         )

@@ -1,5 +1,7 @@
 """Weighted kNN against the host, a brute-force reference, and scikit-learn."""
 
+import importlib.util
+import inspect
 import math
 
 import numpy as np
@@ -10,7 +12,7 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from ressl_plugin import host
 from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate.knn import classify, default_cell, sweep
+from ressl_plugin.evaluate.knn import default_cell, sweep
 
 
 @pytest.fixture(scope="module")
@@ -58,12 +60,33 @@ def test_sweep_equals_brute_force(digits, distance, k, t):
     assert (cell["top1"], cell["top5"]) == pytest.approx(expected, abs=1e-6)
 
 
-def test_every_cell_of_the_sweep_equals_the_hosts_classifier(digits):
+@pytest.fixture(scope="module")
+def hosts_own():
+    """The host's class with its own arithmetic, read anew: what is imported is mended."""
+    source = inspect.getsourcefile(host.KNN)
+    spec = importlib.util.spec_from_file_location("unmended_knn", source)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    own = module.WeightedKNNClassifier
+    own.__init__ = host.KNN.__init__  # its own fails on today's torchmetrics
+
+    def accuracies(parts, k, temperature, distance):
+        metric = own(k=k, T=temperature, distance_fx=distance)
+        train_x, train_y, test_x, test_y = parts
+        if distance == "cosine":  # 1.0.2 leaves it to its caller
+            train_x, test_x = (torch.nn.functional.normalize(x) for x in (train_x, test_x))
+        metric.update(train_x, train_y, test_x, test_y)
+        return tuple(map(float, metric.compute()))
+
+    return accuracies
+
+
+def test_every_cell_of_the_sweep_equals_the_hosts_classifier(digits, hosts_own):
     found = sweep(*digits, ks=(1, 5, 20, 100), temperatures=(0.02, 0.07, 1.0),
                   distances=("cosine", "euclidean"))  # fmt: skip
     assert len(found["records"]) == 4 * 3 + 4
     for r in found["records"]:
-        top = classify(*digits, r["k"], r["temperature"] or 0.07, r["distance"])
+        top = hosts_own(digits, r["k"], r["temperature"] or 0.07, r["distance"])
         assert (r["top1"], r["top5"]) == pytest.approx(top, abs=1e-6), r
     assert len({r["top1"] for r in found["records"]}) > 5  # the cells do differ
 
@@ -120,8 +143,6 @@ def test_a_test_set_with_fewer_classes_than_training(digits):
     assert found["top1"] == pytest.approx(
         brute_force(train_x, train_y, test_x[keep], test_y[keep], 20, 0.07, "cosine")[0], abs=1e-6
     )
-    with pytest.raises(UserError, match="lacks classes"):
-        classify(train_x, train_y, test_x[keep], test_y[keep])
 
 
 def test_mistakes_are_named(digits):

@@ -96,6 +96,7 @@ def test_more_labels_are_better(digits):
 def test_single_labels_are_scored_by_top1(digits):
     few, full = single_label(*map(torch.as_tensor, digits), counts=[4, "full"], draws=2)
     assert few["metric"] == "top1" and 50 < few["mean"] < full["mean"] and full["mean"] > 85
+    assert few["sampling"] == "image"  # four images a class have labels, and no others
 
 
 def test_counts_from_the_command_line():
@@ -183,6 +184,16 @@ def test_low_shot_on_the_devkit(tmp_path):
     found = lowshot.voc(pooled, root, cfg, [1, 4, "full"], draws=2, costs=(1.0, 100.0))
     assert [r["count"] for r in found] == [1, 4, "full"]
     assert found[2]["mean"] > 95 and found[0]["metric"] == "mAP"
+
+
+def test_splits_of_other_classes_are_named(tmp_path):
+    """Columns would be compared by position."""
+    root = make_voc(tmp_path)
+    (root / "VOC2007" / "ImageSets" / "Main" / "dog_test.txt").unlink()
+    cfg = OmegaConf.create({"data": {"dataset": "custom", "image_size": 8, "num_workers": 0},
+                            "augmentations": [{"crop_size": 8}]})  # fmt: skip
+    with pytest.raises(UserError, match="other classes, only one of them has dog"):
+        lowshot.voc(torch.nn.Flatten(), root, cfg, [1])
 
 
 def test_a_broken_devkit_is_named(tmp_path):

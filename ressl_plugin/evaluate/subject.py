@@ -1,0 +1,97 @@
+"""What evaluators work on: a run with its overrides, its images' features, its results file."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch.utils.data import DataLoader
+
+from ressl_plugin import config, data, results
+from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate import features
+from ressl_plugin.run import Run, open_run
+
+log = logging.getLogger(__name__)
+
+
+def device_named(name: str) -> torch.device:
+    """`auto`: the GPU if there is one.
+
+    Raises:
+        UserError: no such device here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        first = str(error).splitlines()[0]
+        raise UserError(f"--device {name}: not usable here ({first}); auto or cpu is") from None
+    return device
+
+
+def with_overrides(path: str, overrides: list[str]) -> Run:
+    """The run, with `key=value` changes to its config."""
+    run = open_run(path)
+    for word in overrides:
+        key, equals, _ = word.partition("=")
+        if not equals or key.split(".")[0] not in config.known_keys():
+            raise UserError(f"{word}: not key=value with a key of the run's config")
+    try:
+        changes = OmegaConf.from_dotlist(list(overrides))
+        run.cfg = config.finish(OmegaConf.merge(run.cfg, changes))
+    except OmegaConfBaseException as error:
+        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+    if run.epochs not in (None, run.cfg.max_epochs) and run.cfg.method != "random":
+        log.warning(
+            "%s has trained %d of its %d epochs; its numbers are those of an unfinished run",
+            run.dir,
+            run.epochs,
+            run.cfg.max_epochs,
+        )
+    return run
+
+
+class Splits:
+    """Features of a run's clean training and validation images, by any backbone.
+
+    Raises:
+        UserError: labels or images are missing.
+    """
+
+    def __init__(self, run: Run, device: torch.device):
+        self.run, self.device = run, device
+        self._loaders: dict[str, DataLoader] = {}
+
+    def loader(self, split: str) -> DataLoader:
+        """Batches (images, targets) of clean images, labels required."""
+        if split not in self._loaders:
+            loader = data.evaluation_loader(self.run.cfg, split, need_labels=True)
+            self._loaders[split] = loader
+        return self._loaders[split]
+
+    def of(self, backbone) -> tuple:
+        """(features_train, y_train, features_test, y_test) on the CPU."""
+        train = features.extract(backbone, self.loader("train"), self.device)
+        return (*train, *features.extract(backbone, self.loader("val"), self.device))
+
+    def pixels(self) -> tuple:
+        """The same of raw pixels."""
+        train = features.raw_pixels(self.loader("train"))
+        return (*train, *features.raw_pixels(self.loader("val")))
+
+
+def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> None:
+    """Add a record to the run's results.json; `more`: its further keys."""
+    record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value}
+    record = {**record, "data": run.cfg.data.dataset, **weights_of(run)}
+    results.append(run.dir, {**record, **more})
+
+
+def weights_of(run: Run) -> dict:
+    """For a record: which weights were evaluated, and how many epochs they have been trained."""
+    return {"checkpoint": run.file.name, "epochs": run.epochs}
