@@ -1,34 +1,25 @@
 """`ressl paper NAME`: train and evaluate the cells of one of the paper's tables, then print it.
 
-What the cells are is in scripts/ablation and scripts/paper, one YAML file a table:
-
-    table: 4                      of the paper; a figure has none
-    evaluate: {linear: {}}        evaluators and their settings: linear, lowshot, finetune, figures
-    operations: {name: override}  short names for overrides, used in `cells`
-    groups:                       lists of
-      - recipe: cifar/ressl       with
-        words: [key=value]        for the whole group, and one of
-        sweep: [key=a,b]          every combination (Hydra's grammar, as `ressl pretrain -m`)
-        cells: {name: [words]}    named ones
-        methods: [simclr]         by scripts/benchmark/methods.yaml; random: the untrained network
-
+What the cells are is in scripts/ablation and scripts/paper, one YAML file a table (see plan.py).
 Each cell is a run directory OUT/<recipe and words>/<cell>. A finished cell is not run again, an
-interrupted one is resumed, and groups that are alike are shared between tables.
+interrupted one is resumed. Two tables share a cell where both have the recipe, the words and the
+cell's name in common; the same training under another name is another cell.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ressl_plugin import benchmark, checkpoint, config, results, run, sweep, tables
-from ressl_plugin.cells import VOC
+from ressl_plugin import benchmark, checkpoint, config, plan, results, run, sweep, tables
+from ressl_plugin.cells import VOC, cell
 from ressl_plugin.devices import runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import finetune
+from ressl_plugin.plain import config_differences
 
-FOLDERS = ("ablation", "paper")
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}
 
 
@@ -43,6 +34,8 @@ def reproduce(
 ) -> str:
     """Run what is missing of a table or figure; print the table and write it under `out`.
 
+    The file, the overrides, and the cells that are there are checked before the first training.
+
     Args:
         name: table1 ... table10, figure2, figure3, or a YAML file.
         overrides: for every cell, after its own words (`max_epochs=20`).
@@ -51,14 +44,22 @@ def reproduce(
         voc: the VOCdevkit folder, for Table 9.
 
     Raises:
-        UserError: no such table, an override that cannot work, data that is not there.
+        UserError: no such table, a mistake in its file, an override that cannot work, a cell of
+            another config in `out`, data or a device that is not there.
     """
-    spec = read(name)
-    plan = cells(spec, list(overrides), Path(out))
-    wanted = [cfg for cfg in plan if not only or cfg.data.dataset in only]
-    if not wanted:
-        known = ", ".join(sorted({cfg.data.dataset for cfg in plan}))
-        raise UserError(f"--data {' '.join(only)}: {name} has {known}")
+    from ressl_plugin.evaluate.subject import device_named
+
+    spec, out = plan.read(name), Path(out)
+    device_named(device)
+    with plan.within(plan.find(name)):
+        planned = cells(spec, list(overrides), out)
+        if "table" in spec:
+            _check_places(spec["table"], planned)
+        wanted = _of_data(planned, only, name)
+        for cfg in wanted:
+            sweep.same_experiment(cfg)
+        if "lowshot" in spec["evaluate"]:
+            _check_voc(voc)
     for i, cfg in enumerate(wanted, 1):
         print(f"[{i}/{len(wanted)}] {cfg.run_dir}", flush=True)
         train(cfg)
@@ -66,46 +67,96 @@ def reproduce(
             evaluate(Path(cfg.run_dir), evaluator, settings, fast, voc, device)
     if "table" not in spec:
         return ""
-    folders = [Path(cfg.run_dir) for cfg in plan if Path(cfg.run_dir).is_dir()]
+    folders = [Path(cfg.run_dir) for cfg in planned if Path(cfg.run_dir).is_dir()]
     for format, suffix in FORMATS.items():
-        text = tables.paper_table(spec["table"], folders, format)
-        run.write_text(Path(out) / f"table{spec['table']}.{suffix}", text)
-    text = tables.paper_table(spec["table"], folders)
+        text = tables.paper_table(spec["table"], folders, format, made_for_it=True)
+        run.write_text(out / f"table{spec['table']}.{suffix}", text)
+    text = tables.paper_table(spec["table"], folders, made_for_it=True)
     print(text)
     return text
 
 
-def known() -> dict[str, Path]:
-    """The tables and figures that there is a file for."""
-    files = [f for folder in FOLDERS for f in (config.RECIPES / folder).glob("*.yaml")]
-    return {file.stem: file for file in sorted(files, key=lambda f: (len(f.stem), f.stem))}
+def _of_data(planned: list[DictConfig], only: list[str] | None, name: str) -> list[DictConfig]:
+    known = {cfg.data.dataset for cfg in planned}
+    unknown = [data for data in only or () if data not in known]
+    if unknown:
+        raise UserError(f"--data {' '.join(unknown)}: {name} has {', '.join(sorted(known))}")
+    return [cfg for cfg in planned if not only or cfg.data.dataset in only]
 
 
-def read(name: str) -> dict:
-    """The YAML file of a table or figure as plain data."""
-    path = known().get(name) or Path(name)
-    if not path.is_file():
-        raise UserError(f"{name}: no such table or figure; there are {', '.join(known())}")
-    spec = OmegaConf.to_container(OmegaConf.load(path))
-    if not isinstance(spec, dict) or not {"groups", "evaluate"} <= spec.keys():
-        raise UserError(f"{path}: not the description of a table: `groups` and `evaluate` needed")
-    return spec
+def _check_places(number: int, planned: list[DictConfig]) -> None:
+    """A place in the table is for one cell and its seeds; the table would refuse others, too late.
+
+    Overrides for every cell can undo what makes the difference between two.
+    """
+    record = {"evaluator": "linear", "metric": "top1", "protocol": "small"}
+    if number == 9:
+        record = {"evaluator": "lowshot", "metric": "mAP", "protocol": "VOC07 SVM, full a class"}
+    if number == 10:
+        record = {"evaluator": "finetune", "metric": "top1", "protocol": "labels 1"}
+    found: dict[tuple, list[DictConfig]] = {}
+    for cfg in planned:
+        data = VOC if number == 9 else cfg.data.dataset
+        place = cell(number, OmegaConf.to_container(cfg), {**record, "data": data})
+        if place is None:  # the table does not show it
+            continue
+        for other in found.setdefault(place, []):
+            keys = {difference.partition(":")[0] for difference in config_differences(other, cfg)}
+            if keys != {"seed"}:
+                raise UserError(
+                    f"{other.run_dir} and {cfg.run_dir} are both {place[0]} / {place[1]} of Table "
+                    f"{number}: cells must differ in what the table varies, or in the seed alone"
+                )
+        found[place].append(cfg)
+
+
+def _check_voc(folder: Path | None) -> None:
+    from ressl_plugin.evaluate import voc
+
+    if folder is None:
+        raise UserError("evaluate: lowshot is on PASCAL VOC07; give its folder: --voc VOCdevkit")
+    for split in ("trainval", "test"):
+        voc.VOC(folder, split)
 
 
 def cells(spec: dict, overrides: list[str], out: Path) -> list[DictConfig]:
-    """The complete config of every cell, `run_dir` set, in the order of the file."""
-    made = []
-    for group in spec["groups"]:
-        words = group.get("words", [])
-        folder = out / "-".join([group["recipe"].replace("/", "-"), *map(sweep.short, words)])
-        if "methods" in group:
-            base = config.finish(config.load(group["recipe"], [*words, *overrides]))
-            made += [_method(base, method, folder) for method in group["methods"]]
-            continue
-        for name, more in _named(group, spec.get("operations", {})).items():
-            cfg = config.finish(config.load(group["recipe"], [*words, *more, *overrides]))
-            made.append(_placed(cfg, folder / name))
-    return made
+    """The complete config of every cell, `run_dir` set, in the order of the file, each once.
+
+    Args:
+        spec: of `plan.read`; overrides: for every cell, after its own words.
+
+    Raises:
+        UserError: a recipe or method that is not there, a config that cannot work, two cells that
+            differ and would have one folder.
+    """
+    made: dict[str, DictConfig] = {}
+    for number, group in enumerate(spec["groups"], 1):
+        with plan.within(f"group {number}"):
+            for cfg in _of_group(group, spec["operations"], overrides, out):
+                first = made.setdefault(cfg.run_dir, cfg)
+                differing = config_differences(first, cfg)
+                if differing:
+                    raise UserError(
+                        f"{cfg.run_dir} is the folder of another cell, too, which is not the same: "
+                        f"{'; '.join(differing)}; give one of them another name"
+                    )
+    return list(made.values())
+
+
+def _of_group(group: dict, operations: dict, overrides: list[str], out: Path) -> Iterator:
+    recipe, words = group["recipe"], group.get("words", [])
+    folder = out / "-".join([recipe.replace("/", "-"), *map(sweep.short, words)])
+    if "methods" in group:
+        base = config.finish(config.load(recipe, [*words, *overrides]))
+        for method in group["methods"]:
+            with plan.within(f"method {method}"):
+                cfg = _method(base, method, folder)
+            yield cfg
+        return
+    for name, more in _named(group, operations).items():
+        with plan.within(f"cell {name}"):
+            cfg = config.finish(config.load(recipe, [*words, *more, *overrides]))
+        yield _placed(cfg, folder / name)
 
 
 def _named(group: dict, operations: dict) -> dict[str, list[str]]:
@@ -115,7 +166,8 @@ def _named(group: dict, operations: dict) -> dict[str, list[str]]:
             name: [operations.get(word, word) for word in words]
             for name, words in group["cells"].items()
         }
-    combinations = sweep.combinations(group["sweep"])
+    with plan.within("sweep"):
+        combinations = sweep.combinations(group["sweep"])
     return {",".join(map(sweep.short, words)): words for words in combinations}
 
 
@@ -152,39 +204,75 @@ def train(cfg: DictConfig) -> None:
 
 
 def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -> None:
-    """One evaluator on a cell, unless its results are there.
+    """One evaluator on a trained cell, unless its results are there as they are wanted.
+
+    Args:
+        evaluator, settings: of a file that `plan.read` has checked.
 
     Raises:
-        UserError: unknown evaluator, or no VOCdevkit for `lowshot`.
+        UserError: images or labels that the evaluator needs are not there.
     """
-    from ressl_plugin.evaluate import on_run
+    from ressl_plugin.evaluate import lowshot, on_run
 
-    data = VOC if evaluator == "lowshot" else run.read_config(folder / "config.yaml").data.dataset
-    records = [r for r in results.read(folder) if (r["evaluator"], r["data"]) == (evaluator, data)]
-    done = {record["protocol"] for record in records}
-    if evaluator == "linear":
-        if not done:
-            on_run.linear(str(folder), [], fast=fast, device=device)
-    elif evaluator == "lowshot":
-        if voc is None:
-            raise UserError("Table 9 is of PASCAL VOC07; give its folder: --voc VOCdevkit")
-        if not done:
-            counts = [str(count) for count in settings["per_class"]]
-            on_run.lowshot(folder, [], voc, counts, settings["draws"], device)
-    elif evaluator == "finetune":
-        done = {r["protocol"] for r in records if _as_usual(r, settings["epochs"])}
-        for labels in settings["labels"]:
-            if f"labels {labels}" not in done:
-                on_run.finetune(folder, [], str(labels), settings["epochs"], device=device)
-    elif evaluator == "figures":
-        if not (folder / "figures").is_dir():
+    opened = run.open_run(folder)
+    if evaluator == "figures":
+        if not _drawn(opened):
             on_run.figures(folder, [], device)
+        return
+    latest = _latest(opened, evaluator)
+    if evaluator == "linear":
+        protocol = on_run.default_protocol(opened.cfg)
+        if (f"{protocol}, cached features" if fast else protocol) not in latest:
+            on_run.linear(str(folder), [], protocol, fast, device)
+    elif evaluator == "lowshot":
+        counts = [lowshot.count_named(str(count)) for count in settings["per_class"]]
+        due = [count for count in counts if not _drawn_as(latest, count, settings["draws"])]
+        if due:
+            on_run.lowshot(folder, [], voc, list(map(str, due)), settings["draws"], device)
     else:
-        raise UserError(f"evaluate: {evaluator}; linear, lowshot, finetune or figures")
+        for labels in settings["labels"]:
+            if not _tuned_as(latest.get(f"labels {labels}"), settings["epochs"]):
+                on_run.finetune(folder, [], str(labels), settings["epochs"], device=device)
 
 
-def _as_usual(record: dict, epochs: int) -> bool:
+def _latest(opened: run.Run, evaluator: str) -> dict[str, dict]:
+    """Protocol -> its last record, which is the one that a table shows, if it is of these weights.
+
+    A run can be evaluated before it is finished, and another checkpoint beside its own. Records
+    that do not say which weights they are of do not count.
+    """
+    from ressl_plugin.evaluate.subject import weights_of
+
+    here = ("lowshot", VOC, "mAP") if evaluator == "lowshot" else (
+        evaluator, opened.cfg.data.dataset, "top1"
+    )  # fmt: skip
+    found = {
+        record["protocol"]: record
+        for record in results.read(opened.dir)
+        if (record["evaluator"], record["data"], record["metric"]) == here
+    }
+    weights = weights_of(opened) if found else {}
+    return {
+        protocol: record
+        for protocol, record in found.items()
+        if all(key in record and record[key] == value for key, value in weights.items())
+    }
+
+
+def _drawn(opened: run.Run) -> bool:
+    """Whether the last of the figures is there and younger than the weights."""
+    trained = opened.file.stat().st_mtime
+    files = [opened.dir / "figures" / f"neighbours{suffix}" for suffix in (".png", ".pdf")]
+    return all(file.is_file() and file.stat().st_mtime >= trained for file in files)
+
+
+def _drawn_as(latest: dict[str, dict], count: int | str, draws: int) -> bool:
+    record = latest.get(f"VOC07 SVM, {count} a class", {})
+    return len(record.get("seeds", ())) == (1 if count == "full" else draws)
+
+
+def _tuned_as(record: dict | None, epochs: int) -> bool:
     """Whether a fine-tuning was the table's, not one with other epochs or rates."""
-    how = record.get("details") or {}
+    how = (record or {}).get("details") or {}
     rates = how.get("lr_backbone"), how.get("lr_head")
     return how.get("epochs") == epochs and rates in finetune.RATES

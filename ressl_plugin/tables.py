@@ -175,8 +175,8 @@ def _cells(which, runs, made_for_it) -> dict[tuple, list[dict]]:
         if why:
             log.warning("%s is not of Table %d: %s", folder, which, why)
             continue
-        # of several protocols the last; features extracted once only where there is no other
-        for place, records in sorted(places, key=lambda p: "cached" not in p[1][0]["protocol"]):
+        weights = _weights(places[-1][1][0]) if places else None
+        for place, records in sorted(places, key=lambda p: _weight_of(p[1][0], weights)):
             if owners.setdefault(place, folder) != folder:
                 raise UserError(
                     f"Table {which}: {owners[place]} and {folder} are both {_name(place[0])} / "
@@ -184,6 +184,18 @@ def _cells(which, runs, made_for_it) -> dict[tuple, list[dict]]:
                 )
             ours[place] = records
     return ours
+
+
+def _weights(record) -> tuple:
+    return record.get("checkpoint"), record.get("epochs")
+
+
+def _weight_of(record, weights) -> tuple:
+    """Of several records for one cell the greatest is shown: of the weights evaluated last, by the
+    protocol itself rather than by a recipe, and that rather than on features extracted once."""
+    protocol = record["protocol"]
+    trained = 0 if "cached" in protocol else 1 if protocol.startswith("recipe") else 2
+    return _weights(record) == weights, trained
 
 
 def read_config(run: str | Path) -> dict:

@@ -293,8 +293,14 @@ def test_two_experiments_for_one_cell_are_refused(tmp_path):
 
 def test_features_extracted_once_do_not_replace_the_protocol(tmp_path):
     records = [*LINEAR[:1], ("linear", "small, cached features", "top1", 80.0)]
-    assert "89.00 [" in tables.paper_table(1, [make_run(tmp_path, "a", records)])
+    recipe = ("linear", "recipe mine", "top1", 85.0)
+    assert "89.00 [" in tables.paper_table(1, [make_run(tmp_path, "a", [*records, recipe])])
     assert "80.00 [" in tables.paper_table(1, [make_run(tmp_path, "b", records[1:])])
+    assert "85.00 [" in tables.paper_table(1, [make_run(tmp_path, "c", [recipe, records[1]])])
+    later = make_run(tmp_path, "d", records[:1])
+    results.append(later, {"evaluator": "linear", "protocol": "small, cached features",
+                           "metric": "top1", "value": 81.0, "data": "cifar10", "epochs": 200})
+    assert "81.00 [" in tables.paper_table(1, [later])  # the other record is of other weights
 
 
 def test_a_list_of_the_public_labels_is_the_papers_share(tmp_path):
