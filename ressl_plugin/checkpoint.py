@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 NAME = "last.ckpt"
 PREVIOUS = "previous"
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 # path -> (inode, size, time) of a file this process has checked: a save need not read it again.
@@ -191,7 +191,7 @@ def _keep_previous(path):
     try:
         os.link(path, link)
     except OSError as error:
-        if error.errno in _FULL:
+        if error.errno in FULL:
             raise
         os.replace(path, target)  # no hard links here: the good file is never without a name
     else:
@@ -220,7 +220,7 @@ def _remove(path):
 def _reason(error, path) -> str:
     if isinstance(error, Damaged):
         return str(error)
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return f"no space left for it ({error.strerror}); free some on the disk of {path.parent}"
     if error.errno in _FORBIDDEN:
         return f"{path.parent} cannot be written ({error.strerror}); choose another run_dir"

@@ -1,4 +1,4 @@
-"""The one exception that a user's mistake becomes."""
+"""The exceptions that say what happened in one line: a user's mistake, and a run's fault."""
 
 
 class UserError(Exception):
@@ -11,3 +11,7 @@ class UserError(Exception):
     def __init__(self, message: str):
         # one line, whatever a key, a file name or a library's own message holds
         super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+
+
+class RunFault(Exception):
+    """A run that had to stop; the message names the reason and the last good checkpoint."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -11,15 +12,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin import checkpoint, distributed, results
 from ressl_plugin.checkpoint import CheckpointError
-from ressl_plugin.errors import UserError
+from ressl_plugin.data.workers import own_words
+from ressl_plugin.errors import RunFault, UserError
 from ressl_plugin.saving import Preempted
 
 HOPELESS = 100  # steps left out in a row
 SKIPPED = "ressl_skipped_steps"
-
-
-class RunFault(Exception):
-    """A run that had to stop; the message names the reason and the last good checkpoint."""
 
 
 class Faults(pl.Callback):
@@ -112,28 +110,35 @@ def reported(trainer: pl.Trainer, folder: Path):
 
     Raises:
         KeyboardInterrupt: where Lightning makes an exit of it.
+        SIGTERMException: with an exit status, which Lightning's own has not.
         RunFault: an image cannot be read any more, though it could when the run began.
     """
     try:
         yield
-    except (SIGTERMException, Preempted, CheckpointError):
+    except SIGTERMException as error:
+        raise SIGTERMException(error.code or 128 + signal.SIGTERM) from None
+    except (Preempted, CheckpointError):
+        raise
+    except RuntimeError as error:
+        # what ended the run ended a worker first
+        stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
+        if stop is not None and _is_a_workers_death(error):
+            raise stop from error
         raise
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
         raise
     except UserError as error:
+        text = own_words(error)
         if not trainer.global_step:
-            raise
-        # from a worker process it comes with that process's traceback before it
-        text = str(error).strip().splitlines()[-1].split("UserError: ")[-1]
+            raise UserError(text) from error
         raise RunFault(f"{text}; {last_good(folder)}, resume=true continues from it") from error
 
 
 def explain(error: RuntimeError | OSError) -> str | None:
     """One line for a fault that a user can do something about; None for a bug."""
-    text = str(error)
-    if "DataLoader worker" in text and ("exited unexpectedly" in text or "killed" in text):
+    if _is_a_workers_death(error):
         return (
             "a data loading worker was killed (often for memory): lower data.num_workers; "
             "resume=true continues from the last checkpoint"
@@ -143,9 +148,14 @@ def explain(error: RuntimeError | OSError) -> str | None:
             "out of GPU memory: lower optimizer.batch_size or use precision=bf16-mixed; "
             "resume=true continues from the last checkpoint"
         )
+    if isinstance(error, OSError) and error.errno in checkpoint.FULL:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; make room, resume=true continues a training"
     if isinstance(error, OSError) and error.filename:
-        return (
-            f"{error.filename}: {error.strerror} while training; restore it and continue with "
-            "resume=true"
-        )
+        return f"{error.filename}: {error.strerror}; resume=true continues a training"
     return None
+
+
+def _is_a_workers_death(error: Exception) -> bool:
+    text = str(error)
+    return "DataLoader worker" in text and ("exited unexpectedly" in text or "killed" in text)

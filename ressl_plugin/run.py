@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import logging
+import os
+import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +19,10 @@ from torch import nn
 from ressl_plugin import backbone as backbones
 from ressl_plugin import checkpoint, config, distributed
 from ressl_plugin.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 20  # that a process still in the run directory has to leave it
 
 
 @dataclass
@@ -137,12 +146,12 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     """Make the run's directory and write its config; the first process does it for all.
 
     Raises:
-        UserError: the directory holds a run already and `resume` is not set; it cannot be made.
+        UserError: the directory holds a run already that is not the one resumed; it cannot be made.
     """
     folder = directory(cfg)
     if not distributed.launched_first():
         return folder
-    if has_checkpoint(folder) and not cfg.resume:
+    if has_checkpoint(folder) and not _within(cfg.resume, folder):
         raise UserError(
             f"run_dir={folder} holds a run already: resume=true continues it, "
             "another run_dir=… starts afresh"
@@ -154,6 +163,54 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     except OSError as error:
         raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
     return folder
+
+
+def _within(resume, folder: Path) -> bool:
+    """Whether what is resumed is the run of this directory."""
+    if isinstance(resume, bool) or not resume:
+        return bool(resume)
+    return Path(resume).resolve().is_relative_to(folder.resolve())
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """The run directory for this process alone (the first, of several ranks) while it trains.
+
+    A POSIX lock: data workers do not inherit it, and a killed process no longer has it.
+
+    Raises:
+        UserError: another process trains there, or the directory cannot be made.
+    """
+    if not distributed.launched_first():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
+    try:
+        _wait_for_lock(file, folder)
+        yield
+    finally:
+        os.close(file)
+
+
+def _wait_for_lock(file: int, folder: Path) -> None:
+    for left in range(LOCK_SECONDS, -1, -1):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError):
+            if left == LOCK_SECONDS:  # a job that was sent on may still be saving
+                log.warning("%s: another process trains there; waiting %d s", folder, left)
+        except OSError as error:
+            log.warning("%s: no lock (%s); start one run at a time there", folder, error)
+            return
+        time.sleep(1)
+    raise UserError(
+        f"run_dir={folder}: another process trains there; another run_dir=…, or wait for its end"
+    )
 
 
 def write_text(path: Path, text: str) -> None:

@@ -20,7 +20,9 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin import checkpoint, distributed
+from ressl_plugin.boundaries import can_resume_here, followed_by
 from ressl_plugin.checkpoint import CheckpointError
+from ressl_plugin.errors import RunFault
 from ressl_plugin.plain import plain_config, to_plain
 from ressl_plugin.rng import gather_rng, restore_rng
 from ressl_plugin.schedule import apply_settings, settings
@@ -93,6 +95,11 @@ class CheckpointCallback(Callback):
         self._settings = None  # of the config, to be applied over those of the checkpoint
         self._factor = 1.0  # steps that the same images take now, over those that they took
 
+    @property
+    def stop(self) -> BaseException | None:
+        """What the run was told to end with, once the step is done."""
+        return self._stop
+
     def request_stop(self, exception: BaseException) -> None:
         """Finish the step, save, then raise ``exception``."""
         self._stop = exception
@@ -124,7 +131,7 @@ class CheckpointCallback(Callback):
         step = trainer.global_step
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved:
             self._due = True
-        if not _can_resume_here(trainer):
+        if not can_resume_here(trainer):
             return  # a step later, or after the epoch
         if stop or self._due:
             self._save(trainer, must=stop)
@@ -149,14 +156,17 @@ class CheckpointCallback(Callback):
         """Save if the failure fell between two steps, else say which checkpoint is the last."""
         self._restore_handlers()
         calm = self._between_steps and trainer.training and trainer.world_size == 1
-        if calm and self._saved != trainer.global_step and _can_resume_here(trainer):
+        if calm and self._saved != trainer.global_step and can_resume_here(trainer):
             try:
                 self._save(trainer, must=False)
             except CheckpointError as error:  # the exception itself is the news
                 log.error("%s", error)
         if trainer.is_global_zero:
-            kept = self.path.exists() or checkpoint.previous(self.path).exists()
-            log.warning("the last checkpoint is %s", self.path if kept else "none: too early")
+            log.warning(self._kept())
+
+    def _kept(self) -> str:
+        kept = self.path.exists() or checkpoint.previous(self.path).exists()
+        return f"the last checkpoint is {self.path if kept else 'none: too early'}"
 
     # Saving
 
@@ -164,11 +174,14 @@ class CheckpointCallback(Callback):
         self._due, failure = False, None
         # Weights are alike on all ranks, batch-norm statistics are not: rank 0 decides.
         if not trainer.strategy.broadcast(all_finite(trainer)):
-            log.error("not saved: the state is not finite; %s stays as it is", self.path)
+            why = f"not saved: the state is not finite; {self._kept()}"
+            if must and self._stop is None:
+                raise RunFault(f"{why}. Try a lower optimizer.lr or precision=32-true")
+            log.error(why)
             return
         try:
             trainer.save_checkpoint(self.path, weights_only=False)
-        except CheckpointError as error:
+        except (CheckpointError, OSError) as error:
             failure = str(error)
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
         failure = trainer.strategy.broadcast(failure)
@@ -225,7 +238,7 @@ class CheckpointCallback(Callback):
         for number in list(self._handlers):
             before = self._handlers.pop(number) or signal.SIG_DFL
             # else somebody has taken it over: what was before us is gone by now
-            if signal.getsignal(number) == self._on_signal:
+            if signal.getsignal(number) in (self._on_signal, self._at_once):
                 signal.signal(number, before)
 
     def _on_signal(self, number, _):
@@ -233,8 +246,11 @@ class CheckpointCallback(Callback):
             "%s: finishing this step, then saving; again: stop at once", signal.Signals(number).name
         )
         self._stop, self._signal = self.signals[number], number
-        if number in self._handlers:
-            signal.signal(number, self._handlers.pop(number) or signal.SIG_DFL)
+        # not the handler that was there: Lightning's has the run end some time, with status 0
+        signal.signal(number, self._at_once)
+
+    def _at_once(self, number, _):
+        raise self.signals[number]
 
     def _agreed_stop(self, trainer) -> bool:
         if self._stop is None and trainer.received_sigterm:
@@ -251,28 +267,9 @@ class CheckpointCallback(Callback):
         raise self._stop or SIGTERMException(128 + signal.SIGTERM)
 
 
-def _can_resume_here(trainer) -> bool:
-    """Whether Lightning goes on exactly from after this step: not while gradients are being
-    accumulated, and not before a validation, which it would skip with all that it draws."""
-    loop = trainer.fit_loop
-    validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
-    return not (trainer.is_last_batch or validates or loop._should_accumulate())
-
-
 def _images_a_step(config: dict, ranks: int) -> int:
     batch = (config.get("optimizer") or {}).get("batch_size", 1)
     return batch * config.get("accumulate_grad_batches", 1) * ranks
-
-
-def followed_by(hook, boundary, trainer):
-    """A hook of the module, with `boundary(trainer)` after it."""
-
-    def call(*args, **kwargs):
-        result = hook(*args, **kwargs)
-        boundary(trainer)
-        return result
-
-    return call
 
 
 def all_finite(trainer) -> bool:

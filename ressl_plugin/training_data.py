@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data, host
 from ressl_plugin.data.memory import CleanBatches
+from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.errors import UserError
 from ressl_plugin.views import recipe
 
@@ -152,7 +153,12 @@ class PretrainData(pl.LightningDataModule):
             return loader
         # every image on exactly one rank: means over ranks count no image twice
         share = Subset(loader.dataset, range(rank, len(loader.dataset), ranks))
-        return DataLoader(share, batch_size=loader.batch_size, num_workers=loader.num_workers)
+        return DataLoader(
+            share,
+            batch_size=loader.batch_size,
+            num_workers=loader.num_workers,
+            worker_init_fn=leave_signals,
+        )
 
 
 class HostViews:

@@ -1,5 +1,6 @@
 """What happens to a run: each fault has its exit status, its one line and a usable checkpoint."""
 
+import errno
 import logging
 import math
 import multiprocessing
@@ -7,14 +8,21 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from helpers import image_folder
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ranks import on_ranks
+from torch._utils import ExceptionWrapper
 
 from ressl_plugin import checkpoint, cli, faults, method, pretrain, registry, results, saving
+from ressl_plugin import run as runs
+from ressl_plugin.data.workers import own_words
+from ressl_plugin.errors import UserError
 from ressl_plugin.loss import relational_loss
 from ressl_plugin.method import ReSSL
 
@@ -177,6 +185,74 @@ def test_told_to_stop(images, tmp_path, number, code):
     finish(tmp_path, words)
 
 
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
+)
+def test_a_signal_to_all_processes_of_the_run(tmp_path, number, code):
+    """As torchrun and SLURM send it: the data workers go on until the step is done."""
+    images = image_folder(tmp_path / "images", per_class=32, splits=("train",))
+    folder = tmp_path / "run"
+    words = command(images, folder, "data.backend=host", "data.num_workers=1",
+                    "checkpoint.every_n_steps=0", "max_epochs=1")  # fmt: skip
+
+    def signals():
+        children = [str(child.pid) for child in multiprocessing.active_children()]
+        assert children
+        subprocess.run(["kill", f"-{number.value}", *children, str(os.getpid())], check=True)
+        time.sleep(0.5)
+
+    found, text = run(folder, words, signals, 3)
+    assert found == code, text
+    assert checkpoint.load(folder)["global_step"] == 4
+    finish(folder, words)
+
+
+def test_the_second_signal_stops_at_once_with_the_same_status(images, tmp_path):
+    words = command(images, tmp_path, "checkpoint.every_n_steps=0")
+    twice = lambda: [os.kill(os.getpid(), signal.SIGTERM) for _ in range(2)]
+    assert run(tmp_path, words, twice, 3)[0] == 143
+    assert not (tmp_path / "last.ckpt").exists()
+
+
+def test_a_death_of_a_worker_by_the_same_signal_is_no_fault_of_memory(tmp_path):
+    trainer = SimpleNamespace(callbacks=[SimpleNamespace(stop=SIGTERMException(143))])
+    with pytest.raises(SIGTERMException) as ended, faults.reported(trainer, tmp_path):
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+    assert ended.value.code == 143
+    with pytest.raises(SIGTERMException) as ended, faults.reported(trainer, tmp_path):
+        raise SIGTERMException  # Lightning's own: of no status, which is 0
+    assert ended.value.code == 143
+
+
+def test_one_process_at_a_time_trains_in_a_directory(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "LOCK_SECONDS", 1)
+    folder = tmp_path / "run"
+    with runs.locked(folder):
+        code, text = run(folder, command(images, folder))
+    assert code == cli.USER_MISTAKE and "another process trains there" in last_line(text)
+    assert not (folder / "config.yaml").exists()
+    assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
+
+
+def test_a_run_is_not_overwritten_by_resuming_another(images, tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    for folder in (one, other):
+        assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
+    before = (one / "last.ckpt").read_bytes()
+    code, text = run(one, command(images, one, f"resume={other}", "resume_force=true"))
+    assert code == cli.USER_MISTAKE and "holds a run already" in last_line(text)
+    assert (one / "last.ckpt").read_bytes() == before
+    assert run(one, command(images, one, f"resume={one}/last.ckpt", "resume_force=true"))[0] == 0
+
+
+def test_weights_that_are_not_finite_at_the_end_are_a_fault(images, tmp_path, monkeypatch):
+    """Not a run of status 0 that left nothing."""
+    monkeypatch.setattr(saving, "all_finite", lambda trainer: False)
+    code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
+    assert code == cli.FAULT and "the state is not finite" in last_line(text)
+    assert "none: too early" in last_line(text)
+
+
 def test_a_finished_run_is_not_overwritten(images, tmp_path):
     assert run(tmp_path, command(images, tmp_path, "max_epochs=1"))[0] == 0
     code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
@@ -188,7 +264,19 @@ def test_known_faults_have_a_line_and_bugs_have_none():
     assert "num_workers" in faults.explain(killed)
     assert "batch_size" in faults.explain(torch.OutOfMemoryError("CUDA out of memory"))
     assert "x.png" in faults.explain(FileNotFoundError(2, "No such file", "x.png"))
+    assert "No space left" in faults.explain(OSError(errno.ENOSPC, "No space left on device"))
     assert faults.explain(RuntimeError("size mismatch")) is None
+
+
+def test_a_workers_user_error_is_its_own_words():
+    """PyTorch makes it again, of the whole traceback in the worker."""
+    try:
+        raise UserError("x.png cannot be used")
+    except UserError:
+        wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
+    with pytest.raises(UserError) as found:
+        wrapped.reraise()
+    assert own_words(found.value) == "x.png cannot be used"
 
 
 # SLURM --------------------------------------------------------------------------------------------

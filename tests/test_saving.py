@@ -20,7 +20,7 @@ from toy_run import BATCHES, CONFIG, STEPS, PositionedLoader, losses, same_run, 
 
 from ressl_plugin import checkpoint, resume, saving
 from ressl_plugin.checkpoint import CheckpointError
-from ressl_plugin.errors import UserError
+from ressl_plugin.errors import RunFault, UserError
 from ressl_plugin.plain import config_differences, to_plain
 from ressl_plugin.rng import restore_rng, rng_state
 
@@ -112,9 +112,10 @@ def test_an_error_between_steps_saves_them(tmp_path):
 
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path, caplog):
-    with caplog.at_level(logging.ERROR):
-        train(tmp_path, PositionedLoader, fault=(7, lambda loss: loss * float("nan")))
-    assert "not finite" in caplog.text
+    bad = (7, lambda loss: loss * float("nan"))
+    with caplog.at_level(logging.ERROR), pytest.raises(RunFault, match="last.ckpt. Try a lower"):
+        train(tmp_path, PositionedLoader, fault=bad)  # and at the end it has to be said
+    assert "not saved: the state is not finite" in caplog.text
     kept = checkpoint.load(tmp_path)
     assert kept["global_step"] == 7
     assert all(t.isfinite().all() for t in kept["state_dict"].values())

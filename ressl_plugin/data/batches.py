@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.errors import UserError
 
 
@@ -149,6 +150,7 @@ class WorkerLoader(Steps):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
             generator=torch.Generator(),  # else it draws from the training process's
+            worker_init_fn=leave_signals,
         )
 
     class _Order:

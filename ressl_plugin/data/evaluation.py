@@ -5,6 +5,7 @@ from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from ressl_plugin.data import datasets
+from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.host.pipelines import IMAGENET, MEAN_STD
 
 
@@ -66,4 +67,5 @@ def evaluation_loader(
         num_workers=min(num_workers, len(dataset)),
         shuffle=False,
         drop_last=False,
+        worker_init_fn=leave_signals,
     )
