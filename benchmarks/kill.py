@@ -17,6 +17,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -158,24 +159,31 @@ def equal(a, b) -> bool:
 
 
 def draw(reference: Path, kind: str, rng: random.Random) -> tuple[str, int, float]:
-    """A random moment within a random step, save or evaluation of the run left alone."""
+    """A random moment within a random step, save or evaluation of the run left alone.
+
+    A step lasts until something else begins: its gradients, the optimizer, the teacher's update.
+    """
     seen = events(reference)
-    spans = [
-        (n, later[1] - event[1])
-        for n, (event, later) in enumerate(zip(seen, seen[1:] + seen[-1:]))
-        if event[0] == kind
-    ]
+    ends = KINDS if kind == "step" else ("end",)
+    spans = []
+    for n, (name, begin, _) in enumerate(seen):
+        if name == kind:
+            end = next((time for later, time, _ in seen[n + 1 :] if later in ends), begin)
+            spans.append(end - begin)
     which = rng.randrange(len(spans))
-    return kind, which + 1, rng.uniform(0, max(spans[which][1], 0.001))
+    return kind, which + 1, rng.uniform(0, max(spans[which], 0.001))
 
 
 def trial(images: Path, run: Path, backend: str, kill, reference: Path) -> list[str]:
-    """Kill, resume, compare."""
-    code = wait(start(images, run, backend, kill))
-    if code not in (0, -9):
+    """Kill, resume, compare. A run that was faster than its kill is killed anew, sooner."""
+    kind, which, seconds = kill
+    while (code := wait(start(images, run, backend, (kind, which, seconds)))) == 0:
+        shutil.rmtree(run)
+        seconds /= 2
+        if seconds < 1e-6:
+            return ["no kill came in time"]
+    if code != -9:
         return [f"the run ended with {code} by itself, see {run}/out.txt"]
-    if code == 0 and kill[0] == "step":
-        return ["the kill came too late"]
     code = wait(start(images, run, backend))
     if code:
         return [f"resumed, the run ended with {code}, see {run}/out.txt"]

@@ -7,7 +7,7 @@ labels a class, kNN. benchmark.md and benchmark.tex are made from the results fi
 
 from __future__ import annotations
 
-import gc
+import logging
 import shutil
 from pathlib import Path
 
@@ -18,6 +18,8 @@ from ressl_plugin import checkpoint, config, results, run, sweep
 from ressl_plugin.errors import UserError
 from ressl_plugin.render import number, render
 from ressl_plugin.views import recipe as views_recipe
+
+log = logging.getLogger(__name__)
 
 METHODS_FILE = config.RECIPES / "benchmark" / "methods.yaml"
 LABELS = (1, 5)  # a class, drawn ten times
@@ -122,10 +124,11 @@ def run_cell(cfg: DictConfig) -> None:
     if complete(folder):
         return
     if not sweep.finished(folder, cfg.max_epochs):
-        gc.collect()
         sweep.train(cfg, meter=True)
     if not all(sweep.evaluated(folder, e) for e in ("linear", "few-labels", "knn")):
         evaluate(folder)
+    if not sweep.evaluated(folder, "training"):
+        log.warning("%s: its images/s were not measured to the end; train it anew for them", folder)
     shutil.rmtree(folder / checkpoint.PREVIOUS, ignore_errors=True)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,16 +30,17 @@ def combinations(overrides: list[str]) -> list[list[str]]:
     """Hydra's sweep grammar (`a=1,2`, `a=choice(1,2)`, `a=range(1,4)`) as lists of overrides."""
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    except HydraException as error:
+        choices = [_choices(one) for one in parsed]
+    except HydraException as error:  # glob(), too, is found when it is asked for its values
         raise UserError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from None
-    choices = []
-    for one in parsed:
-        if one.is_sweep_override():
-            key = one.get_key_element()
-            choices.append([f"{key}={value}" for value in one.sweep_string_iterator()])
-        else:
-            choices.append([one.input_line])
     return [list(cell) for cell in itertools.product(*choices)]
+
+
+def _choices(override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line]
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
 def swept(cell: list[str], overrides: list[str]) -> list[str]:
@@ -81,12 +84,17 @@ def same_experiment(cfg: DictConfig) -> None:
     """A cell that is there must have been made with this config, accelerator and all.
 
     Raises:
-        UserError: the keys that differ, unless `resume_force` says to go on with the new ones.
+        UserError: the keys that differ, unless `resume_force` says to go on with the new ones; or
+            its config cannot be read.
     """
     file = Path(cfg.run_dir) / "config.yaml"
     if cfg.resume_force or not file.is_file():
         return
-    differing = config_differences(OmegaConf.load(file), runnable(cfg))
+    try:
+        there = OmegaConf.load(file)
+    except Exception as error:
+        raise UserError(f"{file}: not a config: {' '.join(str(error).split())}") from None
+    differing = config_differences(there, runnable(cfg))
     if differing:
         raise UserError(
             f"{cfg.run_dir} was made with another config: {'; '.join(differing)}; "
@@ -113,8 +121,15 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
     if device_count(runnable(cfg).devices, torch.cuda.device_count()) == 1:
         from ressl_plugin.pretrain import pretrain
 
+        gc.collect()  # the cell before, with its images, before its memory counts as this one's
         pretrain(cfg, meter=meter)
-        return
+    else:
+        _train_in_a_process(cfg, meter)
+    # every cell decodes the images for itself: of many cells they would fill the disk
+    shutil.rmtree(run.directory(cfg) / "cache", ignore_errors=True)
+
+
+def _train_in_a_process(cfg: DictConfig, meter: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(OmegaConf.to_yaml(cfg))

@@ -113,7 +113,7 @@ def test_an_error_between_steps_saves_them(tmp_path):
 
 def test_a_state_that_is_not_finite_is_not_saved(tmp_path, caplog):
     bad = (7, lambda loss: loss * float("nan"))
-    with caplog.at_level(logging.ERROR), pytest.raises(RunFault, match="last.ckpt. Try a lower"):
+    with caplog.at_level(logging.ERROR), pytest.raises(RunFault, match=r"last\.ckpt\. Try a lower"):
         train(tmp_path, PositionedLoader, fault=bad)  # and at the end it has to be said
     assert "not saved: the state is not finite" in caplog.text
     kept = checkpoint.load(tmp_path)

@@ -31,12 +31,23 @@ def test_a_sweep_trains_every_cell_once(images, tmp_path):
     code, text = run(tmp_path, words)
     assert code == 0, text
     folders = [tmp_path / "temperature_k=0.04", tmp_path / "temperature_k=0.05"]
+    assert not [f for f in folders if (f / "cache").exists()], "decoded images, once a cell"
     before = [(f / "last.ckpt").stat().st_mtime_ns for f in folders]
     assert run(tmp_path, words)[0] == 0
     assert [(f / "last.ckpt").stat().st_mtime_ns for f in folders] == before, "run again"
     # what is not swept is not in the name, and must be the same nevertheless
     code, text = run(tmp_path, [*words, "optimizer.weight_decay=0.5"])
     assert code == cli.USER_MISTAKE and "optimizer.weight_decay" in last_line(text)
+
+
+def test_mistakes_are_one_line(images, tmp_path):
+    with pytest.raises(UserError, match="a=glob"):
+        sweep.combinations(["a=glob(*)"])
+    cell = tmp_path / "seed=1"
+    cell.mkdir()
+    (cell / "config.yaml").write_text("a: [")
+    code, text = run(tmp_path, command(images, tmp_path, "-m", "seed=1,2"))
+    assert code == cli.USER_MISTAKE and "config.yaml: not a config" in last_line(text)
 
 
 def test_a_run_stopped_in_its_last_epoch_is_not_finished(images, tmp_path):
