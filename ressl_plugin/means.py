@@ -24,6 +24,31 @@ class Means:
             sums[name] = sums[name] + term if name in sums else term
             weights[name] = weights.get(name, 0) + weight
 
+    def state(self) -> dict[str, dict[str, tuple[Tensor, int | Tensor]]]:
+        """This rank's groups: name -> (sum, weight), on the CPU."""
+        return {
+            group: {n: (s.cpu(), _on(self._weights[group][n], "cpu")) for n, s in sums.items()}
+            for group, sums in self._sums.items()
+        }
+
+    def load(self, states: list[dict], device: torch.device | str, counts: bool = True) -> None:
+        """Go on from what `state` gave, on this device; several states count together.
+
+        Where they do not count (another rank has them), names without a value are taken over: `pop`
+        needs the same ones, in the same order, on all ranks.
+        """
+        self._sums, self._weights = {}, {}
+        for state in states:
+            for group, pairs in state.items():
+                sums = self._sums.setdefault(group, {})
+                weights = self._weights.setdefault(group, {})
+                for name, (s, weight) in pairs.items():
+                    s, weight = s.to(device), _on(weight, device)
+                    if not counts:
+                        s, weight = torch.zeros_like(s), 0
+                    sums[name] = sums[name] + s if name in sums else s
+                    weights[name] = weights.get(name, 0) + weight
+
     def pop(self, group: str = "train") -> dict[str, Tensor]:
         """The means over all ranks so far; the group starts anew. A collective operation."""
         sums, weights = self._sums.pop(group, {}), self._weights.pop(group, {})
@@ -36,3 +61,7 @@ class Means:
         ]
         mean = [(s / n.clamp(min=1)).float() for s, n in distributed.total(torch.stack(pairs))]
         return dict(zip(sums, mean))
+
+
+def _on(weight: int | Tensor, device: torch.device | str) -> int | Tensor:
+    return weight.to(device) if isinstance(weight, Tensor) else weight

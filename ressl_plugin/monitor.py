@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import csv
 import logging
+import os
+import tempfile
+import time
 from pathlib import Path
 
 import lightning.pytorch as pl
-from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from ressl_plugin.metrics import Rows
 from ressl_plugin.saving import followed_by
 
 log = logging.getLogger(__name__)
 
 UNIFORM = 0.98  # of log K: above it the target relation says nothing
+PAUSE = 60.0  # seconds between two tries of a disk on which TensorBoard could not write
+ROOM = 1 << 20  # bytes that it must take then
 
 
 class CollapseMonitor(pl.Callback):
@@ -65,37 +71,110 @@ class CollapseMonitor(pl.Callback):
         self.collapsed_at = state["collapsed_at"]
 
 
-class MetricsFile(CSVLogger):
-    """RUN/metrics.csv. Lightning's own CSVLogger empties the file of the run that it resumes."""
+class _Writer(ExperimentWriter):
+    """Lightning's writer over `Rows`. Its own __init__, not called, deletes the file of the run
+    that is resumed."""
 
     def __init__(self, folder: Path):
-        self.file = Path(folder) / "metrics.csv"
+        self.log_dir, self.hparams = str(folder), {}
+        self.rows = Rows(folder / self.NAME_METRICS_FILE)
+
+    @property
+    def metrics(self) -> list[dict]:
+        """Where Lightning adds a row."""
+        return self.rows.waiting
+
+    def save(self) -> None:
+        """To disk, if it has room; see Rows."""
+        self.rows.save()
+
+
+class MetricsFile(CSVLogger):
+    """RUN/metrics.csv, which outlives an interruption and a full disk."""
+
+    def __init__(self, folder: Path):
         super().__init__(folder, name="", version="")
 
     @property
     @rank_zero_experiment
     def experiment(self):
-        """Lightning's writer, opened without losing what the file holds."""
+        """The writer, which touches nothing until there is something to write."""
         if self._experiment is None:
-            before = self.file.read_bytes() if self.file.is_file() else None
-            writer = super().experiment
-            if before:
-                self.file.write_bytes(before)
-                writer.metrics_keys = before.decode().splitlines()[0].split(",")
+            folder = Path(self.log_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            self._experiment = _Writer(folder)
         return self._experiment
 
     @rank_zero_only
     def keep(self, steps: int) -> None:
         """Drop the rows beyond the first `steps` steps: they will be written again."""
-        rows = _rows(self.file)
-        kept = [r for r in rows if int(r["step"]) < steps]
-        self.file.unlink(missing_ok=True)
-        self.experiment.metrics_keys = list(rows[0]) if kept else []
-        if kept:
-            with self.file.open("w", newline="") as file:
-                writer = csv.DictWriter(file, rows[0].keys())
-                writer.writeheader()
-                writer.writerows(kept)
+        self.experiment.rows.keep(steps)
+
+
+class Events(TensorBoardLogger):
+    """TensorBoard's events in RUN; a disk that is full costs events, not the training.
+
+    A failure is logged once. TensorBoard's writer is dead after one: a new one, with a file of its
+    own, takes over when there is room again, and what was logged in between is in metrics.csv only.
+    """
+
+    def __init__(self, folder: Path):
+        super().__init__(folder, name="", version="")
+        self._failed, self._again = False, 0.0
+
+    @rank_zero_only
+    def log_metrics(self, metrics, step=None) -> None:
+        """As TensorBoardLogger's."""
+        self._try(super().log_metrics, metrics, step)
+
+    @rank_zero_only
+    def log_hyperparams(self, params, metrics=None, step=None) -> None:
+        """As TensorBoardLogger's."""
+        self._try(super().log_hyperparams, params, metrics, step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """As TensorBoardLogger's."""
+        self._try(super().save)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """As TensorBoardLogger's."""
+        self._try(super().finalize, status)
+
+    def _try(self, call, *args) -> None:
+        if self._failed and not self._room():
+            return
+        try:
+            call(*args)
+        except (OSError, ValueError) as error:  # log_metrics makes a ValueError of everything
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
+            log.error(
+                "%s: TensorBoard's events are not written (%s), training goes on",
+                self.log_dir,
+                cause.strerror or cause,
+            )
+            self._failed, self._experiment = True, None
+            self._again = time.monotonic() + PAUSE
+
+    def _room(self) -> bool:
+        """Whether the disk takes a file again. TensorBoard's writer is not what finds out: its
+        thread prints a traceback."""
+        if time.monotonic() < self._again:
+            return False
+        self._again = time.monotonic() + PAUSE
+        try:
+            with tempfile.TemporaryFile(dir=self.log_dir) as file:
+                file.write(bytes(ROOM))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError:
+            return False
+        self._failed = False
+        log.warning("%s: TensorBoard's events are written again, in another file", self.log_dir)
+        return True
 
 
 class KeepMetrics(pl.Callback):
@@ -112,10 +191,3 @@ class KeepMetrics(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, MetricsFile):
                 logger.keep(trainer.global_step)
-
-
-def _rows(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
-    with path.open(newline="") as file:
-        return [r for r in csv.DictReader(file) if (r.get("step") or "").isdigit()]

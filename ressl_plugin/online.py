@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from ressl_plugin import distributed, voting
 from ressl_plugin.means import Means
+
+log = logging.getLogger(__name__)
+
+STATE = "ressl_epoch"  # in a checkpoint: what a run that is resumed in mid-epoch has behind it
 
 
 class OnlineEvaluation:
@@ -23,6 +29,35 @@ class OnlineEvaluation:
         # for the online kNN, this rank's features and labels: of the epoch, of the clean images
         self._bank: list[tuple[Tensor, Tensor]] = []
         self._clean: list[tuple[Tensor, Tensor]] = []
+        self._bankless: int | None = None  # an epoch whose first features an interruption has lost
+        self._behind: list[dict] | None = None  # means of a checkpoint, until there is a device
+
+    def on_save_checkpoint(self, checkpoint) -> None:
+        """With the epoch's means so far, of every rank. Its features are too many to be saved:
+        a checkpoint knows only that there were some. A collective operation."""
+        super().on_save_checkpoint(checkpoint)
+        lost = bool(self._bank) or self._bankless == self.current_epoch
+        checkpoint[STATE] = {
+            "means": self._behind or _of_all_ranks(self.means.state()),
+            "bankless": self.current_epoch if lost else None,
+        }
+
+    def on_load_checkpoint(self, checkpoint) -> None:
+        """Take over from the interrupted run; checkpoints of older versions have no such entry."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint.get(STATE) or {}
+        self._behind, self._bankless = state.get("means"), state.get("bankless")
+
+    def on_train_batch_start(self, batch, batch_idx: int) -> None:
+        """The first step after a resume: the means go on. Not earlier: the checkpoint is loaded
+        before the module is on its device."""
+        behind, self._behind = self._behind, None
+        if behind is None:
+            return
+        if len(behind) == distributed.world():
+            self.means.load([behind[distributed.rank()]], self.device)
+        else:  # means are over all ranks: it does not matter which one holds what
+            self.means.load(behind, self.device, counts=distributed.rank() == 0)
 
     def on_train_epoch_start(self) -> None:
         """Without a validation set nobody has emptied the bank."""
@@ -61,7 +96,8 @@ class OnlineEvaluation:
         return loss
 
     def _knn_epoch(self) -> bool:
-        return (self.current_epoch + 1) % self.cfg.knn_eval.every == 0
+        due = (self.current_epoch + 1) % self.cfg.knn_eval.every == 0
+        return due and self.current_epoch != self._bankless
 
     def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Online classifier and kNN on the student's features of clean images."""
@@ -76,10 +112,18 @@ class OnlineEvaluation:
 
     def on_validation_epoch_end(self) -> None:
         """Log means over the images, and the kNN accuracies."""
-        log = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
+        found = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
         if self._bank:
-            log["val_knn_acc1"], log["val_knn_acc5"] = self._knn_accuracies()
-        self.log_dict(log, sync_dist=True)
+            found["val_knn_acc1"], found["val_knn_acc5"] = self._knn_accuracies()
+        elif self._bankless == self.current_epoch:
+            self._bankless = None
+            if distributed.rank() == 0:
+                log.info(
+                    "epoch %d has no val_knn_acc1: the run was resumed within it, and the features "
+                    "of its first images are not in the checkpoint",
+                    self.current_epoch,
+                )
+        self.log_dict(found, sync_dist=True)
 
     @torch.no_grad()
     def _knn_accuracies(self) -> tuple[float, float]:
@@ -101,6 +145,14 @@ class OnlineEvaluation:
             return -1.0, -1.0
         temperature = self.knn.T if distance == "cosine" else None
         return voting.vote(near, voted, targets, self.num_classes, temperature)
+
+
+def _of_all_ranks(state: dict) -> list[dict]:
+    if distributed.world() == 1:
+        return [state]
+    states = [None] * distributed.world()
+    torch.distributed.all_gather_object(states, state)
+    return states
 
 
 def _kept(feats: Tensor) -> Tensor:

@@ -40,6 +40,9 @@ class Steady:
     def skip(self) -> Tensor:
         """Neither weights, memory nor batch-norm statistics see this batch, on any rank.
 
+        The step counts as one all the same, so that the run ends where its schedule does: the
+        learning rate moves on, and the teacher takes another step to the student as it is (Eq. 6).
+
         Returns:
             0 that reaches every weight: Lightning refuses None and DDP waits for every gradient.
         """
@@ -83,4 +86,5 @@ class Steady:
 
     def on_save_checkpoint(self, checkpoint) -> None:
         """As for evaluation; the state dict, made already, holds the very tensors changed here."""
+        super().on_save_checkpoint(checkpoint)
         distributed.average_(self.statistics())

@@ -1,17 +1,24 @@
 """A collapse is seen in the epoch in which it happens; the metrics file is one process's."""
 
+import errno
+import io
 import logging
 import math
+import os
+import threading
+import types
 
 import lightning.pytorch as pl
 import pytest
 import torch
 from helpers import image_folder
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.backend.event_processing import event_file_loader
+from tensorboard.compat.tensorflow_stub.io import gfile
 
-from ressl_plugin import checkpoint, config, method, results
+from ressl_plugin import checkpoint, config, method, monitor, results
 from ressl_plugin.loss import relational_loss
-from ressl_plugin.monitor import CollapseMonitor, MetricsFile
+from ressl_plugin.monitor import CollapseMonitor, Events, MetricsFile
 from ressl_plugin.pretrain import pretrain
 from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback
 
@@ -87,6 +94,76 @@ def test_a_run_of_one_epoch_leaves_a_trace(tmp_path, monkeypatch):
     folder = pretrain(config.finish(config.load("digits/ressl", words)))
     (record,) = (r for r in results.read(folder) if r["metric"] == "collapsed_at")
     assert record["value"] == 0
+
+
+class Full:
+    """A disk without room: what is written to it raises."""
+
+    def __init__(self, monkeypatch):
+        self.full = False
+        monkeypatch.setattr(os, "fsync", self.refusing(os.fsync))
+        theirs = types.SimpleNamespace(**{**vars(io), "open": self.refusing(io.open)})
+        monkeypatch.setattr(gfile, "io", theirs)  # TensorBoard's files
+
+    def refusing(self, function):
+        def call(*args, **kwargs):
+            if self.full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return function(*args, **kwargs)
+
+        return call
+
+
+def test_a_full_disk_ends_no_logging(tmp_path, monkeypatch, caplog):
+    """Rows of metrics.csv wait for room; TensorBoard's events of that time are lost."""
+    monkeypatch.setattr(monitor, "PAUSE", 0.0)
+    monkeypatch.setattr(threading, "excepthook", lambda *_: None)  # TensorBoard's thread dies
+    disk, loggers = Full(monkeypatch), [MetricsFile(tmp_path), Events(tmp_path)]
+
+    def log(*steps):
+        for logger in loggers:
+            for step in steps:
+                logger.log_metrics({"loss": 0.5}, step)
+            logger.save()
+
+    log(0, 1)
+    before = (tmp_path / "metrics.csv").read_bytes()
+    disk.full = True
+    log(2, 3)
+    log(4)
+    assert (tmp_path / "metrics.csv").read_bytes() == before
+    errors = [r.message for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(errors) == 2 and "metrics.csv is not written (No space left" in errors[0]
+    assert "TensorBoard's events are not written (No space left" in errors[1]
+    disk.full = False
+    log(5)
+    for logger in loggers:
+        logger.finalize("success")
+    assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 7
+    seen = [e.step for f in sorted(tmp_path.glob("events*")) for e in events(f)]
+    assert {0, 1, 5} <= set(seen) <= set(range(6))
+
+
+def events(file):
+    return [e for e in event_file_loader.EventFileLoader(str(file)).Load() if e.summary.value]
+
+
+def test_other_errors_of_tensorboard_are_not_hidden(tmp_path):
+    with pytest.raises(ValueError, match="not supported"):
+        Events(tmp_path).log_metrics({"loss": "a word"}, 0)
+
+
+def test_a_resumed_runs_metrics_are_there_at_every_moment(tmp_path, recwarn):
+    """Lightning's own logger deletes them when it is opened."""
+    file = tmp_path / "metrics.csv"
+    file.write_text("epoch,loss,step\n0,1.0,0\n0,0.5,1\n")
+    logger = MetricsFile(tmp_path)
+    logger.log_hyperparams({"lr": 1})
+    logger.log_metrics({"loss": 0.4}, 2)
+    assert len(file.read_text().splitlines()) == 3
+    logger.keep(2)
+    assert len(file.read_text().splitlines()) == 4
+    assert not [w for w in recwarn if "will be deleted" in str(w.message)]
 
 
 def test_only_one_process_drops_rows(tmp_path, monkeypatch):

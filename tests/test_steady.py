@@ -26,7 +26,7 @@ class Scaled(MixedPrecision):
 
 
 class Watch(pl.Callback):
-    """What every step leaves behind: weights, momentum, position in the queue, scale."""
+    """What every step leaves behind: weights, momentum, teacher, place in the queue, scale."""
 
     def __init__(self, scaler):
         self.scaler, self.after = scaler, []
@@ -34,9 +34,10 @@ class Watch(pl.Callback):
     def on_train_batch_end(self, trainer, module, *_):
         (optimizer,) = trainer.optimizers
         weights = [p.detach().clone() for p in module.backbone.parameters()]
+        teacher = [p.detach().clone() for p in module.momentum_backbone.parameters()]
         momenta = [s["momentum_buffer"].clone() for s in optimizer.state.values()]
         rest = (int(module.queue_ptr), self.scaler.get_scale(), trainer.global_step)
-        self.after.append((weights, momenta, *rest))
+        self.after.append((weights, momenta, teacher, *rest))
 
 
 def train(bad, fused, monkeypatch, steps=4):
@@ -72,7 +73,7 @@ def test_a_batch_is_left_out_under_a_scaler(fused, bad, monkeypatch):
     module, after = train(bad, fused, monkeypatch)
     assert module.skipped_steps == len(bad)
     start = None
-    for step, (weights, momenta, ptr, scale, steps) in enumerate(after):
+    for step, (weights, momenta, teacher, ptr, scale, steps) in enumerate(after):
         good = step + 1 - len([b for b in bad if b <= step])
         assert ptr == 8 * good % 40, "the memory sees the other batches only"
         assert scale == 8.0, "no overflow: the scale stays"
@@ -85,4 +86,6 @@ def test_a_batch_is_left_out_under_a_scaler(fused, bad, monkeypatch):
             assert not momenta, "the optimizer has not begun"
         elif start is not None:
             assert not all(map(torch.equal, weights, start[0]))
-        start = (weights, momenta)
+        if step - 1 in bad and len(bad) < 4 and step > 1:  # seen a step later: Eq. 6 comes last
+            assert not all(map(torch.equal, teacher, start[2])), "it follows all the same"
+        start = (weights, momenta, teacher)

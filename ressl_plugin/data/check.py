@@ -58,14 +58,14 @@ class Report:
 
     def lines(self):
         """The whole report as lines of text."""
-        yield f"{self.root}: {self.images} images, {len(self.refused)} refused"
+        yield f"{_printable(self.root)}: {self.images} images, {len(self.refused)} refused"
         for kind in CONVERTED:
             if self.converted[kind]:
                 yield f"  converted  {kind:<13} {self.converted[kind]}"
         if self.stray:
-            yield f"  ignored    {len(self.stray)} other files, such as {self.stray[0]}"
+            yield f"  ignored    {len(self.stray)} other files, such as {_printable(self.stray[0])}"
         for name, kind, detail in self.refused:
-            yield f"  refused    {kind:<13} {name}: {detail}"
+            yield f"  refused    {kind:<13} {_printable(name)}: {detail}"
 
 
 def check_folder(root, labels=True, progress=True, cache=None, workers=None):
@@ -92,7 +92,7 @@ def check_folder(root, labels=True, progress=True, cache=None, workers=None):
             stamp = [stat.st_size, stat.st_mtime_ns]
         except OSError:
             stamp = None  # decode says why
-        if stamp and known.get(name, [None])[0] == stamp:
+        if stamp and name in known and known[name][0] == stamp:
             return name, known[name]
         try:
             found = [stamp, "ok", decode(root / name)[1]]
@@ -169,9 +169,24 @@ def _read_cache(cache, root):
     try:
         content = json.loads(Path(cache).read_text()) if cache else {}
         valid = content.get("pillow") == PIL.__version__ and content.get("root") == str(root)
-        return content["files"] if valid else {}
+        return {k: v for k, v in content["files"].items() if _is_verdict(v)} if valid else {}
     except (OSError, ValueError, AttributeError, KeyError):
         return {}  # a damaged cache only costs time
+
+
+def _is_verdict(entry):
+    """Whether an entry of a cache is [stamp, kind, detail] as `check_folder` makes it."""
+    if not isinstance(entry, list) or len(entry) != 3:
+        return False
+    stamp, kind, detail = entry
+    if kind == "ok":
+        return isinstance(detail, list) and all(note in CONVERTED for note in detail)
+    return isinstance(stamp, list) and kind in REFUSED and isinstance(detail, str)
+
+
+def _printable(name):
+    """A file's name as text that any terminal takes: bytes that are no UTF-8 as \\xff."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _write_cache(cache, root, files):

@@ -7,9 +7,9 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock
 from PIL import Image
 
+from ressl_plugin.data.lock import locked
 from ressl_plugin.errors import UserError
 
 VERSION = 1
@@ -21,15 +21,24 @@ def make_digits(root):
 
     The files are 8x8, 8-bit grey (mode L, 16 -> 255); a recipe's crops scale them up. The split is
     stratified and seeded: 1,437 train, 360 val. A finished folder (its manifest's counts and
-    checksum hold) is left alone, a damaged one is replaced as a whole. Raises UserError if root
-    holds anything else, which is never deleted.
+    checksum hold) is left alone, a damaged one is replaced as a whole; of several processes one
+    makes it and the others wait. Raises UserError if root holds anything else, which is never
+    deleted, and if nothing can be written there.
     """
     root = Path(root)
-    root.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(root.parent / f".{root.name}.lock"):
-        if not is_complete(root):
-            _refuse_foreign(root)
-            _build(root)
+    if is_complete(root):  # it may well be read-only
+        return root
+    try:
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with locked(root.parent / f".{root.name}.lock"):
+            if not is_complete(root):
+                _refuse_foreign(root)
+                _build(root)
+    except OSError as error:
+        raise UserError(
+            f"{root}: the digits cannot be written there ({error.strerror or error}); "
+            "give a folder in a place that can be written"
+        ) from error
     return root
 
 
@@ -37,10 +46,9 @@ def is_complete(root):
     """True when root holds every image of `make_digits`, unchanged."""
     root = Path(root)
     try:
-        manifest = json.loads((root / "manifest.json").read_text())
-    except (OSError, ValueError):
+        return json.loads((root / "manifest.json").read_text()) == _manifest(root)
+    except (OSError, ValueError):  # or somebody is replacing it just now
         return False
-    return manifest == _manifest(root)
 
 
 def _manifest(root):

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import PIL
 import torch
-from filelock import FileLock
 from PIL import Image
 from tqdm import tqdm
 
 from ressl_plugin.data.images import fit, load_image
+from ressl_plugin.data.lock import locked
 from ressl_plugin.errors import UserError
 
 VERSION = 1
@@ -94,11 +94,11 @@ def _cached(dataset, folder, progress):
     files = dataset.key_files()
     root = Path(getattr(dataset, "root", files[0])).resolve()
     where = f"{root} {_split(dataset)} {dataset.image_size}"
-    stem = folder / f"images-{hashlib.sha256(where.encode()).hexdigest()[:12]}"
+    stem = folder / f"images-{hashlib.sha256(os.fsencode(where)).hexdigest()[:12]}"
     array, sidecar = stem.with_suffix(".npy"), stem.with_suffix(".json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(stem.with_suffix(".lock")):  # one rank decodes, the others wait here
+        with locked(stem.with_suffix(".lock")):  # one rank decodes, the others wait here
             if not _valid(array, sidecar, key):
                 sidecar.unlink(missing_ok=True)  # it must never describe another array
                 _write(dataset, array, progress)
@@ -122,7 +122,8 @@ def _key(dataset):
         except OSError as error:
             raise UserError(f"{file} is gone or cannot be read ({error.strerror})") from error
         name = os.path.relpath(file, root) if root else str(file)
-        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+        # as the file system has it: a name need not be UTF-8
+        digest.update(os.fsencode(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n"))
     return {
         "version": VERSION,
         "pillow": PIL.__version__,

@@ -147,7 +147,7 @@ class DaliLoader(Steps):
         self._asked.append((epoch, step, indexes))
         self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
         rng = np.random.default_rng(self._seed(epoch, step, 0))
-        names = [np.frombuffer(self.paths[i].encode(), np.uint8) for i in indexes]
+        names = [np.frombuffer(os.fsencode(self.paths[i]), np.uint8) for i in indexes]
         return names, *draw(self.crops, len(indexes), rng)
 
     def _take(self, place, stream):

@@ -1,6 +1,5 @@
 """One test a kind of bad image: converted as documented, or refused by name."""
 
-import json
 import os
 import shutil
 import struct
@@ -233,28 +232,6 @@ def test_train_and_val_are_checked_as_class_folders(make_folder):
     report = check_folder(root, progress=False)
     assert report.images == 9
     assert report.refused[0][:2] == ("val/b", "empty-class")
-
-
-def test_the_cache_saves_decoding_until_a_file_changes(make_folder, tmp_path):
-    root, cache = make_folder(), tmp_path / "run" / "check.json"
-    (root / "a" / "0.png").write_bytes(b"")
-    first = check_folder(root, progress=False, cache=cache)
-    # a verdict that decoding would never give shows that it came from the cache
-    content = json.loads(cache.read_text())
-    content["files"]["b/1.png"][1:] = ["corrupt", "planted"]
-    cache.write_text(json.dumps(content))
-    again = check_folder(root, progress=False, cache=cache)
-    assert again.refused == [*first.refused, ("b/1.png", "corrupt", "planted")]
-    for name in ("a/0.png", "b/1.png"):
-        Image.new("RGB", (5, 5)).save(root / name)
-    assert check_folder(root, progress=False, cache=cache).refused == []
-
-
-def test_a_damaged_cache_is_made_anew(make_folder, tmp_path):
-    cache = tmp_path / "check.json"
-    cache.write_text("{half")
-    assert check_folder(make_folder(), progress=False, cache=cache).refused == []
-    assert len(json.loads(cache.read_text())["files"]) == 6
 
 
 def test_missing_folder(tmp_path):

@@ -1,3 +1,8 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -74,3 +79,38 @@ def test_other_files_are_never_deleted(tmp_path):
     with pytest.raises(UserError, match="holds other files"):
         digits.make_digits(tmp_path)
     assert (tmp_path / "train" / "cats").is_dir()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a /proc, which takes no file")
+def test_a_place_that_takes_no_file_is_refused_at_once():
+    code = "import sys; from ressl_plugin.data import make_digits; make_digits(sys.argv[1])"
+    for place in ("/proc/digits", "/proc/a/digits"):
+        found = subprocess.run(
+            [sys.executable, "-c", code, place], capture_output=True, text=True, timeout=60
+        )
+        assert f"UserError: {place}: the digits cannot be written there" in found.stderr
+
+
+def test_a_finished_folder_needs_no_lock(finished, monkeypatch):
+    """It may be read-only."""
+    monkeypatch.setattr(digits, "locked", None)
+    assert digits.make_digits(finished) == finished
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written there"):
+        digits.make_digits(tmp_path / "file" / "digits")
+
+
+def test_several_processes_make_one_folder(tmp_path):
+    context = multiprocessing.get_context("fork")  # quick; nothing here has threads running
+    root = tmp_path / "d"
+    makers = [context.Process(target=digits.make_digits, args=(root,)) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(120)
+    assert [maker.exitcode for maker in makers] == [0, 0, 0]
+    assert digits.is_complete(root)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".d.lock", "d"]

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import multiprocessing
 import os
@@ -53,6 +54,27 @@ def test_the_second_time_nothing_is_decoded(build, decoded):
 
 def new_pixels(root):
     Image.new("RGB", (8, 8), "red").save(root / "a" / "1.png")
+
+
+def test_a_name_that_is_no_utf_8(build, decoded):
+    plain = build.root / "a" / "2.png"
+    os.rename(plain, os.fsencode(build.root / "a") + b"/\xff\xfe.png")
+    first = build().images.clone()
+    assert len(decoded) == 6 and torch.equal(build().images, first)
+    assert len(decoded) == 6
+
+
+def test_the_key_of_ordinary_names_is_as_it_was(build):
+    """Caches of earlier versions stay valid."""
+    os.rename(build.root / "a" / "1.png", build.root / "a" / "Größe 1.png")
+    build()
+    sha = hashlib.sha256(np.asarray([0, 0, 0, 1, 1, 1], np.int64).tobytes())
+    for file in sorted(build.root.glob("*/*.png")):
+        stat, name = file.stat(), file.relative_to(build.root)
+        sha.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    where = f"{build.root.resolve()} None None"
+    name = f"images-{hashlib.sha256(where.encode()).hexdigest()[:12]}.json"
+    assert json.loads((build.cache / name).read_text())["files"] == sha.hexdigest()
 
 
 def same_size_other_time(root):
