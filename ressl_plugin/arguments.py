@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -30,10 +31,16 @@ def apart(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _is_override(word: str, command: str) -> bool:
-    """key=value, +key=value or ~key in Hydra's grammar, and no file that is there."""
-    if not _OVERRIDE.match(word):
+    """key=value, +key=value or ~key in Hydra's grammar, and no file that is there.
+
+    Sweeps make directories named seed=1: `pretrain runs/seed=1/config.yaml` names a config.
+    """
+    if not _OVERRIDE.match(word) or os.path.isfile(word):
         return False
-    return command not in _ON_FILES or not ("/" in word.split("=")[0] or Path(word).exists())
+    in_a_folder = "/" in word.split("=")[0]
+    if in_a_folder and os.path.isfile(f"{word}.yaml"):  # as config.find reads it
+        return False
+    return command not in _ON_FILES or not (in_a_folder or os.path.exists(word))
 
 
 def command(commands, name, call, **kwargs):

@@ -7,14 +7,17 @@ import inspect
 import logging
 import re
 from dataclasses import fields, is_dataclass
+from functools import cache
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin import schema
+from ressl_plugin.checks import check, check_momentum, check_ressl
 from ressl_plugin.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -29,10 +32,6 @@ OWN_ARGUMENTS = (
     "logger", "callbacks", "plugins", "enable_checkpointing", "default_root_dir",
     "use_distributed_sampler",
 )  # fmt: skip
-PRECISIONS = (
-    "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true",
-    "32", "16", "bf16", "64", 32, 16, 64,
-)  # fmt: skip
 
 
 def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> DictConfig:
@@ -44,9 +43,13 @@ def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> Dict
         kind: whose keys and recipes, "pretrain" or "linear".
 
     Raises:
-        UserError: no such file or recipe, a YAML mistake, an override of an unknown key.
+        UserError: no such file or recipe, a file that does not end in .yaml, a YAML mistake, an
+            override of an unknown key or not in Hydra's grammar.
     """
     path = find(target, kind)
+    for override in overrides:
+        if (reason := ungrammatical(override)) is not None:
+            raise UserError(f"{path}: {reason}")
     overrides = [allow(o, path.parent, kind) for o in overrides]
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.2"):
@@ -62,9 +65,15 @@ def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> Dict
 
 
 def find(target: str, kind: str = "pretrain") -> Path:
-    """The YAML file that `target` names: a path, or a recipe such as `digits/ressl`."""
+    """The YAML file that `target` names: a path, or a recipe such as `digits/ressl`.
+
+    Raises:
+        UserError: neither is there, or the file does not end in .yaml.
+    """
     for path in (Path(target), Path(f"{target}.yaml")):
         if path.is_file():
+            if path.suffix != ".yaml":  # it would look for another file
+                raise UserError(f"{path}: Hydra reads files that end in .yaml; rename it")
             return path
     dataset, _, name = target.partition("/")
     recipe = RECIPES / kind / dataset / f"{name or 'ressl'}.yaml"
@@ -76,6 +85,31 @@ def find(target: str, kind: str = "pretrain") -> Path:
     raise UserError(
         f"config {target}: no such file and no such recipe{hint} (recipes: {', '.join(known)})"
     )
+
+
+def ungrammatical(override: str) -> str | None:
+    """One line about an override that Hydra cannot read, and how to quote it; None if it can."""
+    error = _hydras_error(override)
+    if error is None:
+        return None
+    # its lexer's message is the override itself, with a mark below
+    reason = "" if "LexerNoViableAlt" in error else f" ({error})"
+    key, equals, value = override.partition("=")
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    quoted = f'{key}="{escaped}"'
+    hint = "; check brackets and quotes"
+    if equals and value[:1] not in ("[", "{", "'", '"') and _hydras_error(quoted) is None:
+        hint = f"; quote the value: '{quoted}'"
+    return f"override {override}: not in Hydra's grammar{reason}{hint}"
+
+
+def _hydras_error(override: str) -> str | None:
+    try:
+        OverridesParser.create().parse_overrides([override])
+    except HydraException as error:
+        lines = [line for line in str(error).splitlines() if "hydra.cc" not in line]
+        return " ".join(" ".join(lines).split())
+    return None
 
 
 def allow(override: str, folder: Path, kind: str = "pretrain") -> str:
@@ -138,6 +172,12 @@ def _trainer_arguments() -> list[str]:
     return [n for n in inspect.signature(Trainer.__init__).parameters if n != "self"]
 
 
+@cache
+def defaults() -> DictConfig:
+    """The schema of a pretraining config, not to be changed; to make it takes a while."""
+    return OmegaConf.structured(schema.Config)
+
+
 def finish(cfg: DictConfig) -> DictConfig:
     """A complete config: every key checked for name and type, every default filled in.
 
@@ -157,7 +197,7 @@ def finish(cfg: DictConfig) -> DictConfig:
             raise UserError(f"config: {key}: every run sets this one itself; leave it out")
     _drop_dead_keys(cfg)
     try:
-        full = OmegaConf.merge(OmegaConf.structured(schema.Config), cfg)
+        full = OmegaConf.merge(defaults(), cfg)  # of a copy
         if full.method == "ressl":
             kwargs = OmegaConf.merge(OmegaConf.structured(schema.ReSSLKwargs), full.method_kwargs)
             full.method_kwargs = OmegaConf.to_container(kwargs)
@@ -223,73 +263,3 @@ def _schema_error(error: OmegaConfBaseException, cfg: DictConfig, key: str | Non
         return f"config: unknown key {' '.join(str(key).split())}{_nearest(str(key))}"
     value = OmegaConf.select(cfg, str(key), throw_on_missing=False)
     return f"config: {key}={value!r}: {str(error).splitlines()[0]}"
-
-
-def _one_of(cfg, key, *choices):
-    value = OmegaConf.select(cfg, key)
-    if value not in choices:
-        near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"config: {key}={value!r}: one of {', '.join(map(str, choices))}{hint}")
-
-
-def _at_least(cfg, key, least, strictly=False):
-    value = OmegaConf.select(cfg, key)
-    if value is not None and not (value > least if strictly else value >= least):
-        raise UserError(f"config: {key}={value}: must be {'>' if strictly else '>='} {least}")
-
-
-def check(cfg: DictConfig) -> None:
-    """Values that each have the right type but cannot work."""
-    _one_of(cfg, "data.backend", "auto", "host", "dali", "batched")
-    _one_of(cfg, "data.format", "image_folder", "dali", "h5", "npz")
-    _one_of(cfg, "backbone.stem", "auto", "paper", "solo", "imagenet")
-    _one_of(cfg, "batchnorm.mode", "group", "shuffle", "sync")
-    _one_of(cfg, "knn_eval.distance_func", "cosine", "euclidean")
-    _one_of(cfg, "scheduler.interval", "step", "epoch")
-    _one_of(cfg, "scheduler.name", "warmup_cosine", "step", "none")
-    _one_of(cfg, "optimizer.name", "sgd", "lars", "adam", "adamw")
-    _one_of(cfg, "faults.non_finite", "stop", "skip")
-    _one_of(cfg, "dali.device", "gpu", "cpu")
-    if cfg.precision is not None:  # Lightning takes that for 32-true
-        _one_of(cfg, "precision", *PRECISIONS)
-    if not (cfg.resume is None or isinstance(cfg.resume, (bool, str, Path))):
-        raise UserError(f"config: resume={cfg.resume!r}: true, false, or the path of a run")
-    for key in ("optimizer.batch_size", "max_epochs", "knn_eval.k", "knn_eval.every", "num_nodes",
-                "accumulate_grad_batches", "performance.log_every", "checkpoint.frequency"):
-        _at_least(cfg, key, 1)
-    for key in ("optimizer.lr", "optimizer.weight_decay", "scheduler.warmup_epochs", "seed",
-                "batchnorm.groups", "data.num_workers", "checkpoint.every_n_steps"):
-        _at_least(cfg, key, 0)
-    _at_least(cfg, "data.image_size", 1)
-    check_momentum(cfg)
-    if cfg.method == "ressl":
-        check_ressl(cfg.method_kwargs)
-
-
-def check_momentum(cfg: DictConfig) -> None:
-    """0 <= base_tau <= final_tau <= 1."""
-    base, final = cfg.momentum.base_tau, cfg.momentum.final_tau
-    if not 0 <= base <= final <= 1:
-        raise UserError(
-            f"config: momentum.base_tau={base}, momentum.final_tau={final}: "
-            "0 <= base_tau <= final_tau <= 1 is needed (equal: constant m)"
-        )
-
-
-def check_ressl(kwargs: DictConfig) -> None:
-    """Limits of the method's own settings (tau_t < tau_s: Section 3 of the paper)."""
-    for key in ("proj_hidden_dim", "proj_output_dim", "queue_size", "pred_hidden_dim"):
-        if kwargs[key] < 1:
-            raise UserError(f"config: method_kwargs.{key}={kwargs[key]}: must be >= 1")
-    tau_s, tau_t = kwargs.temperature_q, kwargs.temperature_k
-    if not 0 < tau_t < tau_s:
-        raise UserError(
-            f"config: method_kwargs.temperature_k={tau_t} (tau_t) must be > 0 and below "
-            f"temperature_q={tau_s} (tau_s): the target relation is the sharper one"
-        )
-    if kwargs.infonce_epochs < 0 or kwargs.infonce_temperature <= 0:
-        raise UserError(
-            "config: method_kwargs.infonce_epochs must be >= 0 and infonce_temperature > 0, "
-            f"got {kwargs.infonce_epochs} and {kwargs.infonce_temperature}"
-        )

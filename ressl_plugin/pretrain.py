@@ -9,30 +9,23 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import distributed, host, registry, run
+from ressl_plugin import checks, config, distributed, host, registry, run
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults, reported
 from ressl_plugin.meter import Meter
-from ressl_plugin.monitor import CollapseMonitor, KeepMetrics, MetricsFile
+from ressl_plugin.monitor import CollapseMonitor, Events, KeepMetrics, MetricsFile
 from ressl_plugin.profile import Profile
+from ressl_plugin.refusals import Begun, check_optimizer, refused, set_up_refused
 from ressl_plugin.resume import check_fits, resume_from
 from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback
 from ressl_plugin.training_data import PretrainData
 
 log = logging.getLogger(__name__)
-
-# most of them for a value of a type that Lightning or PyTorch does not expect
-REFUSALS = (
-    ValueError, TypeError, AttributeError, OverflowError, RuntimeError, ImportError,
-    MisconfigurationException,
-)  # fmt: skip
 
 
 def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
@@ -49,6 +42,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         KeyboardInterrupt, SIGTERMException, Preempted: told to stop; the step is done and saved.
     """
     registry.register()
+    checks.warn_unused(cfg, config.defaults())
     cfg = runnable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
@@ -58,13 +52,16 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     source = resume_from(cfg)
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
-    trainer = make_trainer(cfg, folder, callbacks)  # what it refuses leaves no directory behind
+    begun = Begun()
+    # what is refused here leaves no directory behind
+    trainer = make_trainer(cfg, folder, [*callbacks, begun])
     model = build(scaled)
+    check_optimizer(model, scaled)
     if source:
         check_fits(source, model, cfg)
-    run.start(cfg, scaled)
-    warn_about_queue(scaled, len(module.dataset))
-    with reported(trainer, folder):
+    with run.locked(folder), set_up_refused(begun), reported(trainer, folder):
+        run.start(cfg, scaled)
+        warn_about_queue(scaled, len(module.dataset))
         trainer.fit(model, datamodule=module, ckpt_path=source)
     return folder
 
@@ -102,8 +99,13 @@ def scale(cfg: DictConfig) -> DictConfig:
 
 
 def build(cfg: DictConfig) -> pl.LightningModule:
-    """The method's module, in channels_last and compiled where the config says so."""
-    model = make_method(cfg)
+    """The method's module, in channels_last and compiled where the config says so.
+
+    Raises:
+        UserError: a backbone or a method that cannot be had, or not with these settings.
+    """
+    with refused(f"method={cfg.method}, backbone.name={cfg.backbone.name}: cannot be built"):
+        model = make_method(cfg)
     if not cfg.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     if cfg.performance.compile:
@@ -164,7 +166,7 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
         "strategy": strategy(cfg),
         "benchmark": True,
     }
-    try:
+    with refused("Lightning refuses it"):
         return pl.Trainer(
             **{**settings, **given, "strategy": settings["strategy"]},
             logger=loggers(cfg, folder),
@@ -173,8 +175,6 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
             default_root_dir=str(folder),
             plugins=plugins(),
         )
-    except REFUSALS as error:
-        raise UserError(f"config: Lightning refuses it: {' '.join(str(error).split())}") from error
 
 
 def plugins() -> list:
@@ -184,7 +184,16 @@ def plugins() -> list:
 
 
 def strategy(cfg: DictConfig):
-    """`ddp` without a search for unused parameters; anything else as Lightning knows it."""
+    """`ddp` without a search for unused parameters; anything else as Lightning knows it.
+
+    Raises:
+        UserError: one that pickles the run into its processes.
+    """
+    if "spawn" in str(cfg.strategy):
+        raise UserError(
+            f"config: strategy={cfg.strategy}: a run cannot be pickled into processes that are "
+            "spawned; strategy=ddp starts one for each device"
+        )
     if cfg.strategy != "ddp":
         return cfg.strategy
     from lightning.pytorch.strategies import DDPStrategy
@@ -204,7 +213,7 @@ def loggers(cfg: DictConfig, folder: Path) -> list:
     """metrics.csv and TensorBoard events in the run directory; wandb where configured."""
     if not distributed.launched_first():
         return []
-    made = [MetricsFile(folder), TensorBoardLogger(folder, name="", version="")]
+    made = [MetricsFile(folder), Events(folder)]
     if cfg.wandb.enabled:
         from lightning.pytorch.loggers import WandbLogger
 

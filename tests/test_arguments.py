@@ -32,6 +32,27 @@ def test_a_run_of_a_sweep_is_no_override(tmp_path, monkeypatch):
     assert arguments.apart(["pretrain", "x", "seed=1"]) == (["pretrain", "x"], ["seed=1"])
 
 
+def test_a_config_in_a_folder_of_a_sweep_is_no_override(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "runs" / "seed=1" / "config.yaml"
+    file.parent.mkdir(parents=True)
+    assert cli.main(["pretrain", "digits/ressl", "--cfg"]) == 0
+    file.write_text(capsys.readouterr().out)
+    for command in ("pretrain", "views", "benchmark", "linear"):
+        for word in ("runs/seed=1/config.yaml", "runs/seed=1/config", str(file)):
+            assert arguments.apart([command, word, "seed=2"]) == ([command, word], ["seed=2"])
+    assert cli.main(["pretrain", "runs/seed=1/config.yaml", "--cfg", "seed=2"]) == 0
+    assert "seed: 2\n" in capsys.readouterr().out
+    (tmp_path / "seed=3").write_text("")
+    assert arguments.apart(["pretrain", "seed=3"]) == (["pretrain", "seed=3"], [])
+
+
+def test_an_override_is_not_a_file_only_because_it_is_long():
+    words = [f"name={'x' * 5000}", f"name=a/{'x' * 5000}"]
+    assert arguments.apart(["pretrain", *words]) == (["pretrain"], words)
+    assert arguments.apart(["knn", "run", *words]) == (["knn", "run"], words)
+
+
 def test_commands_get_them(monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(sweeping, "multirun", lambda *args: seen.append(args))

@@ -92,6 +92,35 @@ def test_a_config_made_for_the_host_works_unchanged(tmp_path, caplog):
         ("+plugins=[]", "config: plugins: every run"),
         ("+enable_checkpointing=true", "config: enable_checkpointing: every run"),
         ("+default_root_dir=here", "config: default_root_dir: every run"),
+        ("seed=4294967296", "seed=4294967296: must be >= 0 and <= 4294967295"),
+        ("seed=-1", "seed=-1: must be >= 0"),
+        ("max_epochs=9223372036854775808", "max_epochs=9223372036854775808: must be a finite"),
+        ("optimizer.lr=inf", "optimizer.lr=inf: must be a finite number"),
+        ("optimizer.classifier_lr=-1", "optimizer.classifier_lr=-1"),
+        ("optimizer.classifier_lr=nan", "optimizer.classifier_lr=nan"),
+        ("optimizer.kwargs={momentum: nan}", "optimizer.kwargs.momentum=nan: must be a finite"),
+        ("scheduler.warmup_start_lr=-1", "scheduler.warmup_start_lr=-1.0: must be >= 0"),
+        ("scheduler.min_lr=nan", "scheduler.min_lr=nan: must be a finite number"),
+        ("scheduler.min_lr=-0.1", "scheduler.min_lr=-0.1: must be >= 0"),
+        ("scheduler.warmup_epochs=inf", "scheduler.warmup_epochs=inf"),
+        ("scheduler.name=step", "scheduler.lr_decay_steps must say after which epochs"),
+        ("gradient_clip_val=-1", "gradient_clip_val=-1: must be >= 0"),
+        ("gradient_clip_val=nan", "gradient_clip_val=nan"),
+        ("gradient_clip_val=true", "gradient_clip_val=True: must be >= 0"),
+        ("limit_train_batches=0", "limit_train_batches=0: nothing would be trained"),
+        ("max_steps=0", "max_steps=0: nothing would be trained"),
+        ("data.fraction=nan", "data.fraction=nan"),
+        ("data.fraction=0", "data.fraction=0.0: a share above 0 and up to 1, or -1"),
+        ("data.fraction=-0.5", "data.fraction=-0.5: a share above 0"),
+        ("data.fraction=1.5", "data.fraction=1.5: a share above 0"),
+        ("data.image_size=100000000", "data.image_size=100000000: must be >= 1 and <= 8192"),
+        ("data.num_workers=100000", "data.num_workers=100000: must be >= 0 and <= 1024"),
+        ("method_kwargs.temperature_k=1e-40", "temperature_k=1e-40 (tau_t) must be >= 0.0001"),
+        ("method_kwargs.temperature_q=inf", "method_kwargs.temperature_q=inf"),
+        ("method_kwargs.infonce_temperature=1e-300", "infonce_temperature >= 0.0001"),
+        ("method_kwargs.infonce_temperature=nan", "method_kwargs.infonce_temperature=nan"),
+        ("method_kwargs.queue_size=1000000000000", "queue_size=1000000000000: must be >= 1 and <="),
+        ("method_kwargs.proj_hidden_dim=10000000000", "proj_hidden_dim=10000000000: must be >="),
         ("a={", "mine.yaml"),
         ("=3", "mine.yaml"),
     ],
@@ -101,6 +130,45 @@ def test_mistakes_are_one_line_that_names_the_key(minimal, override, message):
         finished(minimal, override)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["data.fraction=-1", "data.fraction=1.0", "data.fraction=0.01", "gradient_clip_val=null",
+     "gradient_clip_val=0.5", "seed=4294967295", "scheduler.warmup_start_lr=0",
+     "method_kwargs.temperature_k=0.0001", "limit_train_batches=0.5", "max_steps=-1"],
+)  # fmt: skip
+def test_values_at_their_limits_are_taken(minimal, override):
+    assert finished(minimal, override)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("run_dir=/tmp/dönnées", "quote the value: 'run_dir=\"/tmp/dönnées\"'"),
+        ("+name=a#b", "quote the value: '+name=\"a#b\"'"),
+        ('name=é"', 'quote the value: \'name="é\\""\''),
+        ("run_dir=a=b", "quote the value: 'run_dir=\"a=b\"'"),
+        ("optimizer.kwargs={momentum 0.9", "check brackets and quotes"),
+        ("seed", "override seed: not in Hydra's grammar"),
+    ],
+)
+def test_what_hydras_grammar_does_not_have_is_to_be_quoted(minimal, override, message):
+    with pytest.raises(UserError) as error:
+        config.load(minimal, [override])
+    assert message in str(error.value) and f"override {override}: " in str(error.value)
+    assert "Lexer" not in str(error.value) and "hydra.cc" not in str(error.value)
+    if "quote the value: '" in message:
+        quoted = message.split("quote the value: '")[1][:-1]
+        key, value = override.lstrip("+").split("=", 1)
+        assert config.load(minimal, [quoted])[key] == value
+
+
+@pytest.mark.parametrize("name", ["mine.yml", "mine.txt", "mine"])
+def test_a_config_by_another_ending_is_to_be_renamed(tmp_path, name):
+    (tmp_path / name).write_text(MINIMAL)
+    with pytest.raises(UserError, match=rf"{name}: Hydra reads files that end in \.yaml; rename"):
+        config.load(str(tmp_path / name))
 
 
 def test_missing_files_and_recipes():

@@ -1,37 +1,30 @@
 """Whatever stands in a config or in an image file: a result or a UserError, nothing else."""
 
+import copy
 import io
 import math
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from fuzzing import FEW, MANY, Tiny, examples, leaves, values
 from helpers import make_config
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
-from ressl_plugin import config, data
+from ressl_plugin import config, data, host, registry
 from ressl_plugin.data.images import load_image
 from ressl_plugin.errors import UserError
-from ressl_plugin.pretrain import make_trainer, runnable
+from ressl_plugin.pretrain import build, make_trainer, runnable, scale, with_views
+from ressl_plugin.refusals import check_optimizer
 from ressl_plugin.views import recipe
-
-FEW, MANY = 150, 2500
-
-
-def examples(count):
-    skip = list(HealthCheck)
-    return settings(
-        max_examples=count, deadline=None, database=None, derandomize=True,
-        suppress_health_check=skip,
-    )  # fmt: skip
-
 
 # Configs ------------------------------------------------------------------------------------------
 
@@ -44,7 +37,13 @@ def settings_of_torch():
     torch.backends.cudnn.benchmark = False
 
 
-VALID = OmegaConf.to_container(make_config())
+@pytest.fixture(autouse=True)
+def tiny_backbone():
+    registry.register()
+    host.register_backbone("tiny", Tiny)
+
+
+VALID = OmegaConf.to_container(make_config(backbone__name="tiny"))
 VIEW_KEYS = [
     "crop_size", "num_crops", "role", "preset", "interpolation", "mean", "std", "rrc",
     "rrc.enabled", "rrc.crop_min_scale", "rrc.crop_max_scale", "rrc.ratio", "color_jitter",
@@ -53,29 +52,9 @@ VIEW_KEYS = [
     "horizontal_flip.prob", "horizontal_flip",
 ]  # fmt: skip
 VIEWS = [f"augmentations.{i}.{key}" for i in (0, 1) for key in VIEW_KEYS]
-KEYS = sorted({*config.known_keys(), *VIEWS})
-NUMBERS = [
-    0, 1, -1, 2, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.0, -0.0, 0.5, 1e-300, 1e308, -1e308,
-    math.inf, -math.inf, math.nan,
-]  # fmt: skip
-WORDS = [
-    "", " ", "auto", "ressl", "???", "${optimizer.lr}", "${nothing}", "${", "${oc.env:HOME}", "-1",
-    "1e-3", "nan", "true", "null", "0,1", "16-mixed", "../../etc", "\0", "é" * 40, "\n", "a.b", "[",
-    "{", "timm:resnet18", "none",
-]  # fmt: skip
-leaves = st.one_of(
-    st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(WORDS),
-    st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4),
-)  # fmt: skip
-values = st.recursive(
-    leaves,
-    lambda inner: st.lists(inner, max_size=4)
-    | st.dictionaries(
-        st.one_of(st.sampled_from(["prob", "name", "a"]), st.integers(), st.text(max_size=4)),
-        inner, max_size=3,
-    ),
-    max_leaves=6,
-)  # fmt: skip
+KWARGS = ["momentum", "nesterov", "dampening", "betas", "eps", "fused", "foreach", "eta", "lr"]
+OF_OTHERS = [*(f"optimizer.kwargs.{key}" for key in KWARGS), "backbone.kwargs.width"]
+KEYS = sorted({*config.known_keys(), *VIEWS, *OF_OTHERS})
 changes = st.dictionaries(
     st.one_of(st.sampled_from(KEYS), st.sampled_from(KEYS).map(lambda k: k + "x")), values,
     min_size=1, max_size=3,
@@ -85,7 +64,7 @@ changes = st.dictionaries(
 def changed(mapping):
     """The valid config with some keys replaced; a key set within something that is no mapping
     replaces it."""
-    cfg = OmegaConf.to_container(OmegaConf.create(VALID))
+    cfg = copy.deepcopy(VALID)
     for key, value in mapping.items():
         node = cfg
         *path, last = [int(p) if p.isdigit() else p for p in key.split(".")]
@@ -119,8 +98,11 @@ def config_or_user_error(mapping):
     try:
         cfg = config.finish(read(changed(mapping)))
         assert isinstance(cfg, DictConfig)
-        recipe.read(cfg.augmentations)
-        make_trainer(runnable(cfg), Path("never-made"))
+        module = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
+        cfg = runnable(cfg)
+        make_trainer(cfg, Path("never-made"))
+        scaled = scale(with_views(cfg, module))
+        check_optimizer(build(scaled), scaled)
     except UserError as error:
         assert str(error) and len(str(error).splitlines()) == 1, f"not one line: {error}"
 
@@ -136,6 +118,28 @@ def test_configs(mapping):
 @examples(MANY)
 @given(changes)
 def test_many_configs(mapping):
+    config_or_user_error(mapping)
+
+
+BUILT_FROM = [*OF_OTHERS, *(key for key in KEYS if key.startswith("method_kwargs."))]
+METHODS = ["ressl", "byol", "simclr", "simsiam", "dino", "supervised", "ressl_host"]
+parts = st.dictionaries(st.sampled_from(BUILT_FROM), leaves, min_size=1, max_size=2)
+of_a_method = st.builds(
+    lambda mapping, method: {**mapping, "method": method}, parts, st.sampled_from(METHODS)
+)
+
+
+@examples(FEW // 3)
+@given(of_a_method)
+def test_what_methods_and_optimizers_are_built_from(mapping):
+    config_or_user_error(mapping)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@examples(MANY)
+@given(of_a_method)
+def test_much_of_what_methods_and_optimizers_are_built_from(mapping):
     config_or_user_error(mapping)
 
 

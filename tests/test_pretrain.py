@@ -1,12 +1,25 @@
 """What a run refuses before there is a run directory, and what it gives the optimizer."""
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from helpers import image_folder, make_config
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
-from ressl_plugin import config, pretrain
+from ressl_plugin import config, method, pretrain, refusals
 from ressl_plugin.errors import UserError
+
+
+def on_images(tmp_path, **changes):
+    """A complete config of a run in tmp_path/run, on a few images."""
+    root = image_folder(tmp_path / "images", splits=("train",))
+    cfg = make_config(
+        data__train_path=str(root / "train"), run_dir=str(tmp_path / "run"), **changes
+    )
+    for key in ("num_classes", "num_large_crops", "num_small_crops"):
+        del cfg.data[key]
+    return config.finish(cfg)
 
 
 @pytest.mark.parametrize(
@@ -34,17 +47,124 @@ def test_a_fused_step_may_still_be_asked_for():
         ({"max_time": "soon"}, "soon"),
         ({"max_time": b"x"}, "total_seconds"),
         ({"barebones": True}, "barebones"),
+        ({"strategy": "ddp_spawn"}, "strategy=ddp_spawn: .* strategy=ddp starts one"),
+        ({"method_kwargs__queue_size": 2**24, "method_kwargs__proj_output_dim": 2**16}, "memory"),
+        ({"backbone__kwargs": {"foo": 1}}, "foo"),
+        ({"backbone__kwargs": {"groups": 3}}, "groups"),
     ],
 )
 def test_what_lightning_refuses_is_a_users_mistake_and_leaves_no_run(tmp_path, change, message):
-    root = image_folder(tmp_path / "images", splits=("train",))
-    cfg = make_config(data__train_path=str(root / "train"), run_dir=str(tmp_path / "run"), **change)
-    for key in ("num_classes", "num_large_crops", "num_small_crops"):
-        del cfg.data[key]
     with pytest.raises(UserError, match=message) as caught:
-        pretrain.pretrain(config.finish(cfg))
+        pretrain.pretrain(on_images(tmp_path, **change))
     assert len(str(caught.value).splitlines()) == 1
-    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("adamw", {"momentum": 0.9}, "optimizer.name=adamw, .*torch.optim.AdamW.*'momentum'"),
+        ("sgd", {"foo": 1}, "'foo'"),
+        ("sgd", {"momentum": -1}, "momentum"),
+        ("sgd", {"nesterov": True, "momentum": 0}, "Nesterov"),
+        ("sgd", {"dampening": "x"}, "dampening"),
+        ("adamw", {"betas": 3}, "betas"),
+        ("adam", {"betas": [0.9, "x"]}, "betas"),
+        ("lars", {"eta": "x"}, "eta"),
+        ("lars", {"foo": 1}, "foo"),
+    ],
+)
+def test_what_the_optimizer_refuses_is_said_before_anything_is_written(
+    tmp_path, name, kwargs, message
+):
+    cfg = on_images(tmp_path)
+    cfg.optimizer.update(name=name, kwargs=kwargs)
+    with pytest.raises(UserError, match=message) as caught:
+        pretrain.pretrain(cfg)
+    assert len(str(caught.value)) < 700
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
+def test_trying_the_optimizer_changes_nothing(name):
+    cfg = config.finish(make_config(optimizer__name=name))
+    cfg.optimizer.kwargs = {}
+    cfg = pretrain.scale(cfg)
+    model = pretrain.build(cfg)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    refusals.check_optimizer(model, cfg)
+    assert torch.equal(torch.get_rng_state(), state) and model.scheduler == "warmup_cosine"
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["simsiam", "supervised"])
+def test_the_optimizer_of_other_methods_is_tried_too(name):
+    pretrain.registry.register()
+    cfg = config.finish(make_config(method=name, method_kwargs={}, optimizer__kwargs={"foo": 1}))
+    with pytest.raises(UserError, match="foo"):
+        refusals.check_optimizer(pretrain.build(cfg), cfg)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"val_check_interval": 1000}, {"limit_train_batches": 0.0001}, {"num_sanity_val_steps": 2,
+     "val_check_interval": 1000}],
+)  # fmt: skip
+def test_what_lightning_refuses_when_it_knows_the_data_is_a_users_mistake(tmp_path, change):
+    with pytest.raises(UserError, match=f"config: Lightning refuses it.*{list(change)[-1]}"):
+        pretrain.pretrain(on_images(tmp_path, **change))
+
+
+def _logs_a_word(module, batch, batch_idx):
+    module.log("loss", "a word")  # Lightning itself raises
+
+
+def _misuses_lightning(module, batch, batch_idx):
+    raise MisconfigurationException("a step of the method")
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [(_logs_a_word, ValueError), (_misuses_lightning, MisconfigurationException)]
+)
+def test_an_error_in_a_training_step_is_never_the_users(tmp_path, monkeypatch, step, kind):
+    monkeypatch.setattr(method.ReSSL, "training_step", step)
+    with pytest.raises(kind):
+        pretrain.pretrain(on_images(tmp_path))
+
+
+def test_an_error_of_ours_before_the_first_step_is_not_the_users(tmp_path):
+    class Faulty(pl.Callback):
+        def on_fit_start(self, trainer, module):
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        pretrain.pretrain(on_images(tmp_path), callbacks=[Faulty()])
+
+
+def test_keys_of_the_host_without_effect_are_named_once(tmp_path, caplog):
+    cfg = on_images(
+        tmp_path,
+        auto_resume={"enabled": True, "max_hours": 3}, auto_umap={"enabled": True},
+        debug_augmentations=True, checkpoint={"dir": "elsewhere", "keep_prev": True},
+        dali={"encode_indexes_into_labels": True}, optimizer__layer_decay=0.7,
+        optimizer__token_learner="None",
+    )  # fmt: skip
+    pretrain.pretrain(cfg)
+    lines = [r.getMessage() for r in caplog.records if "no effect" in r.getMessage()]
+    assert len(lines) == 1 and len(lines[0].splitlines()) == 1
+    for key in ("auto_resume.enabled=True (resume=true", "checkpoint.dir=elsewhere (run_dir=",
+                "auto_umap.enabled", "debug_augmentations", "checkpoint.keep_prev",
+                "dali.encode_indexes_into_labels", "optimizer.layer_decay=0.7"):  # fmt: skip
+        assert key in lines[0]
+    assert "token_learner" not in lines[0]  # the host's word for null, which is the default
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+
+
+def test_a_config_without_them_is_quiet(tmp_path, caplog):
+    with pytest.raises(UserError):  # after the warnings
+        pretrain.pretrain(on_images(tmp_path, optimizer__kwargs={"foo": 1}))
+    assert "no effect" not in caplog.text
 
 
 def test_making_the_trainer_draws_nothing(tmp_path):

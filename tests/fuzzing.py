@@ -1,0 +1,54 @@
+"""What test_fuzz makes its configs of."""
+
+import math
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from torch import nn
+
+FEW, MANY = 150, 2500
+
+
+def examples(count):
+    skip = list(HealthCheck)
+    return settings(
+        max_examples=count, deadline=None, database=None, derandomize=True,
+        suppress_health_check=skip,
+    )  # fmt: skip
+
+
+class Tiny(nn.Sequential):
+    """As much of a ResNet as a stem asks for: a method is made of it in a millisecond."""
+
+    num_features = 8
+
+    def __init__(self, method=None, width: int = 8):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+NUMBERS = [
+    0, 1, -1, 2, 2**31, 2**63, 2**64, -(2**63), 10**30, 0.0, -0.0, 0.5, 1e-300, 1e308, -1e308,
+    math.inf, -math.inf, math.nan,
+]  # fmt: skip
+WORDS = [
+    "", " ", "auto", "ressl", "???", "${optimizer.lr}", "${nothing}", "${", "${oc.env:HOME}", "-1",
+    "1e-3", "nan", "true", "null", "0,1", "16-mixed", "../../etc", "\0", "é" * 40, "\n", "a.b", "[",
+    "{", "timm:resnet18", "none",
+]  # fmt: skip
+leaves = st.one_of(
+    st.none(), st.booleans(), st.sampled_from(NUMBERS), st.sampled_from(WORDS),
+    st.integers(), st.floats(), st.text(max_size=8), st.binary(max_size=4),
+)  # fmt: skip
+values = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=4)
+    | st.dictionaries(
+        st.one_of(st.sampled_from(["prob", "name", "a"]), st.integers(), st.text(max_size=4)),
+        inner, max_size=3,
+    ),
+    max_leaves=6,
+)  # fmt: skip
