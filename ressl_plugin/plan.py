@@ -20,7 +20,6 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
-from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -43,7 +42,7 @@ def within(place):
     """
     try:
         yield
-    except (UserError, OmegaConfBaseException, HydraException) as error:
+    except (UserError, OmegaConfBaseException) as error:
         raise UserError(f"{place}: {' '.join(str(error).split())}") from None
 
 

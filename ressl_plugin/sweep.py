@@ -27,7 +27,13 @@ log = logging.getLogger(__name__)
 
 
 def combinations(overrides: list[str]) -> list[list[str]]:
-    """Hydra's sweep grammar (`a=1,2`, `a=choice(1,2)`, `a=range(1,4)`) as lists of overrides."""
+    """Hydra's sweep grammar (`a=1,2`, `a=choice(1,2)`, `a=range(1,4)`) as lists of overrides.
+
+    Raises:
+        UserError: an override that is not in the grammar.
+    """
+    for reason in filter(None, map(config.ungrammatical, overrides)):
+        raise UserError(reason)
     try:
         parsed = OverridesParser.create().parse_overrides(list(overrides))
         choices = [_choices(one) for one in parsed]

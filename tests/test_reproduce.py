@@ -203,7 +203,7 @@ MISTAKES = {
     group("word: [seed=1], methods: [simclr]"): "group 1: unknown key word; did you mean words",
     group("sweep: [seed]"): "group 1: sweep: seed: not key=value",
     group("sweep: ['seed=1,[2']"): r"group 1: sweep: seed=1,\[2",
-    group("sweep: ['seed=glob(*)']"): "group 1: sweep: ConfigLoader",
+    group("sweep: ['seed=glob(*)']"): "group 1: sweep: seed=glob",
     group("sweep: seed=1"): "group 1: sweep: 'seed=1': must be a list",
     group("cells: [a]"): "group 1: cells: .*: must be a mapping",
     group("cells: {no: []}"): "group 1: cells: .*: a name is text; put it in quotes",

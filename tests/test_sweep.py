@@ -43,6 +43,8 @@ def test_a_sweep_trains_every_cell_once(images, tmp_path):
 def test_mistakes_are_one_line(images, tmp_path):
     with pytest.raises(UserError, match="a=glob"):
         sweep.combinations(["a=glob(*)"])
+    with pytest.raises(UserError, match="quote the value"):
+        sweep.combinations(["seed=1,2", "run_dir=/tmp/dönnées"])
     cell = tmp_path / "seed=1"
     cell.mkdir()
     (cell / "config.yaml").write_text("a: [")
