@@ -185,7 +185,7 @@ MISTAKES = {
     ): "finetune: epochs: True: must be a whole number",
     spec(more="operations: [a]"): r"operations: \['a'\]: must be a mapping",
     spec(more="operations: {J: 3}"): "operations: J: 3: not key=value",
-    spec(more="operations: {J: 'seed=['}"): r"operations: J: seed=\[: ",
+    spec(more="operations: {J: 'seed=['}"): r"operations: J: override seed=\[: ",
     "evaluate: {}\ngroups: {recipe: digits/ressl}": "groups: .*: must be a list",
     "evaluate: {}\ngroups: []": "groups: at least one",
     spec(group="digits/ressl"): "group 1: 'digits/ressl': must be a mapping",
@@ -202,7 +202,7 @@ MISTAKES = {
     group("words: [sead=1], methods: [simclr]"): "group 1: .*unknown key sead",
     group("word: [seed=1], methods: [simclr]"): "group 1: unknown key word; did you mean words",
     group("sweep: [seed]"): "group 1: sweep: seed: not key=value",
-    group("sweep: ['seed=1,[2']"): r"group 1: sweep: seed=1,\[2",
+    group("sweep: ['seed=1,[2']"): r"group 1: sweep: override seed=1,\[2",
     group("sweep: ['seed=glob(*)']"): "group 1: sweep: seed=glob",
     group("sweep: seed=1"): "group 1: sweep: 'seed=1': must be a list",
     group("cells: [a]"): "group 1: cells: .*: must be a mapping",
@@ -214,7 +214,7 @@ MISTAKES = {
     group("cells: {a: [], b: [K]}") + "operations: {J: seed=1}": (
         "group 1: cells: b: K: not key=value, and none of the operations J"
     ),
-    group("cells: {a: [], b: ['seed=[']}"): r"group 1: cells: b: seed=\[: ",
+    group("cells: {a: [], b: ['seed=[']}"): r"group 1: cells: b: override seed=\[: ",
     group("cells: {a: [], b: [method_kwargs.temperature_k=2]}"): "group 1: cell b: .*temperature_k",
     group("cells: {a: []}") + "  - {recipe: digits/ressl, cells: {a: [seed=6]}}": (
         "group 2: .*digits-ressl/a is the folder of another cell.*seed: 5 -> 6"
