@@ -165,10 +165,16 @@ def _write(path, state):
         try:
             torch.save(state, sealing)
         except Exception as error:
-            raise (sealing.error or error) from None
+            raise (sealing.error or _first(error)) from None
         sealing.seal()
         file.flush()
         os.fsync(file.fileno())
+
+
+def _first(error: Exception) -> BaseException:
+    """What ended torch.save: its archive, cut off by that, ends with a complaint of its own."""
+    cut_off = isinstance(error, RuntimeError) and "inline_container" in str(error)
+    return error.__context__ if cut_off and error.__context__ is not None else error
 
 
 def _keep_previous(path):

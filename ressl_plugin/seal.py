@@ -53,7 +53,7 @@ class SealingFile(io.RawIOBase):
                 joined = self.held + bytes(view)
                 self._put(joined[:-2])
                 self.held = joined[-2:]
-        except OSError as error:  # torch may replace it by one of its own
+        except BaseException as error:  # a signal's, too; torch may replace it by one of its own
             self.error = error
             raise
         return len(view)

@@ -203,6 +203,26 @@ def test_killed_at_any_time(tmp_path):
     assert last > 0
 
 
+@pytest.mark.parametrize("at", range(1, 30, 2))
+def test_what_ends_a_save_is_what_is_raised(run, monkeypatch, at):
+    """A data worker's death reaches Python as an exception of a signal handler, anywhere."""
+    died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    put, calls = seal.SealingFile._put, []
+
+    def dies(self, data):
+        calls.append(data)
+        if len(calls) == at:
+            raise died
+        put(self, data)
+
+    monkeypatch.setattr(seal.SealingFile, "_put", dies)
+    with pytest.raises(RuntimeError) as found:
+        checkpoint.save(run / "last.ckpt", state(NEW))
+    assert found.value is died
+    monkeypatch.undo()
+    assert same(checkpoint.load(run), OLD)
+
+
 def test_without_hard_links(run, monkeypatch):
     def unsupported(*_):
         raise OSError(errno.EOPNOTSUPP, "not supported")
