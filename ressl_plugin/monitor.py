@@ -150,7 +150,7 @@ class Events(TensorBoardLogger):
         except (OSError, ValueError) as error:  # log_metrics makes a ValueError of everything
             cause = error if isinstance(error, OSError) else error.__cause__
             if not isinstance(cause, OSError):
-                raise
+                raise (cause or error) from None  # such as a data worker's death
             log.error(
                 "%s: TensorBoard's events are not written (%s), training goes on",
                 self.log_dir,
