@@ -149,8 +149,10 @@ class Events(TensorBoardLogger):
             call(*args)
         except (OSError, ValueError) as error:  # log_metrics makes a ValueError of everything
             cause = error if isinstance(error, OSError) else error.__cause__
+            if type(cause) is RuntimeError:  # a data worker's death, out of a signal's handler
+                raise cause from None
             if not isinstance(cause, OSError):
-                raise (cause or error) from None  # such as a data worker's death
+                raise
             log.error(
                 "%s: TensorBoard's events are not written (%s), training goes on",
                 self.log_dir,

@@ -153,6 +153,20 @@ def test_other_errors_of_tensorboard_are_not_hidden(tmp_path):
         Events(tmp_path).log_metrics({"loss": "a word"}, 0)
 
 
+def test_the_death_of_a_worker_keeps_its_own_words(tmp_path, monkeypatch):
+    """Raised by a signal's handler wherever the process is, here in TensorBoard's writer."""
+    died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    def dies(*_, **__):
+        raise died
+
+    logger = Events(tmp_path)
+    monkeypatch.setattr(type(logger.experiment), "add_scalar", dies)
+    with pytest.raises(RuntimeError) as found:
+        logger.log_metrics({"loss": 1.0}, 0)
+    assert found.value is died
+
+
 def test_a_resumed_runs_metrics_are_there_at_every_moment(tmp_path, recwarn):
     """Lightning's own logger deletes them when it is opened."""
     file = tmp_path / "metrics.csv"
