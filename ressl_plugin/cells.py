@@ -101,7 +101,7 @@ def misfit(number: int, cfg: Mapping) -> str | None:
     data, kwargs = cfg["data"]["dataset"], cfg.get("method_kwargs") or {}
     found = {"backbone.name": (cfg.get("backbone") or {}).get("name")}
     wanted = {"backbone.name": "resnet18" if number in (1, 2, 3, 4, 5, 8) else "resnet50"}
-    if (data == "imagenet") if number <= 5 else (data in SMALL):
+    if data in (("imagenet",) if number <= 5 else SMALL):
         return f"data.dataset={data}"
     if cfg.get("method") == "ressl":
         for key in ("predictor", "infonce_epochs"):  # the journal version's

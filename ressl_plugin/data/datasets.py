@@ -94,7 +94,7 @@ def open(cfg, split, transform=None, need_labels=False):
             "needed here; give labelled data (data.no_labels=false, or the key y of a .npz)"
         )
     fraction = data.get("fraction") or -1
-    if split == "pretrain" and fraction > 0:
+    if split == "pretrain" and fraction > 0 and fraction != 1:
         _subset(dataset, fraction)
     return dataset
 

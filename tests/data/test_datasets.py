@@ -155,6 +155,7 @@ def test_fraction_is_the_hosts_draw(make_folder, config):
     )  # fmt: skip
     assert kept.samples == list(zip(files, labels)) and kept.targets == labels
     assert len(data.open(config("custom", root, fraction=0.4), "train")) == 20
+    assert len(data.open(config("custom", root, fraction=1.0), "pretrain")) == 20
 
 
 @pytest.mark.parametrize("fraction", [1.5, 0.01])

@@ -1,10 +1,5 @@
 """The `dali` back end, run for real on image files (DALI on the CPU)."""
 
-import gc
-import os
-import signal
-import time
-
 import numpy as np
 import pytest
 import torch
@@ -214,29 +209,6 @@ def test_an_epoch_left_early_leaves_nothing_behind(folder):
     early.set_epoch(0)
     kept = list(early)  # batches stay valid while later ones are drawn
     assert same(kept, first)
-
-
-def test_a_fork_does_not_end_its_parents_pipelines(folder):
-    """Nor wait for their threads: the loader of an earlier run, not collected yet."""
-    gc.disable()
-    try:
-        dropped = make(folder)
-        next(iter(dropped))
-        dropped.itself = dropped
-        del dropped
-        pid = os.fork()
-        if pid == 0:
-            gc.collect()
-            os._exit(0)
-        for _ in range(200):
-            if os.waitpid(pid, os.WNOHANG) == (pid, 0):
-                return
-            time.sleep(0.1)
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-        pytest.fail("the fork waits for threads that it has not")
-    finally:
-        gc.enable()
 
 
 def test_few_images(folder):
