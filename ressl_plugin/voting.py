@@ -64,7 +64,9 @@ def vote(
     hits = torch.zeros(2, dtype=torch.long)
     for weights, voted, right in zip(*(x.split(VOTES) for x in (near, labels, targets))):
         if temperature is not None:
-            weights = (weights / temperature).exp()
+            # relative to the nearest: exp(1 / T) is beyond float32 from T = 0.0112 down
+            weights = weights.double()
+            weights = ((weights - weights.amax(1, keepdim=True)) / temperature).exp()
         votes = weights.new_zeros(len(weights), classes).scatter_add_(1, voted, weights)
         ranked = votes.argsort(1, descending=True)[:, : min(5, near.size(1))]
         hit = ranked == right[:, None]

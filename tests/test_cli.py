@@ -1,6 +1,7 @@
 """The `ressl` command as a user types it: a run on real images, its evaluators, its mistakes."""
 
 import json
+import resource
 import shutil
 import subprocess
 import sys
@@ -75,6 +76,30 @@ def test_every_evaluator_appends_to_results(run, capsys):
     assert {r["evaluator"] for r in results.read(run)} >= {"knn", "linear", "few-labels"}
     for record in results.read(run):
         assert {"protocol", "data", "metric", "value", "versions", "command"} <= set(record)
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [(("knn", "--k", "5"), "best (chosen on these"), (("compare", "--draws", "2"), "| raw pixels"),
+     (("linear", "--fast"), "linear (")],
+)  # fmt: skip
+def test_a_full_disk_does_not_cost_the_numbers(run, capsys, words, last):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
+    try:
+        status = cli.main([words[0], str(run), *words[1:]])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    out, err = capsys.readouterr()
+    assert status == 3 and "File too large" in err
+    assert last in out
+
+
+def test_one_class_is_not_compared(run, digits, tmp_path, capsys):
+    for split in ("train", "val"):
+        shutil.copytree(digits / split / "3", tmp_path / split / "3")
+    one = (f"data.train_path={tmp_path}/train", f"data.val_path={tmp_path}/val")
+    assert "one class" in error(capsys, "compare", run, *one)
 
 
 def test_figures_and_table(run, capsys):
@@ -225,6 +250,7 @@ def test_mistakes_about_runs(run, tmp_path, capsys):
     assert "backbone" in error(capsys, "knn", run, "backbone.kwargs.channels=[8,8,8,16]")
     assert "need" in error(capsys, "knn", run, "data.no_labels=true", "data.val_path=null")
     assert "--device" in error(capsys, "knn", run, "--device", "cuda:77")
+    assert "temperature = nan" in error(capsys, "knn", run, "--temperature", "nan")
     euclidean = ("--distance", "euclidean", "--temperature", "0.5")
     assert "--temperature is of cosine" in error(capsys, "knn", run, *euclidean)
     assert "--lr-head -1" in error(capsys, "finetune", run, "--lr-head", "-1")

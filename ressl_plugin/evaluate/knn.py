@@ -1,13 +1,14 @@
 """Weighted nearest-neighbour classification on frozen features.
 
-The weights are the host's (`WeightedKNNClassifier`): exp(cosine / T), or 1 / (distance + 1e-5) for
-euclidean distance. A sweep finds the neighbours once and votes for every k and T, where the host's
-class would compute the N_test x N_train distances anew in each cell; the tests hold each cell equal
-to its own arithmetic.
+The weights are the host's (`WeightedKNNClassifier`): exp(cosine / T), up to a factor that a query's
+neighbours share, or 1 / (distance + 1e-5) for euclidean distance. A sweep finds the neighbours once
+and votes for every k and T, where the host's class would compute the N_test x N_train distances
+anew in each cell; the tests hold each cell equal to its own arithmetic.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -43,14 +44,10 @@ def sweep(
     Raises:
         UserError: labels missing, an unknown distance, no usable k or temperature.
     """
-    _check(train_x, train_y, test_x, test_y, distances)
+    check_cells(ks, temperatures, distances)
+    _check(train_x, train_y, test_x, test_y)
     ks = sorted({min(int(k), len(train_x)) for k in ks})
-    if ks[0] < 1:
-        raise UserError(f"kNN: k = {ks[0]}; k must be at least 1")
     temperatures = sorted({float(t) for t in temperatures})
-    if temperatures[0] <= 0:
-        raise UserError(f"kNN: temperature = {temperatures[0]}; it must be positive")
-
     train_x, train_y = train_x.to(device).float(), train_y.to(device)
     test_x, test_y = test_x.to(device).float(), test_y.to(device)
     classes = int(max(train_y.max(), test_y.max())) + 1
@@ -71,12 +68,26 @@ def default_cell(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
     return sweep(train_x, train_y, test_x, test_y, [DEFAULT_K], [DEFAULT_T])["records"][0]
 
 
-def _check(train_x, train_y, test_x, test_y, distances):
+def check_cells(ks: Sequence[int], temperatures: Sequence[float], distances: Sequence[str]) -> None:
+    """What a sweep is asked for, before features are extracted for it.
+
+    Raises:
+        UserError: a k below 1, a temperature that is not finite and above 0, another distance.
+    """
+    for k in ks:
+        if k < 1:
+            raise UserError(f"kNN: k = {k}; k must be at least 1")
+    for t in temperatures:
+        if not 0 < t < math.inf:
+            raise UserError(f"kNN: temperature = {t}; it must be finite and above 0")
+    for distance in distances:
+        if distance not in ("cosine", "euclidean"):
+            raise UserError(f"kNN: distance '{distance}' unknown; cosine or euclidean")
+
+
+def _check(train_x, train_y, test_x, test_y):
     for name, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
         if len(x) == 0 or len(x) != len(y):
             raise UserError(f"kNN: {len(x)} {name} features and {len(y)} labels; need as many, > 0")
         if y.min() < 0:
             raise UserError(f"kNN: the {name} set has no labels; give a labelled data set")
-    for distance in distances:
-        if distance not in ("cosine", "euclidean"):
-            raise UserError(f"kNN: distance '{distance}' unknown; cosine or euclidean")

@@ -177,6 +177,8 @@ def _check(x_train, y_train, x_test, y_test):
             raise UserError(f"linear: {len(x)} {name} features, {len(y)} labels; as many, > 0")
         if min(y) < 0 if isinstance(y, (list, tuple)) else y.min() < 0:
             raise UserError(f"linear: the {name} set has no labels; give a labelled data set")
+    if len(torch.as_tensor(y_train).unique()) < 2:
+        raise UserError("linear: all training images are of one class; give two classes or more")
 
 
 def trained(

@@ -23,24 +23,29 @@ def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="
 
     if temperatures and distance == "euclidean":
         raise UserError("--temperature is of cosine distance; leave it out with euclidean")
+    cells = {
+        "ks": ks or nearest.KS,
+        "temperatures": temperatures or nearest.TEMPERATURES,
+        "distances": (distance,),
+    }
+    nearest.check_cells(**cells)
     run = with_overrides(path, overrides)
     splits = Splits(run, device_named(device))
-    found = nearest.sweep(
-        *splits.of(run.backbone()),
-        ks=ks or nearest.KS,
-        temperatures=temperatures or nearest.TEMPERATURES,
-        distances=(distance,),
-        device=splits.device,
-    )
+    found = nearest.sweep(*splits.of(run.backbone()), **cells, device=splits.device)
+    # all is printed before any of it is written: a full disk must not cost the numbers
     for cell in found["records"]:
-        protocol = f"k={cell['k']} {cell['distance']}"
-        if cell["temperature"] is not None:
-            protocol += f" T={cell['temperature']:g}"
-        print(f"kNN {protocol:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
-        for metric in ("top1", "top5"):
-            append(run, "knn", protocol, metric, cell[metric])
+        name = _cell_name(cell)
+        print(f"kNN {name:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
     best = found["best"]
-    print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}")
+    print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}", flush=True)
+    for cell in found["records"]:
+        for metric in ("top1", "top5"):
+            append(run, "knn", _cell_name(cell), metric, cell[metric])
+
+
+def _cell_name(cell: dict) -> str:
+    at = "" if cell["temperature"] is None else f" T={cell['temperature']:g}"
+    return f"k={cell['k']} {cell['distance']}{at}"
 
 
 def linear(target, overrides, protocol=None, fast=False, device="auto", show=False) -> None:
@@ -115,9 +120,10 @@ def _trainer_on(place) -> dict:
 
 
 def _report(run: Run, name: str, found: dict, **more) -> None:
+    top1, top5 = found["top1"], found["top5"]
+    print(f"linear ({name}): top-1 {top1:.2f}   top-5 {top5:.2f}", flush=True)
     for metric in ("top1", "top5"):
         append(run, "linear", name, metric, found[metric], seeds=[found["seed"]], **more)
-    print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}")
 
 
 def _print_agreement(run: Run, protocol: str) -> None:
@@ -146,12 +152,12 @@ def compare(path, overrides, draws=10, device="auto") -> None:
         "raw pixels": splits.pixels(),
     }
     records = side_by_side(representations, run.cfg.data.dataset, draws=draws)
+    table = tables.comparison_table(records)
+    print(table, flush=True)  # before it is written: a full disk must not cost the numbers
     for record in records:
         trained = record["representation"] == method_name(run.cfg)
         results.append(run.dir, {**record, **(weights_of(run) if trained else {})})
-    table = tables.comparison_table(records)
     (run.dir / "comparison.md").write_text(table + "\n")
-    print(table)
 
 
 def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
@@ -171,7 +177,8 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
         protocol, metric, name = "SVM", "top1", run.cfg.data.dataset
     for cell in found:
         spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
-        print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}")
+        print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}", flush=True)
+    for cell in found:
         append(
             run,
             "lowshot",
@@ -216,11 +223,11 @@ def finetune(
     )
     how = {key: found[key] for key in ("epochs", "lr_backbone", "lr_head", "batch_size")}
     how["share"] = round(found["n"] / len(train), 4)
+    accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
+    print(f"fine-tuned on {found['n']} images: {accuracies}", flush=True)
     for metric in ("top1", "top5"):
         append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed],
                n=found["n"], details=how)  # fmt: skip
-    accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
-    print(f"fine-tuned on {found['n']} images: {accuracies}")
 
 
 def figures(path, overrides, device="auto") -> list[Path]:

@@ -60,6 +60,22 @@ def test_sweep_equals_brute_force(digits, distance, k, t):
     assert (cell["top1"], cell["top5"]) == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.parametrize("t", [0.01, 0.002])
+def test_small_temperatures_equal_the_vote_in_float64(digits, t):
+    """exp(cosine / T) would be infinite in float32: all classes with a neighbour tie."""
+    x, y = digits[0] + 3, digits[1]  # all cosines near 1
+    small = (x[:200], y[:200], x[200:260], y[200:260])
+    (cell,) = sweep(*small, ks=[20], temperatures=[t])["records"]
+    expected = brute_force(*small, 20, t, "cosine")
+    assert (cell["top1"], cell["top5"]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_at_a_vanishing_temperature_the_nearest_decides(digits):
+    nearest, vanishing = (sweep(*digits, ks=[k], temperatures=[t])["best"]["top1"]
+                          for k, t in ((1, 1.0), (20, 1e-320)))  # fmt: skip
+    assert nearest == vanishing
+
+
 @pytest.fixture(scope="module")
 def hosts_own():
     """The host's class with its own arithmetic, read anew: what is imported is mended."""
@@ -153,7 +169,8 @@ def test_mistakes_are_named(digits):
         sweep(train_x, torch.full_like(train_y, -1), test_x, test_y)
     with pytest.raises(UserError, match="k = 0"):
         sweep(*digits, ks=[0])
-    with pytest.raises(UserError, match="temperature"):
-        sweep(*digits, temperatures=[0.0])
+    for t in (0.0, -1.0, math.nan, math.inf):
+        with pytest.raises(UserError, match=f"temperature = {t}; it must be finite and above 0"):
+            sweep(*digits, temperatures=[0.1, t])
     with pytest.raises(UserError, match="600 training features and 200 labels"):
         sweep(train_x, test_y, test_x, test_y)
