@@ -14,6 +14,7 @@ from ressl_plugin import checkpoint, distributed, results
 from ressl_plugin.checkpoint import CheckpointError
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.errors import RunFault, UserError
+from ressl_plugin.refusals import Begun
 from ressl_plugin.saving import Preempted
 
 HOPELESS = 100  # steps left out in a row
@@ -131,9 +132,13 @@ def reported(trainer: pl.Trainer, folder: Path):
         raise
     except UserError as error:
         text = own_words(error)
-        if not trainer.global_step:
+        # a resumed run has steps behind it before it has taken one
+        stepping = all(c.now for c in trainer.callbacks if isinstance(c, Begun))
+        if not (trainer.global_step and stepping):
             raise UserError(text) from error
-        raise RunFault(f"{text}; {last_good(folder)}, resume=true continues from it") from error
+        raise RunFault(
+            f"{text}; {last_good(folder)}: once the images are as they were, resume=true goes on"
+        ) from error
 
 
 def explain(error: RuntimeError | OSError) -> str | None:

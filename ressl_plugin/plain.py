@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from enum import Enum
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from omegaconf import Container, OmegaConf
 
+from ressl_plugin import schema
 from ressl_plugin.checkpoint import CheckpointError
 
 # Where a run lies, what it reports and how it is watched: nothing of it reaches the weights.
 NEUTRAL = (
     "run_dir", "name", "resume", "resume_force", "resume_from_checkpoint", "auto_resume", "wandb",
     "checkpoint", "knn_eval", "faults", "data.num_workers", "data.val_path", "data.check",
+    "data.train_path", "data.download",  # what the data are is compared, not where (identity.py)
     "performance.log_every", "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch",
     "limit_val_batches", "num_sanity_val_steps", "profile",
 )  # fmt: skip
@@ -63,9 +66,11 @@ def config_differences(saved, now) -> list[str]:
     """Settings that differ and bear on training, as ``key: saved -> now``, sorted.
 
     Left out is what cannot change a weight (`NEUTRAL`: places, reports, workers). `max_epochs` is
-    not: the schedule follows from it.
+    not: the schedule follows from it. A key that an earlier version did not have had its default.
     """
     old, new = decisive(saved), decisive(now)
+    for side, other in ((old, new), (new, old)):
+        side.update({k: v for k, v in _defaults().items() if k in other and k not in side})
     absent = object()
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
@@ -82,6 +87,16 @@ def decisive(config) -> dict:
         for key, value in flat.items()
         if not any(key == n or key.startswith(f"{n}.") for n in NEUTRAL)
     }
+
+
+@cache
+def _defaults() -> dict:
+    from ressl_plugin.config import defaults  # which needs this package's checkpoints
+
+    whole = OmegaConf.to_container(defaults())
+    kwargs = OmegaConf.to_container(OmegaConf.structured(schema.ReSSLKwargs))
+    flat = [*_flat(whole), *_flat({"method_kwargs": kwargs})]
+    return {key: value for key, value in flat if value != schema.MISSING}
 
 
 def _flat(value, prefix=""):

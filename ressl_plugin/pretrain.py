@@ -49,7 +49,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     folder = run.directory(cfg)
     module = PretrainData(cfg, folder)
     scaled = scale(with_views(cfg, module))
-    source = resume_from(cfg)
+    source = resume_from(cfg, module.identity)
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
     begun = Begun()
@@ -61,6 +61,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         check_fits(source, model, cfg)
     with run.locked(folder), set_up_refused(begun), reported(trainer, folder):
         run.start(cfg, scaled)
+        module.keep_identity()
         warn_about_queue(scaled, len(module.dataset))
         trainer.fit(model, datamodule=module, ckpt_path=source)
     return folder

@@ -9,9 +9,11 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ressl_plugin import checkpoint, run
+from ressl_plugin.data import identity
 from ressl_plugin.errors import UserError
 from ressl_plugin.plain import config_differences, plain_config
 from ressl_plugin.saving import CONFIG
+from ressl_plugin.training_data import DATA, TRAIN
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +21,16 @@ log = logging.getLogger(__name__)
 _OPTIMIZER = ("name", "exclude_bias_n_norm_wd")
 
 
-def resume_from(cfg: DictConfig) -> Path | None:
+def resume_from(cfg: DictConfig, data: dict) -> Path | None:
     """The checkpoint to go on from: of this run directory, or the one that is named.
 
+    Args:
+        cfg: the complete config.
+        data: the identity of the training data (data.identify).
+
     Raises:
-        UserError: there is none, or it was made with another config and `resume_force` is off.
+        UserError: there is none, or it was made with another config or other data and
+            `resume_force` is off.
     """
     if cfg.resume_from_checkpoint:
         cfg.resume = cfg.resume_from_checkpoint
@@ -34,7 +41,9 @@ def resume_from(cfg: DictConfig) -> Path | None:
         log.info("resume=true: no checkpoint in %s yet, starting afresh", folder)
         return None
     source = checkpoint.find(folder if cfg.resume is True else cfg.resume)
-    return check_same_config(source, cfg)
+    check_same_config(source, cfg)
+    check_same_data(source, checkpoint.load(source), cfg, data)
+    return source
 
 
 def check_same_config(source, config) -> Path:
@@ -59,6 +68,30 @@ def check_same_config(source, config) -> Path:
             )
         log.warning("resume_force: going on with another config: %s", listed)
     return Path(source)
+
+
+def check_same_data(source: Path, state: dict, config: DictConfig, data: dict) -> None:
+    """The data are those that the checkpoint was trained on, wherever they lie now.
+
+    Raises:
+        UserError: they are others; `resume_force` takes them nevertheless.
+    """
+    path = config.data.train_path
+    if DATA not in state:  # the host's, or of a version that did not write it down
+        before = ((state.get(CONFIG) or {}).get("data") or {}).get("train_path")
+        if before not in (None, path):
+            log.warning("%s was trained on %s; is %s a copy? Nothing tells", source, before, path)
+        return
+    saved = state[DATA].get(TRAIN) if isinstance(state[DATA], dict) else None
+    if not identity.is_identity(saved):
+        raise UserError(f"{source}: {DATA}.{TRAIN} is no identity of a data set; it is damaged")
+    if differing := identity.differences(saved, data):
+        if not config.get("resume_force"):
+            raise UserError(
+                f"{source} was trained on other data than data.train_path={path}: {differing}. "
+                "Give the same images, or resume_force=true to go on with these"
+            )
+        log.warning("resume_force: going on with other data: %s", differing)
 
 
 def check_fits(source: Path, model: nn.Module, config) -> None:

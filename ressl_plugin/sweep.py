@@ -18,7 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ressl_plugin import config, results, run
+from ressl_plugin import config, data, results, run
+from ressl_plugin.data import identity
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.plain import config_differences
@@ -101,11 +102,25 @@ def same_experiment(cfg: DictConfig) -> None:
     except Exception as error:
         raise UserError(f"{file}: not a config: {' '.join(str(error).split())}") from None
     differing = config_differences(there, runnable(cfg))
+    place = OmegaConf.select(there, "data.train_path")
+    if not differing and cfg.data.train_path != place:  # it may be a copy
+        differing = _other_data(cfg, place)
     if differing:
         raise UserError(
             f"{cfg.run_dir} was made with another config: {'; '.join(differing)}; "
             "set them back, give another place for the runs, or resume_force=true"
         )
+
+
+def _other_data(cfg: DictConfig, place: str | None) -> list[str]:
+    """Whether data.train_path holds other images than the run there was trained on."""
+    trained_on = identity.of_run(cfg.run_dir)
+    why = "which is not known to hold the same images"
+    if trained_on is not None:
+        from ressl_plugin.training_data import training_set
+
+        why = identity.differences(trained_on, data.identify(training_set(cfg)))
+    return [f"data.train_path: {place} -> {cfg.data.train_path}, {why}"] if why else []
 
 
 def train(cfg: DictConfig, meter: bool = False) -> None:

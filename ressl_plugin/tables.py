@@ -12,6 +12,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from ressl_plugin import cells, results
+from ressl_plugin.data import identity
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.paper import TABLES
@@ -222,16 +223,19 @@ def _groups(runs):
             latest.pop(key, None)  # the latest comes last
             latest[key] = record
         cfg = read_config(run)
-        key = _experiment(cfg) if cfg else str(run)
+        key = _experiment(cfg, run) if cfg else str(run)
         # a seed that is there already is no further seed: two imports, or the run made again
         seen[key, cfg.get("seed")] += 1
         groups.setdefault((key, seen[key, cfg.get("seed")]), []).append((run, cfg, latest))
     return groups.values()
 
 
-def _experiment(cfg) -> str:
-    """All of a config that bears on the numbers, but the seed; images a step, not devices."""
+def _experiment(cfg, run) -> str:
+    """All of a config that bears on the numbers, but the seed; images a step, not devices; the
+    content of the training data, not their place."""
     settings = decisive(cfg)
+    place = (cfg.get("data") or {}).get("train_path")
+    settings["data.train_path"] = identity.of_run(run) or place
     settings["ranks"] = device_count(settings.get("devices", 1), 1) * settings.get("num_nodes", 1)
     settings["data.val_path"] = (cfg.get("data") or {}).get("val_path")
     for key in ("seed", "devices", "num_nodes", "wandb_run_id"):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
 from torch.utils.data import DataLoader, Subset
 
-from ressl_plugin import data, host
+from ressl_plugin import data, distributed, host
+from ressl_plugin.data import identity
 from ressl_plugin.data.memory import CleanBatches
 from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.errors import UserError
@@ -19,6 +20,8 @@ from ressl_plugin.views import recipe
 log = logging.getLogger(__name__)
 
 MEMORY_LIMIT = 4 << 30  # bytes of uint8 images that `auto` keeps on the device
+# where a checkpoint says what it was trained on (Lightning's name for a data module's state)
+DATA, TRAIN = "PretrainData", "train"
 SMALL = 96  # pixels a side up to which `auto` keeps images in memory
 
 
@@ -37,8 +40,7 @@ class PretrainData(pl.LightningDataModule):
         super().__init__()
         self.cfg, self.run_dir = cfg, Path(run_dir)
         self.recipe = recipe.read(cfg.augmentations, data.mean_std(cfg))
-        labelled = cfg.method == "supervised"  # of STL-10, the twentieth that has a label
-        self.dataset = data.open(cfg, "train" if labelled else "pretrain", need_labels=labelled)
+        self.dataset = training_set(cfg)
         self.has_val = self._has_validation()
         self.backend = self._choose()
         total = cfg.optimizer.batch_size
@@ -52,6 +54,20 @@ class PretrainData(pl.LightningDataModule):
     def num_classes(self) -> int:
         """Classes that have a name; 1, as in the host, where nothing is labelled."""
         return max(1, len(self.dataset.classes))
+
+    @cached_property
+    def identity(self) -> dict:
+        """What the training data are, wherever they lie (data.identify)."""
+        return data.identify(self.dataset)
+
+    def keep_identity(self) -> None:
+        """Write it into the run directory, too; the first process does it for all."""
+        if distributed.launched_first():
+            identity.keep(self.run_dir, self.identity)
+
+    def state_dict(self) -> dict:
+        """Of every checkpoint; compared by resume.check_same_data."""
+        return {TRAIN: self.identity}
 
     def _has_validation(self) -> bool:
         labelled = not self.cfg.data.no_labels and any(t >= 0 for t in self.dataset.targets)
@@ -159,6 +175,12 @@ class PretrainData(pl.LightningDataModule):
             num_workers=loader.num_workers,
             worker_init_fn=leave_signals,
         )
+
+
+def training_set(cfg):
+    """The images that a run of this config is trained on (data.open), untransformed."""
+    labelled = cfg.method == "supervised"  # of STL-10, the twentieth that has a label
+    return data.open(cfg, "train" if labelled else "pretrain", need_labels=labelled)
 
 
 class HostViews:

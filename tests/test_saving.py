@@ -211,7 +211,7 @@ def test_config_differences():
     now.augmentations[0].crop_size = 28
     assert config_differences(saved, now) == [
         "augmentations: [{'crop_size': 32}] -> [{'crop_size': 28}]",
-        "batchnorm.groups: absent -> 8",
+        "batchnorm.groups: 0 -> 8",
         "max_epochs: 200 -> 400",
         "method_kwargs.temperature_q: 0.1 -> 0.2",
     ]

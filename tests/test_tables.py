@@ -7,6 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ressl_plugin import results, tables
+from ressl_plugin.data import identity
 from ressl_plugin.errors import UserError
 from ressl_plugin.paper import TABLES
 
@@ -140,6 +141,15 @@ def test_seeds_of_one_experiment_are_one_line(tmp_path):
     first, other = rows_of(tables.table(runs, "csv"))
     assert (first["run"], first["ours"], first["spread"]) == ("s0 … (3 runs)", "89.00", "1.00")
     assert (other["run"], other["paper"], other["table"]) == ("other", "90.04", "2")
+
+
+def test_the_content_of_the_data_counts_not_their_place(tmp_path):
+    for seed, digest in enumerate("aab"):
+        run = make_run(tmp_path, f"s{seed}", LINEAR, seed=seed, data__train_path=f"/node{seed}")
+        identity.keep(run, {"images": 6, "classes": 2, "digest": digest})
+    runs = [tmp_path / f"s{seed}" for seed in range(3)]
+    lines = [line for line in tables.table(runs).splitlines() if "linear: small" in line]
+    assert ["(2 runs)" in line for line in lines] == [True, False]
 
 
 def test_what_is_no_further_seed_is_not_averaged(tmp_path):

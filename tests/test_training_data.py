@@ -63,10 +63,12 @@ def test_online_evaluation_keeps_its_cadence(cifar):
                  "method_kwargs.queue_size=8", "enable_progress_bar=false", "data.num_workers=0",
                  f"data.train_path={cifar}", f"data.val_path={cifar}",
                  f"run_dir={cifar / 'run'}"]  # fmt: skip
-    folder = pretrain(config.finish(config.load("cifar/ressl", overrides)))
+    folder = pretrain(config.finish(config.load("cifar/ressl", [*overrides, "data.download=true"])))
     rows = list(csv.DictReader((folder / "metrics.csv").open()))
     assert len([row for row in rows if row.get("val_acc1")]) == 1
     assert len([row for row in rows if row.get("val_knn_acc1")]) == 1
+    # as the README has it: fetched once, resumed without a word about that
+    pretrain(config.finish(config.load("cifar/ressl", [*overrides, "resume=true"])))
 
 
 def test_workers_need_not_be_forked(tmp_path):

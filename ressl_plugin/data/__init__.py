@@ -11,6 +11,7 @@ from ressl_plugin.data.evaluation import (
     mean_std,
 )
 from ressl_plugin.data.folders import FlatFolder, FolderImages
+from ressl_plugin.data.identity import identify
 from ressl_plugin.data.images import load_image, to_rgb
 from ressl_plugin.data.memory import MemoryImages, memory_bytes
 from ressl_plugin.data.npz import read_npz
@@ -29,6 +30,7 @@ __all__ = [
     "crop_size",
     "evaluation_loader",
     "evaluation_transform",
+    "identify",
     "load_image",
     "make_digits",
     "mean_std",

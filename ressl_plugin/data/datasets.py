@@ -1,9 +1,11 @@
 """Every data set by its name in the config, each as a torch Dataset of (image, target).
 
 All have `.targets` (list of int, -1 for none), `.classes` (names), `.key_files()` (what a cache
-must watch), and either `.data` (uint8, N x H x W x 3) or `.samples` ((path, target) pairs).
+must watch), `.parts()` ((name, size) pairs, the content wherever it lies: see identity.py), and
+either `.data` (uint8, N x H x W x 3) or `.samples` ((path, target) pairs).
 """
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +13,9 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ressl_plugin.data.folders import FlatFolder, FolderImages
+from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.images import fit
-from ressl_plugin.data.npz import read_npz
+from ressl_plugin.data.npz import checksums, read_npz
 from ressl_plugin.errors import UserError
 
 FOLDERS = {"tiny-imagenet": 200, "imagenet": 1000, "imagenet100": 100, "digits": 10, "custom": None}
@@ -23,12 +26,14 @@ SPLITS = ("pretrain", "train", "val")
 class ArrayImages(Dataset):
     """Images that are one array: uint8 (N, H, W, 3), targets int (N,). Gives (PIL RGB, int).
 
+    files: where they are from. parts: (name, size or checksum) of what is in them.
     image_size: each image is fitted to it (images.fit) before the transform.
     """
 
-    def __init__(self, data, targets, classes, files, transform=None, image_size=None):
+    def __init__(self, data, targets, classes, files, parts, transform=None, image_size=None):
         self.data, self.targets = data, [int(target) for target in targets]
         self.classes, self.files = list(classes), [Path(file) for file in files]
+        self._parts = list(parts)
         self.transform, self.image_size = transform, image_size
 
     def __len__(self):
@@ -43,7 +48,12 @@ class ArrayImages(Dataset):
     def key_files(self):
         return self.files
 
+    def parts(self):
+        return self._parts
+
     def keep(self, indexes):
+        which = hashlib.sha256(np.asarray(indexes, dtype=np.int64).tobytes()).hexdigest()
+        self._parts.append((which, len(indexes)))
         self.data, self.targets = self.data[indexes], [self.targets[i] for i in indexes]
 
 
@@ -146,7 +156,9 @@ def _torchvision(data, split, key, path):
         state = "is incomplete or damaged" if (path / folder).exists() else "is not there"
         raise UserError(f"{key}={path}: {path / folder} {state}; {_how_to_get(name)}") from error
     files = [file for file in sorted((path / folder).iterdir()) if file.is_file()]
-    return ArrayImages(images, targets, source.classes, files)
+    names = [name for name, _ in (*source.train_list, *source.test_list)]
+    parts = zip(names, sizes([path / folder / name for name in names]))
+    return ArrayImages(images, targets, source.classes, files, parts)
 
 
 def _npz(data, split, key, path):
@@ -156,7 +168,7 @@ def _npz(data, split, key, path):
         if len(classes) > len(known) > 0:
             raise UserError(f"{key}={path} has label {len(classes) - 1}, the training set has none")
         classes = known or classes
-    return ArrayImages(images, labels, classes, [path])
+    return ArrayImages(images, labels, classes, [path], checksums(path))
 
 
 def _folder(data, split, key, path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from torch.utils.data import Dataset
 from torchvision.datasets import ImageFolder
 
+from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.images import EXTENSIONS, fit, is_image_name, load_image
 from ressl_plugin.errors import UserError
 
@@ -24,6 +25,10 @@ class _Fitted:
 
     def key_files(self):
         return [Path(path) for path, _ in self.samples]
+
+    def parts(self):
+        paths = [path for path, _ in self.samples]
+        return zip((os.path.relpath(path, self.root) for path in paths), sizes(paths))
 
     def keep(self, indexes):
         self.samples = [self.samples[i] for i in indexes]
