@@ -201,6 +201,11 @@ def _traced(x, weight, bias, groups, eps):
     return y, torch.cat(means).mean(0), torch.cat(variances).mean(0)
 
 
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any layer in it normalises by the statistics of a batch."""
+    return any(_is_batch_norm(layer) for layer in module.modules())
+
+
 def _is_batch_norm(module: nn.Module) -> bool:
     return isinstance(module, nn.modules.batchnorm._BatchNorm)
 

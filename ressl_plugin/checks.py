@@ -91,8 +91,24 @@ def check(cfg: DictConfig) -> None:
             "such as [60, 80]"
         )
     check_momentum(cfg)
+    check_batchnorm(cfg)
     if cfg.method == "ressl":
         check_ressl(cfg.method_kwargs)
+
+
+def check_batchnorm(cfg: DictConfig) -> None:
+    """Groups are of mode=group.
+
+    Raises:
+        UserError: groups that nothing would be split into.
+    """
+    norm = cfg.batchnorm
+    if norm.mode != "group" and norm.groups > 1:
+        raise UserError(
+            f"config: batchnorm.mode={norm.mode} batchnorm.groups={norm.groups}: no batch is split "
+            "in groups then; batchnorm.mode=group does it (on one device with "
+            "batchnorm.permute=true in place of a shuffle), or set batchnorm.groups=0"
+        )
 
 
 def check_numbers(cfg: DictConfig) -> None:

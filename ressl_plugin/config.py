@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin import schema
-from ressl_plugin.checks import check, check_momentum, check_ressl
+from ressl_plugin.checks import check, check_batchnorm, check_momentum, check_ressl
 from ressl_plugin.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -240,6 +240,7 @@ def fill_method(cfg: DictConfig) -> DictConfig:
             raise UserError(f"config: {name}.{', '.join(missing)} must be given")
         cfg[name] = OmegaConf.to_container(full)
     check_momentum(cfg)
+    check_batchnorm(cfg)
     check_ressl(cfg.method_kwargs)
     return cfg
 

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import batchnorm, config, distributed, host
+from ressl_plugin import batchnorm, config, distributed, host, sampling
 from ressl_plugin.infonce import info_nce
 from ressl_plugin.loss import relational_loss
 from ressl_plugin.online import OnlineEvaluation
@@ -63,6 +63,9 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
             d = kwargs.proj_output_dim
             self.predictor = head(d, kwargs.pred_hidden_dim, d, norm=True)
         self._set_batchnorm()
+        # without statistics over the batch, crops of one size may be forwarded as one batch
+        trained = [m for m in (self.backbone, self.projector, self.predictor) if m is not None]
+        self.joins_crops = not any(batchnorm.has_batch_norm(m) for m in trained)
         self.rest_untrained()
 
         rows = FeatureQueue.random_rows(kwargs.queue_size, kwargs.proj_output_dim)
@@ -82,9 +85,12 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
         return config.fill_method(base(cfg))
 
     def _set_batchnorm(self) -> None:
-        if self.cfg.batchnorm.mode == "group" and self.cfg.batchnorm.groups > 1:
+        norm = self.cfg.batchnorm
+        grouped = norm.mode == "group" and norm.groups > 1
+        self.permutes = grouped and norm.permute
+        if grouped:
             for network in self.networks:
-                batchnorm.to_groups(network, self.cfg.batchnorm.groups)
+                batchnorm.to_groups(network, norm.groups)
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -127,14 +133,25 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
         return F.normalize(z.float(), dim=-1)
 
     @torch.no_grad()
-    def momentum_forward(self, X: Tensor, even: bool = False) -> dict[str, Tensor]:
+    def momentum_forward(
+        self, X: Tensor, even: bool = False, batch_idx: int = 0
+    ) -> dict[str, Tensor]:
         """Teacher: (N, 3, H, W) to feats (N, d) and z (N, D) of unit length, no gradient.
+
+        While training its batch norm sees the images in another order than the student's, with
+        batchnorm.mode=shuffle across ranks, with permute=true within this one, whose order is
+        drawn from (seed, epoch, `batch_idx`, rank). What is returned is in the images' own order.
 
         `even` promises that all ranks hold equally many images: then nothing waits for the device.
         """
         restore = lambda t: t
-        if self.cfg.batchnorm.mode == "shuffle" and self.training:
+        if self.training and self.cfg.batchnorm.mode == "shuffle":
             X, restore = distributed.shuffle(X, even)
+        elif self.training and self.permutes:
+            place = (self.current_epoch, batch_idx, distributed.rank())
+            order = sampling.permutation(len(X), self.cfg.seed, *place)
+            back = order.argsort().to(X.device, non_blocking=True)
+            X, restore = X[order.to(X.device, non_blocking=True)], lambda t: t[back]
         feats = self.momentum_backbone(self._layout(X))
         z = F.normalize(self.momentum_projector(feats).float(), dim=-1)
         return {"feats": restore(feats), "z": restore(z)}
@@ -154,7 +171,7 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
         self.before_step()
         # only the last batch of an epoch can be uneven
         even = self._trainer is not None and batch_idx + 1 < self.trainer.num_training_batches
-        teacher = self.momentum_forward(views[self.teacher_view], even)
+        teacher = self.momentum_forward(views[self.teacher_view], even, batch_idx)
         z_t = teacher["z"]
         feats, z_s = self._student([views[i] for i in self.student_views])
 
@@ -175,22 +192,15 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
     def _student(self, crops: list[Tensor]) -> tuple[Tensor, Tensor]:
         """Features of the first crop (N, d) and embeddings of all crops (V, N, D).
 
-        Crops of one size are forwarded together, as one batch.
+        Each crop is a forward pass of its own, as in the reference: batch norm sees N images at a
+        time. Where there is none, crops of one size are one batch, with the same result.
         """
-        sizes = [tuple(c.shape[-2:]) for c in crops]
-        z: list[Tensor] = [None] * len(crops)
-        first = None
-        for size in dict.fromkeys(sizes):
-            same = [i for i, s in enumerate(sizes) if s == size]
-            out = self._forward_together([crops[i] for i in same])
-            for i, feats, embedding in zip(same, *out):
-                z[i] = embedding
-                first = feats if i == 0 else first
-        return first, torch.stack(z)
-
-    def _forward_together(self, crops: list[Tensor]):
-        feats = self.backbone(self._layout(torch.cat(crops) if len(crops) > 1 else crops[0]))
-        return feats.chunk(len(crops)), self._embed(feats).chunk(len(crops))
+        if self.joins_crops and len({c.shape for c in crops}) == 1:
+            feats = self.backbone(self._layout(torch.cat(crops)))
+            z = self._embed(feats)
+            return feats[: len(crops[0])], z.unflatten(0, (len(crops), -1))
+        feats = [self.backbone(self._layout(crop)) for crop in crops]
+        return feats[0], torch.stack([self._embed(f) for f in feats])
 
     def _objective(self, z_s: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
         """Loss and mean entropy of the target relation, both scalars; InfoNCE warms up first."""

@@ -40,6 +40,9 @@ class ReSSLKwargs:
 class BatchNorm:
     groups: int = 0  # + statistics within this many groups of a batch; 0 or 1: the whole batch
     mode: str = "group"  # + group, shuffle (over ranks, teacher) or sync
+    # + with groups: the teacher's batch is in another order, so that an image's two views are not
+    #   normalised with the same others (the reference's shuffled batch norm on one device)
+    permute: bool = False
 
 
 @dataclass

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from helpers import VIEW, make_config, random_batches
 from torch import nn
 
-from ressl_plugin import host
+from ressl_plugin import batchnorm, host
 from ressl_plugin.errors import UserError
 from ressl_plugin.method import ReSSL
+from ressl_plugin.sampling import permutation
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -55,15 +56,23 @@ def trainer(**kwargs):
 def algorithm_1(model, batches, epochs, cfg):
     """Algorithm 1 in plain PyTorch, from the model's initial weights; returns its state."""
     student = nn.ModuleList([copy.deepcopy(model.backbone), copy.deepcopy(model.projector)])
+    student = batchnorm.to_plain(student)
     teacher = copy.deepcopy(student)
     queue, ptr = model.queue.clone(), 0
     opt, kw = cfg.optimizer, cfg.method_kwargs
     velocity = {p: torch.zeros_like(p) for p in student.parameters()}
     total, warm = epochs * len(batches), cfg.scheduler.warmup_epochs * len(batches)
     m = cfg.momentum.base_tau
-    embed = lambda net, x: F.normalize(net[1](net[0](x)), dim=1)
+    # statistics of each group: as if each were a batch of its own
+    groups = max(1, cfg.batchnorm.groups)
+    embed = lambda net, x: F.normalize(
+        net[1](torch.cat([net[0](part) for part in x.chunk(groups)])), dim=1
+    )
     for step in range(total):
         _, (contrastive, weak), _ = batches[step % len(batches)]
+        order = torch.arange(len(weak))
+        if cfg.batchnorm.get("permute"):
+            order = permutation(len(weak), cfg.seed, *divmod(step, len(batches)), 0)
         lr = (
             opt.lr * step / warm
             if step < warm
@@ -71,7 +80,8 @@ def algorithm_1(model, batches, epochs, cfg):
         )
         z_s = embed(student, contrastive)
         with torch.no_grad():
-            z_t = embed(teacher, weak)
+            z_t = torch.empty_like(z_s)
+            z_t[order] = embed(teacher, weak[order])
             target = ((z_t @ queue.T) / kw.temperature_k).softmax(1)  # Eq. 3
         relation = ((z_s @ queue.T) / kw.temperature_q).log_softmax(1)  # Eq. 4
         loss = -(target * relation).sum(1).mean()  # Eq. 5
@@ -92,24 +102,57 @@ def largest(a, b):
     return max((x - y).abs().max().item() for x, y in zip(a.parameters(), b.parameters()))
 
 
-@pytest.mark.parametrize("batch", [8, 12])  # 12 does not divide the queue of 40 rows
-def test_20_steps_equal_plain_algorithm_1(batch):
+# the authors' code for small data: 8 groups, the teacher's batch permuted, hidden 2048
+AUTHORS = {
+    "batchnorm__groups": 8,
+    "batchnorm__permute": True,
+    "method_kwargs__proj_hidden_dim": 2048,
+    "method_kwargs__proj_output_dim": 128,
+}
+
+
+@pytest.mark.parametrize(
+    ("batch", "changes"),
+    [(8, {}), (12, {}), (32, AUTHORS)],
+    ids=["whole batch", "12 do not divide the queue of 40 rows", "authors' small-data step"],
+)
+def test_20_steps_equal_plain_algorithm_1(batch, changes):
     # float64 networks: in float32 the two drift apart by ReLUs that flip, whoever is right
     torch.manual_seed(0)
-    cfg = make_config(optimizer__lr=0.001, **NARROW)
+    cfg = make_config(optimizer__lr=0.001, **NARROW, **changes)
     model = ReSSL(cfg).double()
     batches = [[i, [v.double() for v in views], y] for i, views, y in random_batches(10, batch)]
     expected = algorithm_1(model, batches, 2, cfg)
-    trainer(max_epochs=2, precision="64-true").fit(model, loader(batches))
+    run = trainer(max_epochs=2, precision="64-true")
+    run.fit(model, loader(batches))
 
     student, teacher, queue, ptr = expected
     assert largest(model.backbone, student[0]) < 1e-5
     assert largest(model.backbone, model.momentum_backbone) > 1e-5  # something has happened
     assert largest(model.projector, student[1]) < 1e-5
-    assert largest(model.momentum_backbone, teacher[0]) < 1e-5
-    assert largest(model.momentum_projector, teacher[1]) < 1e-5
-    assert (model.queue - queue).abs().max() < 1e-5
+    assert largest(model.momentum_backbone, teacher[0]) < 1e-6
+    assert largest(model.momentum_projector, teacher[1]) < 1e-6
+    assert (model.queue - queue).abs().max() < 1e-6
     assert int(model.queue_ptr) == ptr
+    assert run.optimizers[0].param_groups[0]["lr"] == 0  # at the end of the half-cosine
+
+
+def test_permuted_teacher_shares_no_group_with_the_student():
+    """Embeddings come back in their images' order; every epoch, batch and seed has its own."""
+    torch.manual_seed(0)
+    permuted = ReSSL(make_config(**NARROW, batchnorm__groups=2, batchnorm__permute=True)).double()
+    x = torch.randn(8, 3, 16, 16).double()
+    order = permutation(8, permuted.cfg.seed, 0, 3, 0)
+    plain = batchnorm.to_plain(copy.deepcopy(permuted.momentum_backbone))
+    apart = [plain(x[half]) for half in order.chunk(2)]
+    expected = torch.empty(8, apart[0].shape[1]).double()
+    expected[order[:4]], expected[order[4:]] = apart
+    found = permuted.momentum_forward(x, batch_idx=3)["feats"]
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    assert (found - permuted.momentum_forward(x, batch_idx=4)["feats"]).abs().max() > 1e-3
+    permuted.eval()  # running statistics: the order does not matter, and none is drawn
+    clean = permuted.momentum_forward(x)["feats"]
+    torch.testing.assert_close(clean, permuted.momentum_backbone(x), rtol=0, atol=0)
 
 
 def count_forwards(module):
@@ -129,28 +172,52 @@ def test_one_forward_a_view():
     assert (len(student), len(teacher)) == (3, 3)
 
 
-def test_crops_of_one_size_share_a_forward_and_all_share_the_target():
-    views = [
-        {"role": "student", "num_crops": 2},
-        {"role": "teacher"},
-        {"role": "student", "crop_size": 8},
-    ]
+TWO_AND_ONE = [
+    {"role": "student", "num_crops": 2},
+    {"role": "teacher"},
+    {"role": "student", "crop_size": 8},
+]
+
+
+def test_each_crop_is_a_forward_of_its_own_and_all_share_the_target():
+    """As in the reference: batch norm never sees two views of an image at a time."""
     torch.manual_seed(0)
-    model = ReSSL(views_config(*views))
+    model = ReSSL(views_config(*TWO_AND_ONE, **NARROW)).double()
     assert (model.student_views, model.teacher_view) == ([0, 1, 3], 2)
+    plain = nn.Sequential(copy.deepcopy(model.backbone), copy.deepcopy(model.projector))
     student, teacher = count_forwards(model.backbone), count_forwards(model.momentum_backbone)
-    crops = [torch.randn(6, 3, s, s) for s in (16, 16, 16, 8)]
-    reference = copy.deepcopy(model)
+    crops = [torch.randn(6, 3, s, s).double() for s in (16, 16, 16, 8)]
+    z_t = F.normalize(copy.deepcopy(plain)(crops[2]), dim=1).detach()
     queue = model.queue.clone()
     loss = model.training_step([torch.arange(6), crops, torch.full((6,), -1)], 0)
-    assert (len(student), len(teacher)) == (2, 1)
+    assert (len(student), len(teacher)) == (3, 1)
 
-    z_t = reference.momentum_forward(crops[2])["z"]
-    large = reference.multicrop_forward(torch.cat(crops[:2]))["z"]
-    z_s = [*large.chunk(2), reference.multicrop_forward(crops[3])["z"]]
     target = (z_t @ queue.T / 0.04).softmax(1)
+    z_s = [F.normalize(plain(crop), dim=1) for crop in (crops[0], crops[1], crops[3])]
     each = [-(target * (z @ queue.T / 0.1).log_softmax(1)).sum(1).mean() for z in z_s]
-    torch.testing.assert_close(loss, sum(each) / 3, rtol=1e-5, atol=1e-6)
+    expected = sum(each) / 3
+    # the relation is computed in float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-5, atol=1e-6)
+    loss.backward()
+    expected.backward()
+    ours = [*model.backbone.parameters(), *model.projector.parameters()]
+    for found, wanted in zip(ours, plain.parameters()):
+        assert (found.grad - wanted.grad).norm() <= 1e-6 * wanted.grad.norm()
+
+
+def test_without_batch_norm_crops_of_one_size_share_a_forward():
+    vit = {"backbone__name": "timm:vit_tiny_patch16_224", "backbone__stem": "auto",
+           "backbone__kwargs": {"img_size": 16, "patch_size": 8, "depth": 1}}  # fmt: skip
+    model = ReSSL(views_config(*TWO_AND_ONE[:2], **vit))
+    student = count_forwards(model.backbone)
+    crops = [torch.randn(6, 3, 16, 16) for _ in range(2)]
+    feats, z = model._student(crops)
+    assert len(student) == 1
+    model.joins_crops = False
+    apart_feats, apart = model._student(crops)
+    assert len(student) == 3 and z.shape == apart.shape == (2, 6, 16)
+    torch.testing.assert_close(z, apart, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(feats, apart_feats, rtol=1e-5, atol=1e-6)
 
 
 def test_without_roles_the_hosts_convention_holds():
@@ -255,6 +322,7 @@ def test_step_under_autocast_keeps_the_loss_in_float32():
         ({"momentum__base_tau": 1.5}, "base_tau"),
         ({"backbone__stem": "papre"}, "stem"),
         ({"backbone__name": "resnet19"}, "resnet18"),
+        ({"batchnorm__groups": 2, "batchnorm__mode": "shuffle"}, "batchnorm.permute=true"),
     ],
 )
 def test_mistakes_are_named(change, word):

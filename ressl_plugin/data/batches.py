@@ -8,6 +8,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.errors import UserError
+from ressl_plugin.sampling import seed_of
 
 
 class Steps:
@@ -85,7 +86,7 @@ class Steps:
         """-> indexes (N,) of this epoch, the same on all ranks."""
         if not self.shuffle:
             return torch.arange(self.count)
-        generator = torch.Generator().manual_seed(_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         return torch.randperm(self.count, generator=generator)
 
     def indexes(self, order, step):
@@ -127,7 +128,7 @@ class BatchedLoader(Steps):
         generator = torch.Generator()  # on the host: the device never waits for a draw
         for step in self._positions():
             indexes = self.indexes(order, step)
-            generator.manual_seed(_seed(self.seed, self.epoch, step, self.rank))
+            generator.manual_seed(seed_of(self.seed, self.epoch, step, self.rank))
             views = self.draw(self.images[indexes], generator)
             yield indexes, views, self.targets[indexes]
 
@@ -184,7 +185,7 @@ class _Seeded(Dataset):
 
     def __getitem__(self, key):
         epoch, index = key
-        seed = _seed(self.seed, epoch, index)
+        seed = seed_of(self.seed, epoch, index)
         if get_worker_info() is not None:
             return self._draw(index, seed)
         # without workers this is the training process, whose streams are not ours to change
@@ -208,10 +209,3 @@ def worker_loader(dataset, batch_size, num_workers, *, seed=0, rank=0, world_siz
     return WorkerLoader(
         dataset, batch_size, num_workers, seed=seed, rank=rank, world_size=world_size
     )
-
-
-def _seed(*numbers):
-    """Well-mixed 63-bit seed: neighbouring steps and ranks share no stream."""
-    # the length in front, because SeedSequence takes (1, 2) and (1, 2, 0) for the same
-    sequence = np.random.SeedSequence((len(numbers), *numbers))
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)

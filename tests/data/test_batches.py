@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from ressl_plugin.data import BatchedLoader, batches, worker_loader
+from ressl_plugin.data import BatchedLoader, worker_loader
 from ressl_plugin.errors import UserError
+from ressl_plugin.sampling import seed_of
 
 
 def noisy(images, generator):
@@ -87,7 +88,7 @@ def test_ranks_draw_different_random_numbers():
 
 def test_the_order_and_the_first_views_share_no_seed():
     _, (_, noise), _ = next(iter(loader(64)))
-    order_stream = torch.Generator().manual_seed(batches._seed(0, 0))
+    order_stream = torch.Generator().manual_seed(seed_of(0, 0))
     assert not torch.equal(noise, torch.rand(4, generator=order_stream))
 
 
