@@ -97,17 +97,17 @@ def check(cfg: DictConfig) -> None:
 
 
 def check_batchnorm(cfg: DictConfig) -> None:
-    """Groups are of mode=group.
+    """A shuffle takes each process's share of a batch for one group.
 
     Raises:
-        UserError: groups that nothing would be split into.
+        UserError: groups that it would not split.
     """
     norm = cfg.batchnorm
-    if norm.mode != "group" and norm.groups > 1:
+    if norm.mode == "shuffle" and norm.groups > 1:
         raise UserError(
-            f"config: batchnorm.mode={norm.mode} batchnorm.groups={norm.groups}: no batch is split "
-            "in groups then; batchnorm.mode=group does it (on one device with "
-            "batchnorm.permute=true in place of a shuffle), or set batchnorm.groups=0"
+            f"config: batchnorm.mode=shuffle batchnorm.groups={norm.groups}: no batch is split in "
+            "groups then; batchnorm.mode=group does it (on one device with batchnorm.permute=true "
+            "in place of a shuffle), or set batchnorm.groups=0"
         )
 
 
