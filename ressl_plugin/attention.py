@@ -67,6 +67,24 @@ def _by_chunks(rows: Tensor, queue: Tensor, chunk: int) -> tuple[Tensor, Tensor]
     return out.div_(total), total.log_().add_(top).squeeze(1)
 
 
+def refuse_second_derivative(loss: str) -> None:
+    """For the backward pass of a loss whose gradient is computed in the forward pass.
+
+    That gradient is a constant to autograd. `once_differentiable` refuses a second derivative only
+    where the incoming gradient needs one; at the end of a graph, where a loss stands, autograd
+    would go on with zero.
+
+    Raises:
+        NotImplementedError: the gradient itself is to be differentiated.
+    """
+    # gradients are recorded during a backward pass only with create_graph=True
+    if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        raise NotImplementedError(
+            f"{loss}: no second derivative (create_graph=True): its gradient is computed in the "
+            "forward pass"
+        )
+
+
 @contextmanager
 def float32_products():
     """Full float32 products: "medium" precision means bfloat16 on some CPUs, "high" TF32 on GPUs,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from contextlib import contextmanager
+from functools import partial
 
 from omegaconf import OmegaConf
 from torch import nn
@@ -56,7 +57,8 @@ def offer(name: str) -> None:
     """
     if name.startswith(TIMM):
         _check_timm(name)
-        host.register_backbone(name, _timm_factory(name.removeprefix(TIMM)))
+        # not a closure: methods keep their backbone's factory, and are pickled
+        host.register_backbone(name, partial(_create_timm, name.removeprefix(TIMM)))
 
 
 def _check_timm(name: str) -> None:
@@ -69,16 +71,13 @@ def _check_timm(name: str) -> None:
         raise UserError(f"config: backbone.name={name}: timm has no such model{hint}")
 
 
-def _timm_factory(model: str):
-    def create(method: str | None = None, **kwargs):
-        import timm
+def _create_timm(model: str, method: str | None = None, **kwargs) -> nn.Module:
+    import timm
 
-        network = timm.create_model(model, pretrained=False, num_classes=0, **kwargs)
-        # MobileNetV3 and its like have one more layer behind the pooling than num_features tells
-        network.num_features = getattr(network, "head_hidden_size", None) or network.num_features
-        return network
-
-    return create
+    network = timm.create_model(model, pretrained=False, num_classes=0, **kwargs)
+    # MobileNetV3 and its like have one more layer behind the pooling than num_features tells
+    network.num_features = getattr(network, "head_hidden_size", None) or network.num_features
+    return network
 
 
 def input_size(name: str) -> int | None:

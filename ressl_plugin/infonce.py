@@ -5,7 +5,7 @@
     dL/dz_s = sigmoid(g) (m - z_t) / tau
 
 As in loss.py the gradient is known when the forward pass ends, from one read of the memory: nothing
-of size N x K is kept, and the memory may be overwritten in place before the backward pass.
+of size N x K is kept for the backward pass, and the memory may be overwritten in place before it.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from ressl_plugin.attention import float32_products, read
+from ressl_plugin.attention import float32_products, read, refuse_second_derivative
 from ressl_plugin.errors import UserError
 
 
 def info_nce(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> Tensor:
     """-log of the teacher's embedding of the same image among the memory (MoCo's Eq. 1).
 
-    Float32 arithmetic, whatever autocast and the inputs' dtype say.
+    Float32 arithmetic, whatever autocast and the inputs' dtype say. The memory is read in chunks;
+    few rows (K <= 512) may be one, whose scores, V x N x K, are held while the loss is computed.
 
     Args:
         student: (V, N, D) or (N, D) unit rows; the only input that receives a gradient.
@@ -35,6 +35,8 @@ def info_nce(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> Ten
 
     Raises:
         UserError: shapes that do not fit, a temperature not above zero.
+        NotImplementedError: in a backward pass with create_graph=True; there is no second
+            derivative.
     """
     fit = teacher.dim() == 2 and student.dim() in (2, 3) and student.shape[-2:] == teacher.shape
     if not fit or queue.dim() != 2 or queue.shape[1] != teacher.shape[1] or not student.numel():
@@ -56,8 +58,8 @@ class _InfoNCE(torch.autograd.Function):
         return loss
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_loss):
+        refuse_second_derivative("InfoNCE")
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_loss).to(ctx.dtype), None, None, None
 

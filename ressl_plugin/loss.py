@@ -6,17 +6,17 @@
     dL/dz_s = (m_s - m_t) / tau_s
 
 The rows of the teacher and of every student view are stacked into one matrix, and one attention
-read of the queue (attention.py) gives all reads and log-sum-exps. So nothing of size N x K exists,
-the queue needs neither a gradient nor a copy, and the gradient is known when the forward pass ends.
+read of the queue (attention.py) gives all reads and log-sum-exps. So nothing of size N x K exists
+(but for a queue of K <= 512 rows), the queue needs neither a gradient nor a copy, and the gradient
+is known when the forward pass ends.
 """
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from .attention import float32_products, read
+from .attention import float32_products, read, refuse_second_derivative
 from .errors import UserError
 
 # Up to this many queue rows the formula itself is as fast.
@@ -41,6 +41,9 @@ def relational_loss(
     Exact: no approximation, float32 arithmetic whatever autocast, the inputs' dtype or the global
     float32 precision settings say. Rows need not be normalised, though the method's are.
 
+    Memory: the queue is read in chunks, and of size N x K nothing is held, unless K <= 512: the
+    relations of so few rows, (V + 1) x N x K, are held as they are while the loss is computed.
+
     Args:
         student: (N, D), or (V, N, D) for V contrastive views that share the target; the loss is
             the mean over views and images. The only input that receives a gradient.
@@ -54,6 +57,8 @@ def relational_loss(
 
     Raises:
         UserError: shapes that do not fit, an empty queue, temperatures or a chunk not above zero.
+        NotImplementedError: in a backward pass with create_graph=True; there is no second
+            derivative.
     """
     _check(student, teacher, queue, tau_s, tau_t, chunk)
     return RelationalLoss(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
@@ -71,8 +76,8 @@ class _Relational(torch.autograd.Function):
         return loss, entropy
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_loss, _):
+        refuse_second_derivative("relational loss")
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_loss).to(ctx.dtype), None, None, None, None, None
 

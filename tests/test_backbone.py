@@ -1,5 +1,7 @@
 """Backbones from timm, through training, evaluation and export; stems; what is refused."""
 
+import pickle
+
 import pytest
 import timm
 import torch
@@ -68,6 +70,20 @@ def test_train_evaluate_export(model, tmp_path, capsys):
         want = trained(x)
         assert torch.equal(load_exported(file)(x), want)
         assert torch.equal(theirs.eval()(x), want)
+
+
+@pytest.mark.parametrize("method", ["ressl", "byol"])
+def test_a_method_can_be_pickled(method):
+    heads = {f"{key}_dim": 8 for key in ("proj_hidden", "proj_output", "pred_hidden")}
+    cfg = make_config(
+        method=method, method_kwargs={**heads, "queue_size": 8},
+        backbone=named("mobilenetv3_small_050", {}),
+    )  # fmt: skip
+    model = pretrain.make_method(cfg)
+    again = pickle.loads(pickle.dumps(model))
+    x = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(again.eval()(x)["feats"], model.eval()(x)["feats"])
 
 
 @pytest.mark.parametrize("method", ["byol", "simclr"])

@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from ressl_plugin.errors import UserError
+from ressl_plugin.infonce import info_nce
 from ressl_plugin.loss import relational_loss
 
 
@@ -161,12 +162,20 @@ def test_gradcheck_by_differences():
     torch.testing.assert_close((z.grad * step).sum(), (up - down) / 2, rtol=1e-2, atol=1e-6)
 
 
-def test_a_second_derivative_is_refused():
+@pytest.mark.parametrize("loss", ["relational", "InfoNCE"])
+@pytest.mark.parametrize("weighted", [False, True])  # by something that needs a gradient
+def test_a_second_derivative_is_refused(loss, weighted):
+    """It would be zero, and a gradient penalty without effect."""
     student, teacher, queue = unit(3, 6, seed=1).requires_grad_(), unit(3, 6), unit(20, 6)
-    loss = relational_loss(student, teacher, queue, 0.1, 0.04).loss
-    (gradient,) = torch.autograd.grad(loss, student, create_graph=True)
-    with pytest.raises(RuntimeError):
-        gradient.sum().backward()
+    weight = torch.ones((), requires_grad=weighted)
+    if loss == "relational":
+        value = relational_loss(student, teacher, queue, 0.1, 0.04).loss * weight
+    else:
+        value = info_nce(student, teacher, queue, 0.1) * weight
+    with pytest.raises(NotImplementedError, match=f"{loss}.*no second derivative"):
+        torch.autograd.grad(value, student, create_graph=True)
+    (gradient,) = torch.autograd.grad(value, student)
+    assert gradient.abs().sum() > 0
 
 
 def test_compiles_into_one_graph():

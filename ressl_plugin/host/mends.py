@@ -107,17 +107,28 @@ def _joined(state) -> torch.Tensor:
 
 
 def mend_reduce_on_plateau(linear_class) -> None:
-    """LinearModel with `scheduler=reduce` names no quantity to watch, which Lightning refuses."""
+    """LinearModel with `scheduler=reduce` names no quantity to watch, which Lightning refuses.
+
+    It is named to a Trainer that sets up a training; any other caller gets what the host gives.
+    """
     host = linear_class.configure_optimizers
 
     def configure_optimizers(self):
         configured = host(self)
-        if isinstance(configured, tuple) and isinstance(configured[1][0], ReduceLROnPlateau):
+        plateau = isinstance(configured, tuple) and isinstance(configured[1][0], ReduceLROnPlateau)
+        if plateau and _in_training(self):
             watch = {"scheduler": configured[1][0], "monitor": "val_loss"}
             return configured[0], [watch]
         return configured
 
     linear_class.configure_optimizers = configure_optimizers
+
+
+def _in_training(model) -> bool:
+    try:
+        return model.trainer.training
+    except RuntimeError:  # attached to none
+        return False
 
 
 def apply() -> None:

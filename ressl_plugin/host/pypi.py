@@ -235,6 +235,14 @@ def adapted(cls):
 ReSSL = adapted(_HostReSSL)
 
 
+def __getattr__(name: str):
+    """The adapted class of the host's method of this name: pickle looks classes up by it."""
+    for cls in METHODS.values():
+        if cls.__name__ == name and cls.__module__.startswith("solo."):
+            return adapted(cls)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 def build_method(cfg):
     """The registered method `cfg.method`, from a config in main's schema; `cfg` is not changed.
 

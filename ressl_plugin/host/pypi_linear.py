@@ -5,7 +5,7 @@ from omegaconf import OmegaConf
 from solo.methods.linear import LinearModel as _HostLinear
 
 from ressl_plugin.errors import UserError
-from ressl_plugin.host import defaults
+from ressl_plugin.host import defaults, mends
 from ressl_plugin.host.pypi_optim import configure
 
 
@@ -67,3 +67,6 @@ class LinearModel(_HostLinear):
         if self.finetune:
             groups.insert(0, {"name": "backbone", "params": list(self.backbone.parameters())})
         return configure(self, groups, linear=True)
+
+
+mends.mend_reduce_on_plateau(LinearModel)

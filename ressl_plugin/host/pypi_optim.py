@@ -72,7 +72,7 @@ def configure(model, groups: list[dict], linear: bool = False):
         "step": lambda: MultiStepLR(made, model.lr_decay_steps, gamma=0.1),
     }
     if linear:
-        makers["reduce"] = lambda: {"scheduler": ReduceLROnPlateau(made), "monitor": "val_loss"}
+        makers["reduce"] = lambda: ReduceLROnPlateau(made)
         # Sic: the host decays by the weight decay.
         makers["exponential"] = lambda: ExponentialLR(made, model.weight_decay)
     make = choose("scheduler.name", model.scheduler, makers)

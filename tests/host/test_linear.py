@@ -4,6 +4,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from ressl_plugin import host
 
@@ -53,6 +54,9 @@ def test_linear_model_schedules(scheduler, config, images, tiny):
     assert rate == pytest.approx({"reduce": 0.01, "step": 0.001, "none": 0.01}[scheduler])
     if scheduler == "reduce":
         assert runner.lr_scheduler_configs[0].monitor == "val_loss"
+        # whoever else asks gets what the host gives: its own tests do, after a training, too
+        for asked in (model, host.LinearModel(host.build_backbone(cfg), cfg)):
+            assert isinstance(asked.configure_optimizers()[1][0], ReduceLROnPlateau)
 
 
 def brute_force(train, labels, test, truth, k, temperature, distance):
