@@ -20,6 +20,8 @@ PRECISIONS = (
 )  # fmt: skip
 CHOICES = {
     "data.backend": ("auto", "host", "dali", "batched"),
+    "data.statistics": ("solo", "paper"),
+    "data.interpolation": ("bicubic", "bilinear"),
     "data.format": ("image_folder", "dali", "h5", "npz"),
     "backbone.stem": ("auto", "paper", "solo", "imagenet"),
     "batchnorm.mode": ("group", "shuffle", "sync"),
@@ -85,6 +87,7 @@ def check(cfg: DictConfig) -> None:
         if _is_number(cfg.get(key)) and cfg[key] == 0:
             raise UserError(f"config: {key}={cfg[key]}: nothing would be trained; leave it out")
     _check_fraction(cfg.data.fraction)
+    check_area(cfg.data.linear_area)
     if cfg.scheduler.name == "step" and cfg.scheduler.lr_decay_steps is None:
         raise UserError(
             "config: scheduler.name=step: scheduler.lr_decay_steps must say after which epochs, "
@@ -202,6 +205,18 @@ def _check_fraction(fraction: float) -> None:
     if fraction != -1 and not 0 < fraction <= 1:
         raise UserError(
             f"config: data.fraction={fraction}: a share above 0 and up to 1, or -1 for all the data"
+        )
+
+
+def check_area(area: list[float] | None) -> None:
+    """data.linear_area: null, or two fractions of an image's area.
+
+    Raises:
+        UserError: something else.
+    """
+    if area is not None and (len(area) != 2 or not 0 < area[0] <= area[1] <= 1):
+        raise UserError(
+            f"config: data.linear_area={list(area)}: [least, most] with 0 < least <= most <= 1"
         )
 
 

@@ -11,7 +11,6 @@ import torch
 from ressl_plugin import config, data
 from ressl_plugin.errors import UserError
 from ressl_plugin.training_data import HostViews
-from ressl_plugin.views import recipe
 
 
 def write(target: str, overrides: list[str], out: Path, images: int = 6, backend: str = "batched"):
@@ -32,7 +31,7 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
     if images < 1:
         raise UserError(f"--images {images}: at least 1")
     cfg = config.finish(config.load(target, overrides))
-    read = recipe.read(cfg.augmentations, data.mean_std(cfg))
+    read = data.view_recipe(cfg)
     dataset = data.open(cfg, "pretrain")
     rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).long().unique().tolist()
     originals = [dataset[i][0] for i in rows]

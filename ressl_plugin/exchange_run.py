@@ -10,7 +10,6 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import checkpoint, config, data, devices, exchange, pretrain, results, run
 from ressl_plugin.errors import UserError
-from ressl_plugin.views import recipe
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +42,7 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
     log.info("%s", found.report())
     classes = found.state_dict.get("classifier.weight")
     views = SimpleNamespace(
-        recipe=recipe.read(cfg.augmentations, data.mean_std(cfg)),
+        recipe=data.view_recipe(cfg),
         num_classes=len(classes) if classes is not None else cfg.data.num_classes,
     )
     given = OmegaConf.create(OmegaConf.to_container(cfg))

@@ -71,7 +71,7 @@ def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path
 
 def describe(cfg, network, flavour, name, results=()) -> dict:
     """The JSON: what a user of the weights has to know, nothing of where they were made."""
-    from ressl_plugin.data.evaluation import crop_size, mean_std
+    from ressl_plugin.data import crop_size, mean_std
     from ressl_plugin.results import versions
 
     mean, std = mean_std(cfg)

@@ -117,7 +117,7 @@ def neighbours_of_run(
 
     from ressl_plugin import data
     from ressl_plugin.evaluate.features import extract
-    from ressl_plugin.views import batched, recipe
+    from ressl_plugin.views import batched
 
     cfg, backbone = run.cfg, run.backbone()
     size = data.crop_size(cfg)
@@ -139,7 +139,7 @@ def neighbours_of_run(
     images = torch.stack([val[i][0] for i in rows])
 
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in data.mean_std(cfg))
-    views = recipe.read(cfg.augmentations, data.mean_std(cfg))
+    views = data.view_recipe(cfg)
     drawn = batched.draw(images, views, generator)
     panels = {}
     for name, crop in (("weak view", views.teacher), ("contrastive view", views.student[0])):

@@ -19,6 +19,7 @@ NEUTRAL = (
     "run_dir", "name", "resume", "resume_force", "resume_from_checkpoint", "auto_resume", "wandb",
     "checkpoint", "knn_eval", "faults", "data.num_workers", "data.val_path", "data.check",
     "data.train_path", "data.download",  # what the data are is compared, not where (identity.py)
+    "data.linear_area",
     "performance.log_every", "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch",
     "limit_val_batches", "num_sanity_val_steps", "profile",
 )  # fmt: skip

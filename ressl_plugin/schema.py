@@ -66,6 +66,11 @@ class Data:
     num_small_crops: int | None = None
     backend: str = "auto"  # + who draws the views: auto, host, dali, batched
     image_size: int | None = None  # + side of the images kept in memory / evaluated on
+    statistics: str = "solo"  # + mean and std where an entry gives none: solo-learn's, or paper
+    interpolation: str = "bicubic"  # + of views that name none, of fitting; solo-learn's is bicubic
+    # + areas of the crops that a linear classifier is trained on; null: the contrastive view's
+    #   (of images of 160 pixels or more always .08 to 1, the paper's)
+    linear_area: list[float] | None = None
     download: bool = False  # + let torchvision fetch cifar and stl10
     check: bool = True  # + look for unreadable images before training
 

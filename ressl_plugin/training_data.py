@@ -39,7 +39,7 @@ class PretrainData(pl.LightningDataModule):
     def __init__(self, cfg, run_dir: Path):
         super().__init__()
         self.cfg, self.run_dir = cfg, Path(run_dir)
-        self.recipe = recipe.read(cfg.augmentations, data.mean_std(cfg))
+        self.recipe = data.view_recipe(cfg)
         self.dataset = training_set(cfg)
         self.has_val = self._has_validation()
         self.backend = self._choose()
@@ -193,7 +193,8 @@ class HostViews:
     def __init__(self, cfg):
         self.cfg = cfg
         mean, std = data.mean_std(cfg)
-        entries = [{"mean": mean, "std": std, **e} for e in recipe.expand(cfg.augmentations)]
+        common = {"mean": mean, "std": std, "interpolation": data.interpolation(cfg).value}
+        entries = [{**common, **e} for e in recipe.expand(cfg.augmentations)]
         name = cfg.data.dataset
         self.draw = host.n_crops([(host.view_transform(name, e), e["num_crops"]) for e in entries])
 

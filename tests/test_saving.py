@@ -217,6 +217,18 @@ def test_config_differences():
     ]
 
 
+def test_a_key_that_an_older_version_did_not_know_has_its_default_there():
+    saved = {"data": {"dataset": "cifar10"}, "method_kwargs": {"queue_size": 64}}
+    now = OmegaConf.create(saved)
+    now.data.interpolation, now.method_kwargs.predictor = "bicubic", False
+    assert config_differences(saved, now) == config_differences(now, saved) == []
+    now.data.interpolation, now.gradient_clip_val = "bilinear", 1.0
+    assert config_differences(saved, now) == [
+        "data.interpolation: bicubic -> bilinear",
+        "gradient_clip_val: absent -> 1.0",
+    ]
+
+
 def test_resuming_with_another_config(tmp_path, caplog):
     source = tmp_path / "last.ckpt"
     checkpoint.save(source, {saving.CONFIG: {"optimizer": {"lr": 0.06}}, "state_dict": {}})

@@ -8,13 +8,13 @@ from ressl_plugin.data.evaluation import (
     crop_size,
     evaluation_loader,
     evaluation_transform,
-    mean_std,
 )
 from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.identity import identify
 from ressl_plugin.data.images import load_image, to_rgb
 from ressl_plugin.data.memory import MemoryImages, memory_bytes
 from ressl_plugin.data.npz import read_npz
+from ressl_plugin.data.statistics import interpolation, mean_std, view_recipe
 from ressl_plugin.data.tiny_imagenet import arrange as arrange_tiny_imagenet
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "evaluation_loader",
     "evaluation_transform",
     "identify",
+    "interpolation",
     "load_image",
     "make_digits",
     "mean_std",
@@ -38,5 +39,6 @@ __all__ = [
     "open",
     "read_npz",
     "to_rgb",
+    "view_recipe",
     "worker_loader",
 ]

@@ -16,6 +16,7 @@ from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.images import fit
 from ressl_plugin.data.npz import checksums, read_npz
+from ressl_plugin.data.statistics import interpolation
 from ressl_plugin.errors import UserError
 
 FOLDERS = {"tiny-imagenet": 200, "imagenet": 1000, "imagenet100": 100, "digits": 10, "custom": None}
@@ -30,6 +31,8 @@ class ArrayImages(Dataset):
     image_size: each image is fitted to it (images.fit) before the transform.
     """
 
+    interpolation = "bicubic"
+
     def __init__(self, data, targets, classes, files, parts, transform=None, image_size=None):
         self.data, self.targets = data, [int(target) for target in targets]
         self.classes, self.files = list(classes), [Path(file) for file in files]
@@ -42,7 +45,7 @@ class ArrayImages(Dataset):
     def __getitem__(self, index):
         image = Image.fromarray(np.ascontiguousarray(self.data[index]))
         if self.image_size:
-            image = fit(image, self.image_size)
+            image = fit(image, self.image_size, self.interpolation)
         return image if self.transform is None else self.transform(image), self.targets[index]
 
     def key_files(self):
@@ -97,6 +100,7 @@ def open(cfg, split, transform=None, need_labels=False):
     else:
         dataset = _torchvision(data, split, key, path)
     dataset.transform, dataset.image_size, dataset.split = transform, size, split
+    dataset.interpolation = interpolation(cfg).value
     unlabelled = sum(target < 0 for target in dataset.targets)
     if need_labels and unlabelled:
         raise UserError(

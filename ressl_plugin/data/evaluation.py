@@ -2,20 +2,10 @@
 
 from torch.utils.data import DataLoader
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from ressl_plugin.data import datasets
+from ressl_plugin.data.statistics import interpolation, mean_std
 from ressl_plugin.data.workers import leave_signals
-from ressl_plugin.host.pipelines import IMAGENET, MEAN_STD
-
-
-def mean_std(cfg):
-    """-> (mean, std), each three floats: the run's own (first augmentation), the data set's, or
-    ImageNet's."""
-    first = cfg.augmentations[0] if cfg.get("augmentations") else {}
-    default = MEAN_STD.get(cfg.data.dataset, IMAGENET)
-    mean, std = (first.get(key) for key in ("mean", "std"))
-    return tuple(mean or default[0]), tuple(std or default[1])
 
 
 def crop_size(cfg):
@@ -40,10 +30,10 @@ def evaluation_transform(cfg, any_size=False):
     if name in ("cifar10", "cifar100") and not any_size:
         steps = []
     elif small:
-        # bicubic, as the training crops are
-        steps = [transforms.Resize(size, interpolation=InterpolationMode.BICUBIC)]
+        # as the training crops are
+        steps = [transforms.Resize(size, interpolation=interpolation(cfg))]
         steps.append(transforms.CenterCrop(size))
-    else:
+    else:  # bilinear in the host and in the reference, whatever the crops are
         steps = [transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)]
     normalise = transforms.Normalize(*mean_std(cfg))
     return transforms.Compose([*steps, transforms.ToTensor(), normalise])

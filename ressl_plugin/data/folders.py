@@ -15,12 +15,13 @@ class _Fitted:
     """Loading that both kinds share: decode by our rules, fit to image_size, transform."""
 
     image_size = None
+    interpolation = "bicubic"
 
     def __getitem__(self, index):
         path, target = self.samples[index]
         image = load_image(path)
         if self.image_size:
-            image = fit(image, self.image_size)
+            image = fit(image, self.image_size, self.interpolation)
         return image if self.transform is None else self.transform(image), target
 
     def key_files(self):

@@ -133,15 +133,15 @@ def load_image(path):
         ) from error
 
 
-def fit(image, size):
-    """PIL image -> PIL image of size x size: shorter side to size (bicubic, antialiased), centre
-    crop. An image that has this size already is returned as it is."""
+def fit(image, size, interpolation="bicubic"):
+    """PIL image -> PIL image of size x size: shorter side to size (antialiased), centre crop.
+    interpolation: bicubic or bilinear. An image that has this size already is returned as it is."""
     width, height = image.size
     if width == height == size:
         return image
     scale = size / min(width, height)
     width, height = max(size, round(width * scale)), max(size, round(height * scale))
     if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = image.resize((width, height), Image.Resampling[interpolation.upper()])
     left, top = (width - size) // 2, (height - size) // 2
     return image.crop((left, top, left + size, top + size))

@@ -130,6 +130,7 @@ def _key(dataset):
         "images": len(dataset),
         "split": _split(dataset),
         "image_size": dataset.image_size,
+        "interpolation": dataset.interpolation,
         "files": digest.hexdigest(),
     }
 
@@ -178,7 +179,7 @@ def _pixels(dataset, index):
     else:
         image = load_image(dataset.samples[index][0])
     if dataset.image_size:
-        image = fit(image, dataset.image_size)
+        image = fit(image, dataset.image_size, dataset.interpolation)
     return np.asarray(image)
 
 

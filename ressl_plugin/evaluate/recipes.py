@@ -9,13 +9,12 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
 from torchvision import transforms
-from torchvision.transforms import InterpolationMode
 
 from ressl_plugin import config, data, schema
+from ressl_plugin.checks import check_area
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.run import Run
-from ressl_plugin.views import recipe as views
 
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
 OF_A_RUN = ("data", "backbone", "augmentations", "seed")  # overrides that a protocol heeds
@@ -138,17 +137,21 @@ def scale(recipe: DictConfig) -> int:
 
 
 def training_transform(cfg: DictConfig):
-    """Crop and flip of the run's contrastive view; ImageNet's usual crop area from 160 pixels on.
+    """Crops of data.linear_area, the flip of the run's contrastive view, its interpolation.
 
+    Without that key the area is the contrastive view's, ImageNet's usual one from 160 pixels on.
     Not those of the weak view: Table 4 changes them, and would change the evaluation with them.
     """
     size = data.crop_size(cfg)
-    read = views.read(cfg.augmentations, data.mean_std(cfg))
+    read = data.view_recipe(cfg)
     seen = read.crops[read.student[0]]
-    area = (0.08, 1.0) if size >= 160 else seen.area
+    area = cfg.data.get("linear_area")
+    check_area(area)
+    if area is None:
+        area = (0.08, 1.0) if size >= 160 else seen.area
     return transforms.Compose(
         [
-            transforms.RandomResizedCrop(size, area, interpolation=InterpolationMode.BICUBIC),
+            transforms.RandomResizedCrop(size, tuple(area), interpolation=data.interpolation(cfg)),
             transforms.RandomHorizontalFlip(seen.flip_prob),
             transforms.ToTensor(),
             transforms.Normalize(*data.mean_std(cfg)),

@@ -68,11 +68,12 @@ class DaliLoader(Steps):
     """Iterable over [indexes (N,), views, targets (N,)], on the training device; views is a list
     of (N, 3, S, S) tensors, one for each of recipe.crops.
 
-    dataset: anything with `.samples`, (path, target) pairs, and `.image_size`, to which images are
-    fitted first (None: they are not); rows: use these of its images only, in this order. device:
-    the torch device that trains; dali_device: "gpu" decodes and crops there, too, "cpu" with
-    `threads` threads. draw_colour(images (N, 3, S, S) float32 in 0..1, view, generator on the CPU,
-    dtype) -> normalised images; None: the batched back end's. The rest as Steps.
+    dataset: anything with `.samples`, (path, target) pairs, `.image_size`, to which images are
+    fitted first (None: they are not), and `.interpolation`, how; rows: use these of its images
+    only, in this order. device: the torch device that trains; dali_device: "gpu" decodes and
+    crops there, too, "cpu" with `threads` threads. draw_colour(images (N, 3, S, S) float32 in 0..1,
+    view, generator on the CPU, dtype) -> normalised images; None: the batched back end's. The rest
+    as Steps.
     """
 
     def __init__(
@@ -113,6 +114,7 @@ class DaliLoader(Steps):
             self.crops,
             "gpu" if self.on_gpu else "cpu",
             getattr(dataset, "image_size", None),
+            getattr(dataset, "interpolation", "bicubic"),
             batch_size=batch_size,
             num_threads=max(1, threads),
             device_id=index if self.on_gpu else None,

@@ -61,9 +61,12 @@ def windows(shape, sides, place, crops):
     return fn.cast(start, dtype=types.INT32), fn.cast(size, dtype=types.INT32)
 
 
-def pipeline(source, crops, device, image_size=None, report=False, **kwargs):
+def pipeline(
+    source, crops, device, image_size=None, interpolation="bicubic", report=False, **kwargs
+):
     """A DALI pipeline whose outputs are the crops, uint8 (N, 3, S, S), from one decoding of each
-    image; with `report`, corners, sizes (N, V, 2) and flips (N, V) follow."""
+    image, fitted to image_size first where that is given; with `report`, corners, sizes (N, V, 2)
+    and flips (N, V) follow."""
     from nvidia.dali import fn, math, pipeline_def, types
 
     filters = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
@@ -83,7 +86,7 @@ def pipeline(source, crops, device, image_size=None, report=False, **kwargs):
         shape = fn.peek_image_shape(encoded, dtype=types.FLOAT, adjust_orientation=False)[:2]
         if image_size:  # as data.images.fit: the shorter side, then the centre
             shape = math.floor(shape * (image_size / math.min(shape[0], shape[1])) + 0.5)
-            images = fn.resize(images, size=shape, interp_type=types.INTERP_CUBIC)
+            images = fn.resize(images, size=shape, interp_type=filters[interpolation])
             corner = fn.cast(math.floor((shape - image_size) / 2), dtype=types.INT32)
             images = fn.slice(images, start=corner, shape=[image_size] * 2, axes=[0, 1])
             shape = types.Constant(np.array([image_size] * 2, np.float32))

@@ -67,15 +67,16 @@ def expand(augmentations):
     return [entry for _, entry in _expand(augmentations)]
 
 
-def read(augmentations, mean_std=None):
+def read(augmentations, mean_std=None, interpolation="bicubic"):
     """The `augmentations` list (dicts or OmegaConf) as a Recipe; raises UserError naming the entry.
 
     mean_std: (mean, std), three floats each, for entries that give none (else ImageNet's).
+    interpolation: bicubic or bilinear, likewise. data.view_recipe(cfg) reads a run's.
     Without any role the host's convention holds: first large view student, second large view
     teacher, small ones student. With a teacher named, every entry without a role is a student's.
     """
     entries = _expand(augmentations)
-    views = [_view(entry, where, mean_std or IMAGENET_MEAN_STD) for where, entry in entries]
+    views = [_view(entry, mean_std or IMAGENET_MEAN_STD, interpolation) for where, entry in entries]
     views = _with_roles(views, [where for where, _ in entries])
     crops = [replace(v, num_crops=1) for v in views for _ in range(v.num_crops)]
     student = [i for i, v in enumerate(crops) if v.role == "student"]
@@ -236,7 +237,7 @@ def _range(value, where):
         raise UserError(f"{where} = {value!r} must be [low, high] with 0 < low <= high")
 
 
-def _view(entry, where, mean_std):
+def _view(entry, mean_std, interpolation):
     rrc, jitter = entry["rrc"], entry["color_jitter"]
     return View(
         role=entry.get("role"),
@@ -257,7 +258,7 @@ def _view(entry, where, mean_std):
         solarize_threshold=entry["solarization"]["threshold"],
         equalize_prob=entry["equalization"]["prob"],
         flip_prob=entry["horizontal_flip"]["prob"],
-        interpolation=entry.get("interpolation", "bicubic"),
+        interpolation=entry.get("interpolation", interpolation),
         mean=tuple(entry.get("mean", mean_std[0])),
         std=tuple(entry.get("std", mean_std[1])),
     )
