@@ -230,16 +230,18 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
         self.log_dict(self.means.pop(), sync_dist=True)
         self.log("tau", self.momentum_now(self.trainer.global_step), sync_dist=True)
 
+    def optimizer_step(self, *args, **kwargs) -> None:
+        """One step of the optimizer, whose closure is forward and backward; then Eq. 6."""
+        m = self.momentum_now(self.trainer.global_step)
+        super().optimizer_step(*args, **kwargs)
+        self.update_teacher(m)
+
     def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
-        """Eq. 6 after every optimizer step."""
-        if self.trainer.global_step > self.last_step:
-            self.update_teacher(self.momentum_now(self.last_step))
-        self.last_step = self.trainer.global_step
+        """Where the host moves its teacher; ours has moved already."""
 
     def on_train_start(self) -> None:
-        """Count optimizer steps from where a resumed run stands."""
-        self.last_step = self.trainer.global_step
-        distributed.same_([self.queue, self.queue_ptr])  # once; DDP leaves it alone
+        """All ranks begin with rank 0's memory; DDP leaves it alone from here on."""
+        distributed.same_([self.queue, self.queue_ptr])
 
     def momentum_now(self, step: int) -> float:
         """m after `step` optimizer steps: constant, or the host's cosine from base to final."""
