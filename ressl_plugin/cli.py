@@ -9,7 +9,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from ressl_plugin import __version__, arguments, cli_experiments, cli_run
+from ressl_plugin import __version__, arguments, cli_experiments, cli_run, terminal
 from ressl_plugin.arguments import command, read_config, with_config
 from ressl_plugin.errors import UserError
 
@@ -23,6 +23,7 @@ def main(argv: list[str] | None = None) -> int:
     a file gone); stopped with everything saved: 130 by Ctrl-C, 143 by SIGTERM, 75 by SIGUSR1 (the
     cluster wants the machine back; start again with resume=true). A bug: a traceback and 1.
     """
+    terminal.show_everything()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noise in ("Experiment logs directory", "The number of training batches", ".*treespec",
                   "The '.*_dataloader' does not have many workers"):  # fmt: skip

@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from datetime import datetime, timedelta
+from unittest.mock import ANY
 
 import pytest
 
@@ -25,6 +27,8 @@ def test_append_fills_in_what_produced_the_number(tmp_path):
     assert first["versions"]["solo"] == host.GENERATION
     assert first["versions"]["ressl_plugin"] == ressl_plugin.__version__
     assert set(first["versions"]) >= {"python", "torch", "torchvision", "lightning"}
+    assert first["versions"]["solo_learn"] == ("1.0.2" if host.GENERATION == "pypi" else ANY)
+    assert datetime.fromisoformat(first["time"]).utcoffset() == timedelta(0)
     assert first["command"]
     assert not [p for p in run.iterdir() if p.name.startswith(".results.json.") and
                 p.suffix != ".lock"]  # fmt: skip
@@ -34,18 +38,69 @@ def test_nothing_evaluated_yet_is_an_empty_list(tmp_path):
     assert results.read(tmp_path) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["[{", "{}", "[1]", '[{"evaluator": "knn"}]', "", "\udcff"]
-)  # fmt: skip
-def test_a_broken_file_is_one_clear_error_and_is_left_alone(tmp_path, text):
+WHOLE = json.dumps(RECORD)
+
+
+def with_key(key, value):
+    """A file of one record with `value`, as JSON, at `key`."""
+    rest = {k: v for k, v in RECORD.items() if k != key}
+    return f'[{{"{key}": {value}, {json.dumps(rest)[1:]}]'
+
+
+BROKEN = {
+    "": "is broken",
+    "[{": "is broken",
+    "\udcff": "is broken .*utf-8",
+    "{}": "not a list of records",
+    f"[{WHOLE}, 1]": "record 2: no mapping",
+    '[{"evaluator": "knn"}]': "record 1: without protocol, data, metric, value",
+    with_key("value", "NaN"): "NaN is no number",
+    with_key("value", "-Infinity"): "-Infinity is no number",
+    with_key("value", '"95"'): "value: '95' is not a finite number",
+    with_key("value", "true"): "value: True is not a finite number",
+    with_key("value", "[1]"): r"value: \[1\] is not",
+    with_key("value", "1" + 400 * "0"): "has 401 digits",
+    with_key("value", 5000 * "7"): "has 5000 digits",
+    with_key("value", "1e400"): "value: inf is not",
+    with_key("evaluator", '["knn"]'): "evaluator: .* is not text",
+    with_key("protocol", "null"): "protocol: None is not text",
+    with_key("protocol", r'"\ud800"'): "protocol: .* is not text",  # printing it would fail
+    with_key("data", r'"\u001b[2J"'): "data: .* is not text",
+    with_key("details", "5"): "details: 5 is not a mapping",
+    with_key("details", '{"share": "all"}'): "details: .* is not a mapping",
+    with_key("details", 500 * "[" + 500 * "]"): "nested more than 16 deep",
+    100_000 * "[" + 100_000 * "]": "is broken",
+    with_key("spread", '"wide"'): "spread: 'wide' is not",
+    with_key("seeds", "[1.5]"): "seeds: .* is not a list of whole numbers",
+    with_key("epochs", '"ten"'): "epochs: 'ten' is not",
+    with_key("representation", "{}"): "representation: {} is not",
+    with_key("data_sets", '{"val": {"images": 3}}'): "data_sets: .* is not data sets",
+    with_key("versions", "[]"): "versions: .* is not",
+}
+
+
+@pytest.mark.parametrize("text,message", BROKEN.items(), ids=[str(i) for i in range(len(BROKEN))])
+def test_a_broken_file_is_one_clear_error_and_is_left_alone(tmp_path, text, message):
     path = tmp_path / "results.json"
     path.write_bytes(text.encode("utf-8", "surrogateescape"))
     before = path.read_bytes()
     for call in (lambda: results.read(tmp_path), lambda: results.append(tmp_path, RECORD)):
-        with pytest.raises(UserError, match="is broken") as error:
+        with pytest.raises(UserError, match=f"is broken.*{message}|{message}") as error:
             call()
         assert str(path) in str(error.value) and "\n" not in str(error.value)
+        assert len(str(error.value)) < 300 + len(str(path))
     assert path.read_bytes() == before
+
+
+def test_a_directory_in_its_place_is_named(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(UserError, match=r"results.json: cannot be read: Is a directory"):
+        results.read(tmp_path)
+
+
+def test_records_of_earlier_and_later_versions_are_read(tmp_path):
+    (tmp_path / "results.json").write_text(f'[{WHOLE}, {{"colour": [1], {WHOLE[1:]}]')
+    assert [record["value"] for record in results.read(tmp_path)] == [95, 95]
 
 
 def test_a_bad_record_is_refused_and_nothing_is_written(tmp_path):

@@ -93,6 +93,32 @@ def _generation() -> str:
     )
 
 
+def version() -> str:
+    """solo-learn's version: of the release on PyPI, or the commit of a checkout.
+
+    The main branch has called itself 1.0.6 for years.
+    """
+    from importlib import metadata
+
+    spec = importlib.util.find_spec("solo")
+    root = Path(next(iter(spec.submodule_search_locations or ["."]))).parent
+    for found in metadata.distributions(name="solo-learn", path=[str(root)]):
+        return found.version
+    return _commit(root) or "a checkout"
+
+
+def _commit(root: Path) -> str | None:
+    """The first letters of the commit that a checkout is at, read without git."""
+    head = root / ".git" / "HEAD"
+    if not head.is_file():
+        return None
+    word = head.read_text().strip()
+    ref = root / ".git" / word.removeprefix("ref: ")
+    if word.startswith("ref: ") and ref.is_file():
+        word = ref.read_text().strip()
+    return word[:10] if len(word) == 40 else None
+
+
 def __getattr__(name: str):
     if name in __all__:
         generation = _generation()
