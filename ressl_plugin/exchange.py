@@ -2,10 +2,14 @@
 
 `import_checkpoint` understands, with or without ``module.`` in front of the names:
 
-    the ReSSL reference code    encoder_q.net.*, encoder_q.head.*, encoder_k.*, queue (D, K)
+    the ReSSL reference code    encoder_q.net.*, encoder_q.head.linear1 and .linear2, encoder_k.*,
+                                queue (D, K); the same for one crop and for several
+    its code for small data     net.net.<number>.*, head_q.linear and .out, encoder_k.net.*,
+                                head_k.*, queue (D, K)
     MoCo                        encoder_q.*, encoder_q.fc.*, encoder_k.*, queue (D, K)
     solo-learn main, ours       backbone.*, projector.*, momentum_*, queue (K, D), classifier.*
     solo-learn 1.0.2            encoder.*, momentum_encoder.* in place of backbone.*
+    a bare backbone             its own names, as in torchvision, timm and our exports
 
 The other way, `export_backbone` and `load_exported`, is in exported.py. Nothing is ever unpickled.
 """
@@ -22,17 +26,29 @@ from torch import Tensor
 from ressl_plugin import backbone as backbones
 from ressl_plugin import checkpoint
 from ressl_plugin.errors import UserError
-from ressl_plugin.exported import export_backbone, load_exported, read_safetensors
+from ressl_plugin.exported import (
+    check_finite,
+    export_backbone,
+    load_exported,
+    read_safetensors,
+)
 
 __all__ = ["Imported", "export_backbone", "import_checkpoint", "load_exported"]
 
-# the first that a file has names its origin; (foreign prefix, ours)
+BARE = "bare backbone"
+# the first whose backbone a file has names its origin; (foreign prefix, ours)
 ORIGINS = {
     "ReSSL reference code": [
         ("encoder_q.net.", "backbone."),
         ("encoder_q.head.", "projector."),
         ("encoder_k.net.", "momentum_backbone."),
         ("encoder_k.head.", "momentum_projector."),
+    ],
+    "ReSSL reference code, small data": [
+        ("net.net.", "backbone."),
+        ("head_q.", "projector."),
+        ("encoder_k.net.", "momentum_backbone."),
+        ("head_k.", "momentum_projector."),
     ],
     "MoCo": [
         ("encoder_q.fc.", "projector."),
@@ -51,14 +67,18 @@ ORIGINS = {
         *((p, p) for p in ("projector.", "momentum_projector.", "classifier.",
                            "momentum_classifier.")),
     ],
+    BARE: [("", "backbone.")],
 }  # fmt: skip
-FOREIGN_QUEUE = ("ReSSL reference code", "MoCo")  # D x K, columns are the embeddings
 ENCODERS = {
-    "ReSSL reference code": "encoder_q.net.",
-    "MoCo": "encoder_q.",
-    "solo-learn": "backbone.",
-    "solo-learn 1.0.2": "encoder.",
+    origin: theirs
+    for origin, names in ORIGINS.items()
+    for theirs, ours in names
+    if ours == "backbone." and theirs
 }
+REFERENCE = ("ReSSL reference code", "ReSSL reference code, small data")
+FOREIGN_QUEUE = (*REFERENCE, "MoCo")  # D x K, columns are the embeddings
+# the reference names the layers of its heads; ours are numbered, the ReLU among them
+HEAD = {"linear1": "0", "linear2": "2", "linear": "0", "out": "2"}
 # a ResNet as a Sequential of its children: with max pool (ImageNet) everything stands one later
 SEQUENTIAL = {"0": "conv1", "1": "bn1", **{str(i + 2): f"layer{i}" for i in range(1, 5)}}
 OWN = ("classifier.", "momentum_classifier.", "predictor.")  # sizes that the config does not tell
@@ -101,25 +121,24 @@ def import_checkpoint(path, cfg) -> Imported:
         cfg: config in main's schema: backbone, data.dataset, method_kwargs.
 
     Raises:
-        UserError: no encoder in it, or another architecture; names the first key that differs.
+        UserError: no encoder in it; another architecture, naming the first key that differs;
+            weights that are not finite.
     """
     path = Path(path)
     weights = {_bare(k): v for k, v in _weights(path).items()}
-    origin = next((o for o, p in ENCODERS.items() if any(k.startswith(p) for k in weights)), None)
-    if origin is None:
-        raise UserError(
-            f"{path}: no encoder found; its names begin with {', '.join(_by_module(weights))}, "
-            f"known are {', '.join(f'{p}* ({o})' for o, p in ENCODERS.items())}"
-        )
+    expected = _expected(cfg)
+    origin = _origin(path, weights, expected)
     names = {k: _rename(k, origin, weights) for k in weights}
     state = {ours: weights[k] for k, ours in names.items() if ours}
     if "queue" in state and origin in FOREIGN_QUEUE:
         state["queue"] = state["queue"].T.contiguous()
-    expected = _expected(cfg)
     _compare(path, state, expected)
     notes = _drop_other_queue(state, expected)
     for ours in [k for k in state if k not in expected and not k.startswith(OWN)]:
         del state[ours]
+    check_finite(state, path)
+    if origin == BARE:
+        notes.append(f"the file does not say what trained it: taken for method={cfg.method}")
     return Imported(
         state_dict=state,
         origin=origin,
@@ -142,6 +161,19 @@ def _weights(path) -> dict[str, Tensor]:
     return {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
+def _origin(path, weights, expected) -> str:
+    """Whose names these are, a key of ORIGINS."""
+    for origin, prefix in ENCODERS.items():
+        if any(k.startswith(prefix) for k in weights):
+            return origin
+    if any(f"backbone.{k}" in expected for k in weights):
+        return BARE
+    raise UserError(
+        f"{path}: no encoder found; its names begin with {', '.join(_by_module(weights))}, "
+        f"known are {', '.join(f'{p}* ({o})' for o, p in ENCODERS.items())}, and the backbone's own"
+    )
+
+
 def _bare(name) -> str:
     """Without the wrappers of DDP and torch.compile."""
     return re.sub(r"^(module\.|_orig_mod\.)+", "", name).replace("._orig_mod.", ".")
@@ -161,6 +193,9 @@ def _rename(name, origin, weights) -> str | None:
                 if number not in SEQUENTIAL:
                     return None
                 rest = f"{SEQUENTIAL[number]}.{rest}"
+            elif ours.endswith("projector.") and origin in REFERENCE:
+                layer, dot, rest = rest.partition(".")
+                rest = HEAD.get(layer, layer) + dot + rest
             return ours + rest
     return None
 

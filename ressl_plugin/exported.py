@@ -42,20 +42,23 @@ def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path
         The safetensors file.
 
     Raises:
-        UserError: a backbone that the flavour does not have, weights of another architecture, a
-            place that cannot be written.
+        UserError: a backbone that the flavour does not have, weights of another architecture or
+            not finite, a folder or a place that cannot be written.
     """
     from safetensors.torch import save
 
     from ressl_plugin.run import load_backbone
 
+    out = Path(out_path)
+    if out.is_dir():  # of an empty name, too: with a suffix they would be files beside it
+        raise UserError(f"{out}: a folder; name the file, such as {out / 'backbone.safetensors'}")
+    out = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
     flavour, name = _architecture(cfg, flavour)
     network = backbones.build(cfg)
     load_backbone(network, state_dict, Path("state_dict"))
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
+    check_finite(weights, out)
     data = save(weights, {"format": "pt"})
-    out = Path(out_path)
-    out = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
     card = describe(cfg, network, flavour, name, results)
     card["sha256"] = hashlib.sha256(data).hexdigest()
     with torch.device("meta"):  # what is written can be loaded
@@ -104,7 +107,7 @@ def load_exported(path) -> nn.Module:
         path: the .safetensors or the .json file, or their common name.
 
     Raises:
-        UserError: absent, damaged, or something that torchvision or timm cannot build.
+        UserError: absent, damaged, not finite, or something that torchvision or timm cannot build.
     """
     path = Path(path)
     if path.suffix not in (".safetensors", ".json"):
@@ -116,6 +119,7 @@ def load_exported(path) -> nn.Module:
         raise UserError(f"{file}: not the file that {file.with_suffix('.json')} describes (sha256)")
     network = build(card, path)
     _belong(network, weights, file)
+    check_finite(weights, file)
     network.load_state_dict(weights)
     return network.eval()
 
@@ -129,6 +133,17 @@ def read_safetensors(path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+
+
+def check_finite(weights: dict[str, Tensor], file) -> None:
+    """Refuse what a diverged training leaves: every feature of it would be NaN.
+
+    Raises:
+        UserError: a value is NaN or infinite in float32, in which networks are built.
+    """
+    for key, tensor in weights.items():
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise UserError(f"{file}: {key} is not finite (NaN or infinite); the training diverged")
 
 
 def read_card(path) -> dict:

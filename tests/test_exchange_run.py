@@ -74,6 +74,24 @@ def test_what_the_host_reads(imported):
     assert {k.partition(".")[0] for k in state["state_dict"]} == {"backbone", "momentum_backbone"}
 
 
+def test_torchvisions_own_weights(images, tmp_path):
+    """A plain state dict is a backbone, whichever method is said to have trained it."""
+    torch.manual_seed(4)
+    network = torchvision.models.resnet18()
+    torch.save(network.state_dict(), tmp_path / "resnet18.pth")
+    words = [
+        "import", str(tmp_path / "resnet18.pth"), "digits/ressl", "backbone.stem=imagenet",
+        "backbone.name=resnet18", "~backbone.kwargs",
+        f"data.train_path={images}/train", f"data.val_path={images}/val",
+        "--out", str(tmp_path / "run"),
+    ]  # fmt: skip
+    assert cli.main(words) == 0
+    x = torch.randn(2, 3, 32, 32)
+    network.fc = nn.Identity()
+    with torch.no_grad():
+        assert torch.equal(run.open_run(tmp_path / "run").backbone()(x), network.eval()(x))
+
+
 def test_not_over_a_run(imported):
     with pytest.raises(UserError, match="holds a run already"):
         exchange_run.import_run("any.pth", "digits/ressl", [], imported)

@@ -1,5 +1,6 @@
 """An exported backbone loads elsewhere and computes the same, bit for bit."""
 
+import hashlib
 import json
 import shutil
 import sys
@@ -9,7 +10,7 @@ import timm
 import torch
 import torchvision
 from omegaconf import OmegaConf
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ressl_plugin import backbone, exchange
@@ -178,7 +179,7 @@ def test_what_cannot_be_exported(tmp_path):
         exchange.export_backbone(state, cfg, tmp_path / "x", "onnx")
     with pytest.raises(UserError, match="torchvision has no network"):
         exchange.export_backbone(
-            state, config("timm:vit_tiny_patch16_224"), tmp_path, "torchvision"
+            state, config("timm:vit_tiny_patch16_224"), tmp_path / "x", "torchvision"
         )
     with pytest.raises(UserError, match="another architecture"):
         exchange.export_backbone(state, config("resnet50"), tmp_path / "x")
@@ -186,6 +187,34 @@ def test_what_cannot_be_exported(tmp_path):
     with pytest.raises(UserError, match="cannot be written"):
         exchange.export_backbone(state, cfg, tmp_path / "file" / "x")
     assert not list(tmp_path.glob("x*"))
+
+
+@pytest.mark.parametrize("place", ["", ".", "folder", "x.safetensors"])
+def test_a_folder_is_not_written_beside(tmp_path, monkeypatch, place):
+    inside = tmp_path / "inside"
+    (inside / "folder").mkdir(parents=True)
+    (inside / "x.safetensors").mkdir()
+    monkeypatch.chdir(inside)
+    cfg = config("resnet18", "paper")
+    with pytest.raises(UserError, match=r"a folder; name the file, such as .*backbone.safetensors"):
+        exchange.export_backbone({}, cfg, place)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "inside", "x.safetensors"]
+
+
+def test_weights_of_a_run_that_diverged(exported, tmp_path):
+    cfg = config("resnet18", "paper")
+    state = state_of(trained(cfg))
+    state["backbone.layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
+    with pytest.raises(UserError, match=r"layer1\.0\.conv1\.weight is not finite"):
+        exchange.export_backbone(state, cfg, tmp_path / "y")
+    assert not list(tmp_path.glob("y*"))
+    file = exported.with_suffix(".safetensors")
+    weights = load_file(file)
+    weights["bn1.running_var"][0] = torch.inf
+    save_file(weights, file, {"format": "pt"})
+    rewrite(exported, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    with pytest.raises(UserError, match=r"bn1\.running_var is not finite"):
+        exchange.load_exported(exported)
 
 
 def test_loading_needs_no_solo_learn(exported, monkeypatch):
