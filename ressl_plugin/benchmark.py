@@ -139,16 +139,15 @@ def complete(folder: Path) -> bool:
 
 def evaluate(folder: Path) -> None:
     """Append the frozen backbone's linear, few-label and kNN accuracy to the cell's results."""
-    from ressl_plugin.evaluate import compare, linear, on_run, subject
+    from ressl_plugin.evaluate import compare, logistic, subject
 
     opened = run.open_run(folder)
     device = subject.device_named("cpu" if opened.cfg.accelerator == "cpu" else "auto")
     parts = subject.Splits(opened, device).of(opened.backbone())
     name, seed = opened.cfg.data.dataset, opened.cfg.seed
-    protocol = on_run.default_protocol(opened.cfg)
-    found = linear.probe(*parts, protocol, seed=seed, device=device)
-    record = {"evaluator": "linear", "protocol": f"{protocol}, cached features", "data": name,
-              "metric": "top1", "value": found["top1"], "seeds": [seed]}  # fmt: skip
+    found = logistic.probe(*parts, seed=seed, device=device)
+    record = {"evaluator": "linear", "protocol": logistic.NAME, "data": name, "metric": "top1",
+              "value": found["top1"], "seeds": [seed], "details": {"l2": found["l2"]}}  # fmt: skip
     few = compare.compare({opened.cfg.method: parts}, name, per_class=LABELS)
     for one in [record, *few]:
         one.pop("representation", None)

@@ -18,9 +18,12 @@ def linear(commands):
 
     sub = command(commands, "linear", call, help="linear classifier on the frozen backbone")
     with_config(sub)
-    sub.add_argument("--protocol", choices=("small", "imagenet"), help="default: by crop size")
-    sub.add_argument("--fast", action="store_true", help="on features extracted once")
-    sub.add_argument("--device", default="auto")
+    sub.add_argument("--protocol", choices=("small", "imagenet"),
+                     help="the paper's for small images or ImageNet; default: by crop size")
+    sub.add_argument("--fast", action="store_true",
+                     help="on features extracted once: logistic regression at its optimum, or the "
+                          "--protocol that is named")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1; default: auto")
 
 
 def knn(commands):

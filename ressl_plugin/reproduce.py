@@ -212,7 +212,7 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
     Raises:
         UserError: images or labels that the evaluator needs are not there.
     """
-    from ressl_plugin.evaluate import lowshot, on_run
+    from ressl_plugin.evaluate import logistic, lowshot, on_run
 
     opened = run.open_run(folder)
     if evaluator == "figures":
@@ -221,8 +221,8 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
         return
     latest = _latest(opened, evaluator)
     if evaluator == "linear":
-        protocol = on_run.default_protocol(opened.cfg)
-        if (f"{protocol}, cached features" if fast else protocol) not in latest:
+        protocol = None if fast else on_run.default_protocol(opened.cfg)
+        if (protocol or logistic.NAME) not in latest:
             on_run.linear(str(folder), [], protocol, fast, device)
     elif evaluator == "lowshot":
         counts = [lowshot.count_named(str(count)) for count in settings["per_class"]]

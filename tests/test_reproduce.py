@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from ressl_plugin import checkpoint, cli, config, plan, reproduce, results, run, sweep
 from ressl_plugin.cells import VOC
 from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate import finetune, on_run
+from ressl_plugin.evaluate import finetune, logistic, on_run
 
 # --- evaluations that are there -----------------------------------------------------------------
 
@@ -45,9 +45,9 @@ def record(folder, evaluator, protocol, metric="top1", data="custom", **more):
     "there,wanted",
     [
         (["small"], "fast"),
-        (["small, cached features"], "slow"),
-        (["small", "small, cached features"], None),
-        (["recipe cifar/ressl", "imagenet", "imagenet, cached features"], "both"),
+        ([logistic.NAME], "slow"),
+        (["small", logistic.NAME], None),
+        (["recipe cifar/ressl", "imagenet", "small, cached features"], "both"),
         ([], "both"),
     ],
 )
@@ -57,7 +57,8 @@ def test_a_linear_classifier_is_done_in_the_way_asked_for(tmp_path, made, there,
         record(tmp_path, "linear", protocol)
     reproduce.evaluate(tmp_path, "linear", {}, fast)
     due = wanted in ("both", "fast" if fast else "slow")
-    assert made == [((str(tmp_path), [], "small", fast, "auto"), {})] * due
+    protocol = None if fast else "small"
+    assert made == [((str(tmp_path), [], protocol, fast, "auto"), {})] * due
 
 
 def test_the_linear_protocol_is_that_of_the_crop_size(tmp_path, made):

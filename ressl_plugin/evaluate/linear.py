@@ -2,11 +2,14 @@
 
 `probe` and `trained` follow the paper's protocols (Evaluation; ImageNet's from the reference
 code); `probe` works on features extracted once, `trained` through the host's LinearModel with
-freshly augmented images. `few_labels` compares representations when labels are few.
+freshly augmented images. Their learning rates belong to the paper's features: other ones may not be
+learned at all, which is said. `few_labels` compares representations when labels are few; the fast
+probe is in `logistic`.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -18,6 +21,8 @@ from torch import Tensor, nn
 
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.draws import stratified_draw
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ def probe(
         UserError: labels missing, or the training diverged.
     """
     protocol = protocol_named(protocol)
-    _check(features_train, y_train, features_test, y_test)
+    check_labels(features_train, y_train, features_test, y_test)
     generator = torch.Generator().manual_seed(seed)
     x, y = features_train.to(device).float(), y_train.to(device)
     classes = int(max(y_train.max(), y_test.max())) + 1
@@ -105,10 +110,24 @@ def probe(
     loss = total.item() / len(x)
     if not math.isfinite(loss):
         raise UserError(f"linear: the loss is {loss} at learning rate {protocol.lr}; lower it")
+    _warn_unless_down(loss, classes, protocol.lr)
     with torch.no_grad():
         logits = F.linear(features_test.to(device).float(), weight, bias)
     top1, top5 = topk_accuracy(logits, y_test.to(device))
     return {"top1": top1, "top5": top5, "loss": loss, "protocol": protocol.name, "seed": seed}
+
+
+def _warn_unless_down(loss: float, classes: int, lr: float) -> None:
+    """Say so where the last epoch's mean training loss is above that of guessing."""
+    if loss > math.log(classes):
+        log.warning(
+            "linear: the training loss is %.3g after the last epoch, above the %.3g of guessing: "
+            "learning rate %g does not suit these features, and the accuracy says little about "
+            "them; `ressl linear RUN --fast` needs no learning rate",
+            loss,
+            math.log(classes),
+            lr,
+        )
 
 
 def topk_accuracy(logits: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5)) -> list[float]:
@@ -147,7 +166,7 @@ def few_labels(
     """
     from sklearn.linear_model import LogisticRegression
 
-    _check(features_train, y_train, features_test, y_test)
+    check_labels(features_train, y_train, features_test, y_test)
     x_train, x_test = _unit_rows(features_train), _unit_rows(features_test)
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
     seeds = [seed] if per_class == "all" else [seed + i for i in range(draws)]
@@ -171,7 +190,12 @@ def _unit_rows(features):
     return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
 
 
-def _check(x_train, y_train, x_test, y_test):
+def check_labels(x_train, y_train, x_test, y_test) -> None:
+    """A classifier needs a label for every image, and two classes.
+
+    Raises:
+        UserError: it lacks them.
+    """
     for name, x, y in (("training", x_train, y_train), ("test", x_test, y_test)):
         if len(x) == 0 or len(x) != len(y):
             raise UserError(f"linear: {len(x)} {name} features, {len(y)} labels; as many, > 0")
@@ -215,6 +239,7 @@ def trained(
     cfg = OmegaConf.create(cfg if cfg is not None else _recipe(protocol_named(protocol)))
     if cfg.data.get("num_classes") is None:
         cfg.data.num_classes = _count_classes(train_loader)
+    classes = cfg.data.num_classes
     # the host's top-5 needs five outputs; those without a class are never right
     cfg.data.num_classes = max(5, cfg.data.num_classes)
     flags = [(p, p.requires_grad) for p in backbone.parameters()]
@@ -239,9 +264,10 @@ def trained(
             parameter.requires_grad_(flag)
         for module, training in modes:
             module.training = training
-    logged = {k: float(v) for k, v in fit.callback_metrics.items() if k.startswith("val_")}
+    logged = {k: float(v) for k, v in fit.callback_metrics.items()}
     if not math.isfinite(logged["val_loss"]):
         raise UserError(f"linear: the loss is {logged['val_loss']}; lower optimizer.lr")
+    _warn_unless_down(logged["train_loss_epoch"], classes, cfg.optimizer.lr)
     top1, top5, loss = (logged[f"val_{key}"] for key in ("acc1", "acc5", "loss"))
     return {"top1": top1, "top5": top5, "loss": loss, "protocol": name, "seed": seed}
 

@@ -12,7 +12,7 @@ from ressl_plugin import data, results, tables
 from ressl_plugin.cells import VOC, method_name
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate import features
+from ressl_plugin.evaluate import features, logistic
 from ressl_plugin.evaluate.subject import Splits, append, device_named, weights_of, with_overrides
 from ressl_plugin.run import Run, open_run
 
@@ -49,7 +49,10 @@ def _cell_name(cell: dict) -> str:
 
 
 def linear(target, overrides, protocol=None, fast=False, device="auto", show=False) -> None:
-    """`ressl linear`: on a run with a protocol by name, or by a linear recipe."""
+    """`ressl linear`: on a run with a protocol by name, or by a linear recipe.
+
+    fast: on features extracted once: logistic regression, or the protocol if one is named.
+    """
     from ressl_plugin.evaluate import recipes
 
     path, recipe = recipes.resolve(target, overrides)
@@ -81,19 +84,23 @@ def _by_protocol(run: Run, protocol: str | None, fast: bool, device: str) -> Non
     from ressl_plugin.evaluate import linear as classifiers
     from ressl_plugin.evaluate import recipes
 
-    protocol = protocol or default_protocol(run.cfg)
     place, seed = device_named(device), run.cfg.seed
     if fast:
         parts = Splits(run, place).of(run.backbone())
-        found = classifiers.probe(*parts, protocol, seed=seed, device=place)
-        _report(run, f"{protocol}, cached features", found)
+        if protocol is None:
+            found = logistic.probe(*parts, seed=seed, device=place)
+            _report(run, logistic.NAME, found, details={"l2": found["l2"]})
+        else:
+            found = classifiers.probe(*parts, protocol, seed=seed, device=place)
+            _report(run, f"{protocol}, cached features", found)
     else:
+        protocol = protocol or default_protocol(run.cfg)
         loaders = recipes.loaders(run.cfg, 256, seed)
         found = classifiers.trained(
             run.backbone(), *loaders, protocol=protocol, seed=seed, **_trainer_on(place)
         )
         _report(run, protocol, found)
-    _print_agreement(run, protocol)
+    _print_agreement(run, default_protocol(run.cfg))
 
 
 def _by_recipe(run: Run, recipe, name: str, device: str) -> None:
@@ -127,15 +134,15 @@ def _report(run: Run, name: str, found: dict, **more) -> None:
 
 
 def _print_agreement(run: Run, protocol: str) -> None:
-    """The fast probe beside the trained classifier, where the run has both."""
+    """The fast probe beside the protocol's classifier, where the run has both."""
     latest = {
         r["protocol"]: r["value"]
         for r in results.read(run.dir)
         if (r["evaluator"], r["metric"], r["data"]) == ("linear", "top1", run.cfg.data.dataset)
     }
-    trained, fast = latest.get(protocol), latest.get(f"{protocol}, cached features")
+    trained, fast = latest.get(protocol), latest.get(logistic.NAME)
     if trained is not None and fast is not None:
-        print(f"trained {trained:.2f}, on cached features {fast:.2f}: {fast - trained:+.2f}")
+        print(f"{protocol} {trained:.2f}, {logistic.NAME} {fast:.2f}: {fast - trained:+.2f}")
 
 
 def compare(path, overrides, draws=10, device="auto") -> None:

@@ -103,6 +103,20 @@ def test_stratified_draw():
         stratified_draw(targets, 0, seed=1)
 
 
+@pytest.mark.parametrize("scale", [1, 100])
+def test_a_rate_that_does_not_suit_the_features_is_said(digits, scale, caplog):
+    """Protocol "small" is for features of the paper's size."""
+    x, y, test, test_y = digits
+    short = Protocol("short", 30.0, epochs=3, steps=(9,))
+    parts = (x[:500] * scale - 30 * (scale > 1), y[:500], test, test_y)
+    found = probe(*parts, PROTOCOLS["small"] if scale == 1 else short)
+    train, held_out = loaders(parts)
+    trained(Encoder(), train, held_out, protocol=short if scale > 1 else PROTOCOLS["imagenet"],
+            **QUIET)  # fmt: skip
+    assert (found["loss"] > np.log(10)) == (scale > 1)
+    assert caplog.text.count("above the 2.3 of guessing") == 2 * (scale > 1)
+
+
 def test_mistakes_are_named(digits):
     train_x, train_y, test_x, test_y = digits
     with pytest.raises(UserError, match="'large' unknown; one of small, imagenet"):
