@@ -4,6 +4,7 @@ Views, evaluators and online evaluation all ask here, so that a network is shown
 trained on.
 """
 
+from omegaconf import OmegaConf
 from torchvision.transforms import InterpolationMode
 
 from ressl_plugin.host.pipelines import IMAGENET
@@ -29,6 +30,14 @@ def mean_std(cfg):
     default = table.get(cfg.data.dataset, IMAGENET)
     mean, std = (first.get(key) for key in ("mean", "std"))
     return tuple(mean or default[0]), tuple(std or default[1])
+
+
+def keep(cfg, dataset: str):
+    """`cfg` in place, evaluated with the statistics of `dataset`, which it was trained on, whatever
+    data set it names now."""
+    if cfg.get("augmentations") and cfg.data.dataset != dataset:
+        trained = OmegaConf.merge(cfg, {"data": {"dataset": dataset}})
+        cfg.augmentations[0].mean, cfg.augmentations[0].std = map(list, mean_std(trained))
 
 
 def interpolation(cfg) -> InterpolationMode:

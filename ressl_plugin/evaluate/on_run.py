@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data, results, tables
 from ressl_plugin.cells import VOC, method_name
+from ressl_plugin.data import statistics
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features, logistic
@@ -71,7 +72,9 @@ def linear(target, overrides, protocol=None, fast=False, device="auto", show=Fal
     run = with_overrides(path, [])
     recipes.check_backbone(recipe, run)
     recipes.check_settings(recipe)
+    trained_on = run.cfg.data.dataset
     run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
+    statistics.keep(run.cfg, trained_on)
     _by_recipe(run, recipe, Path(target).stem if Path(target).is_file() else target, device)
 
 

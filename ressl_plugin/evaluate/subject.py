@@ -10,6 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
 
 from ressl_plugin import config, data, results
+from ressl_plugin.data import statistics
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features
 from ressl_plugin.run import Run, open_run
@@ -43,7 +44,9 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
             raise UserError(f"{word}: not key=value with a key of the run's config")
     try:
         changes = OmegaConf.from_dotlist(list(overrides))
+        trained_on = run.cfg.data.dataset
         run.cfg = config.finish(OmegaConf.merge(run.cfg, changes))
+        statistics.keep(run.cfg, trained_on)
     except OmegaConfBaseException as error:
         raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
     if run.epochs not in (None, run.cfg.max_epochs) and run.cfg.method != "random":

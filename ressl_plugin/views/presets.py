@@ -59,20 +59,16 @@ def _student(size, low=0.2, high=1.0):
     return {**_CONTRASTIVE, "crop_size": size, "rrc": area}
 
 
+# The reference's, which has 5 crops; of 4 no area is printed.
+_SMALL = [_student(160, 0.143, 0.715), _student(128, 0.114, 0.571), _student(96, 0.086, 0.429)]
+
 # The order is the host's: the first large view for the student, the second for the teacher, then
 # the small ones. two_views has three large views, which only this plugin's own command accepts.
 PRESETS = {
     "weak": [_WEAK],
     "contrastive": [_CONTRASTIVE],
     "two_views": [{**_CONTRASTIVE, "num_crops": 2}, _WEAK],
-    "multicrop4": [_student(224), _WEAK, _student(160), _student(128), _student(96)],
-    "multicrop5": [
-        _student(224),
-        _WEAK,
-        _student(192, 0.172, 0.86),
-        _student(160, 0.143, 0.715),
-        _student(128, 0.114, 0.571),
-        _student(96, 0.086, 0.429),
-    ],
+    "multicrop4": [_student(224), _WEAK, *_SMALL],
+    "multicrop5": [_student(224), _WEAK, _student(192, 0.172, 0.86), *_SMALL],
     **{name: [_teacher(name)] for name in TABLE4},
 }

@@ -12,7 +12,8 @@ from torchvision.transforms import InterpolationMode
 from ressl_plugin import config, data
 from ressl_plugin.data.images import fit
 from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate import recipes
+from ressl_plugin.evaluate import recipes, subject
+from ressl_plugin.run import Run
 from ressl_plugin.training_data import HostViews
 
 MODES = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
@@ -147,6 +148,17 @@ def test_what_a_linear_classifier_is_trained_on(settings, mode, area):
     assert (steps[0].interpolation, tuple(steps[0].scale)) == (mode, area)
     assert (steps[-1].mean, steps[-1].std) == PAPERS["cifar10"]
     assert isinstance(steps[-1], transforms.Normalize)
+
+
+def test_an_evaluation_on_other_data_keeps_the_runs_statistics(folder, monkeypatch):
+    """ressl knn RUN data.dataset=custom ...: the network is shown what it was trained on."""
+    trained = finished(dataset="cifar10", statistics="paper")
+    monkeypatch.setattr(subject, "open_run", lambda path: Run(folder, trained.copy(), folder))
+    monkeypatch.setattr(Run, "epochs", None)
+    words = ["data.dataset=custom", f"data.train_path={folder}/train"]
+    for more, wanted in (([], PAPERS), (["data.statistics=solo"], SOLOS)):
+        cfg = subject.with_overrides("run", [*words, *more]).cfg
+        assert data.mean_std(cfg) == wanted["cifar10"] and cfg.data.dataset == "custom"
 
 
 @pytest.mark.parametrize("area", [[0.08], [0, 1], [0.5, 0.1], [0.1, 1.5]])

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 1, CIFAR-10 column: 90.20. Linear evaluation of the small and medium data (Section 4.1):
+# Table 1, row ReSSL, column CIFAR-10: 90.20.
 # Usage: bash scripts/linear/cifar/ressl.sh RUN [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

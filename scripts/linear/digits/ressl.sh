@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The small-data protocol on the digits, not in the paper. Linear evaluation of the small and
+# In no table of the paper: the small-data protocol on the digits.
 # Usage: bash scripts/linear/digits/ressl.sh RUN [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Table 1, Tiny ImageNet column: 46.60. Linear evaluation of the small and medium data (Section
+# Table 1, row ReSSL, column Tiny ImageNet: 46.60.
 # Usage: bash scripts/linear/tiny-imagenet/ressl.sh RUN [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The digits with the journal version's additions: a predictor on the student, InfoNCE warm-up.
+# In no table of the paper: the digits with the journal version's additions.
 # Usage: bash scripts/pretrain/digits/ressl_v2.sh [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# solo-learn's own settings for ReSSL on ImageNet-100, kept as they are: 78.48 linear after 400
+# Beside Table 8, row ReSSL 1x, column ImageNet (58.1): solo-learn's own settings on ImageNet-100.
 # Usage: bash scripts/pretrain/imagenet-100/ressl_solo.sh [key=value ...]
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
