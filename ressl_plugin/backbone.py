@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
-from contextlib import contextmanager
 from functools import partial
 
+import torch
 from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import host
 from ressl_plugin.errors import UserError
+from ressl_plugin.settings import WIDEST
 
 TIMM = "timm:"
+LONGEST = 300  # characters of what a library says
+# arguments of constructors that would fetch or unpickle something
+OF_FILES = {"weights", "pretrained", "checkpoint_path", "pretrained_cfg", "cache_dir"}
 STEMS = ("auto", "paper", "solo", "imagenet")
 
 
@@ -25,28 +30,59 @@ def build(cfg) -> nn.Module:
     offer(cfg.backbone.name)
     if cfg.data.get("num_classes") is None:  # a bare encoder has no need to count them
         cfg = OmegaConf.merge(cfg, {"data": {"num_classes": 1}})
-    with taking_kwargs(cfg):
-        backbone = host.build_backbone(cfg)
+    check_kwargs(cfg)
+    backbone = host.build_backbone(cfg)
     set_stem(backbone, cfg.backbone.get("stem", "auto"))
     return backbone
 
 
-@contextmanager
-def taking_kwargs(cfg):
-    """Turn "unexpected keyword argument" into the user's mistake that it is.
+def check_kwargs(cfg) -> None:
+    """Whether the backbone can be built with `backbone.kwargs`: it is, once, and without them.
+
+    Only its library can judge them. They are what is wrong where it builds without them and not
+    with them; nothing of the plugin runs in between.
 
     Raises:
-        UserError: the backbone does not take backbone.kwargs.
+        UserError: the backbone does not take them, or they would load a file.
     """
+    kwargs = OmegaConf.to_container(OmegaConf.create(cfg.backbone.get("kwargs") or {}))
+    if not kwargs:
+        return
+    if bad := sorted(OF_FILES & kwargs.keys()):
+        raise UserError(f"config: backbone.kwargs: {', '.join(bad)}: not to be given in a config")
+    _check_sizes(kwargs)
+    factory = host.BACKBONES.get(cfg.backbone.name)
+    if factory is None:  # whoever builds it says so
+        return
+    with torch.random.fork_rng(devices=[]):
+        try:
+            factory(cfg.get("method"), **copy.deepcopy(kwargs))
+        except Exception as error:
+            if not _builds(factory, cfg.get("method")):
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+            raise UserError(
+                f"config: backbone.kwargs={kwargs}: {cfg.backbone.name} does not take them "
+                f"({text}); ~backbone.kwargs drops them"
+            ) from error
+
+
+def _builds(factory, method) -> bool:
     try:
-        yield
-    except TypeError as error:
-        if not cfg.backbone.get("kwargs"):
-            raise
-        raise UserError(
-            f"config: backbone.kwargs={dict(cfg.backbone.kwargs)}: {cfg.backbone.name} does not "
-            f"take them ({error}); ~backbone.kwargs drops them"
-        ) from error
+        factory(method)
+    except Exception:
+        return False
+    return True
+
+
+def _check_sizes(node, key="backbone.kwargs") -> None:
+    """Beyond, a number is a slip of the finger, and costs all memory before anything is said."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in items:
+        if isinstance(value, (dict, list)):
+            _check_sizes(value, f"{key}.{name}")
+        elif isinstance(value, (int, float)) and not abs(value) <= WIDEST:
+            raise UserError(f"config: {key}.{name}: must be a number up to {WIDEST}")
 
 
 def offer(name: str) -> None:

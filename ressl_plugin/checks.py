@@ -5,11 +5,14 @@ from __future__ import annotations
 import difflib
 import logging
 import math
+import os
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from ressl_plugin import settings
 from ressl_plugin.errors import UserError
+from ressl_plugin.settings import COLDEST, LONGEST_QUEUE, WIDEST
 from ressl_plugin.views.recipe import LARGEST
 
 log = logging.getLogger(__name__)
@@ -33,7 +36,7 @@ CHOICES = {
     "dali.device": ("gpu", "cpu"),
 }
 AT_LEAST_ONE = (
-    "optimizer.batch_size", "max_epochs", "knn_eval.k", "knn_eval.every", "num_nodes",
+    "optimizer.batch_size", "knn_eval.k", "knn_eval.every", "num_nodes",
     "accumulate_grad_batches", "performance.log_every", "checkpoint.frequency",
 )  # fmt: skip
 AT_LEAST_ZERO = (
@@ -44,13 +47,16 @@ AT_LEAST_ZERO = (
 # the most is what numpy's generator takes for the seed; for the others, beyond is a slip of the
 # finger, and what it costs in memory or processes would kill the run with no word about its cause
 BETWEEN = {
+    "max_epochs": (1, 10**7),
     "seed": (0, 2**32 - 1),
     "data.num_workers": (0, 1024),
     "data.image_size": (1, LARGEST),
 }
 WIDTHS = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
-WIDEST, LONGEST_QUEUE = 2**16, 2**24
-COLDEST = 1e-4  # temperature: below, softmax is a maximum and its gradient is 0 in float32
+LINEAR_SCHEDULERS = (*CHOICES["scheduler.name"], "reduce", "exponential")
+CONTAINER_LIMITS = (
+    Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
+)  # fmt: skip
 # keys of the host that nothing here reads, and what does the same
 UNUSED = {
     "auto_resume.enabled": "resume=true continues a run",
@@ -70,33 +76,131 @@ def check(cfg: DictConfig) -> None:
     Raises:
         UserError: the first of them, with what would be right.
     """
-    check_numbers(cfg)
-    for key, choices in CHOICES.items():
-        _one_of(cfg, key, *choices)
-    if cfg.precision is not None:  # Lightning takes that for 32-true
-        _one_of(cfg, "precision", *PRECISIONS)
+    _check_common(cfg, CHOICES)
     if not (cfg.resume is None or isinstance(cfg.resume, (bool, str, Path))):
         raise UserError(f"config: resume={cfg.resume!r}: true, false, or the path of a run")
+    plain = OmegaConf.to_container(cfg)
+    settings.check_trainer(plain)
+    for key in ("limit_train_batches", "max_steps"):
+        if settings.is_number(plain.get(key)) and cfg[key] == 0:
+            raise UserError(f"config: {key}={cfg[key]}: nothing would be trained; leave it out")
+    if cfg.method == "ressl":
+        check_ressl(cfg.method_kwargs)
+    else:
+        settings.check_method(plain["method_kwargs"], cfg.max_epochs)
+    check_momentum(cfg)
+    check_batchnorm(cfg)
+
+
+def check_linear(cfg: DictConfig) -> None:
+    """`check` for a linear recipe.
+
+    Raises:
+        UserError: the first value that cannot work.
+    """
+    _check_common(cfg, {**CHOICES, "scheduler.name": LINEAR_SCHEDULERS})
+    if not 0 <= cfg.label_smoothing <= 1:
+        raise UserError(f"config: label_smoothing={cfg.label_smoothing}: must be >= 0 and <= 1")
+
+
+def check_trainable(cfg: DictConfig) -> None:
+    """`check` (a caller may have changed something) and what only a training here needs.
+
+    Raises:
+        UserError: see `check`; a batch of one image, of which batch norm has no statistics; heads
+            or a queue that do not fit this machine.
+    """
+    check(cfg)
+    if cfg.optimizer.batch_size < 2 and not cfg.sync_batchnorm:
+        raise UserError(
+            f"config: optimizer.batch_size={cfg.optimizer.batch_size}: must be >= 2; batch norm "
+            "has no statistics of one image"
+        )
+    kwargs = OmegaConf.to_container(cfg.method_kwargs)
+    needed, there = _bytes(kwargs), _memory()
+    if needed > there:
+        raise UserError(
+            f"config: method_kwargs: heads and queue of these sizes need {needed >> 30} GiB of "
+            f"memory, this machine has {there >> 30}"
+        )
+
+
+def _memory() -> int:
+    """Bytes that this process may have: the machine's, or its container's."""
+    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for limit in CONTAINER_LIMITS:
+        text = limit.read_text().strip() if limit.is_file() else "max"
+        there = min(there, int(text)) if text.isdecimal() else there
+    return there
+
+
+def _bytes(kwargs: dict) -> int:
+    """Of the widest layer of the heads with gradient, momentum and teacher, and of the queue."""
+    widths = sorted(kwargs.get(key) or 1 for key in WIDTHS)
+    prototypes = kwargs.get("num_prototypes") or 1
+    prototypes = sum(prototypes) if isinstance(prototypes, list) else prototypes
+    layer = max(widths[-1] * widths[-2], prototypes * (kwargs.get("proj_output_dim") or 1))
+    return 4 * (4 * layer + 2 * (kwargs.get("queue_size") or 0) * widths[-1])
+
+
+def check_batches(cfg: DictConfig, split: str, batches: int) -> None:
+    """Settings that count batches, when it is known how many an epoch has.
+
+    Args:
+        split: "train" or "val".
+
+    Raises:
+        UserError: a share of less than one batch; validation after more batches than there are.
+    """
+    key = f"limit_{split}_batches"
+    limit = cfg.get(key)
+    limited = batches
+    if isinstance(limit, float):
+        limited = int(batches * limit)
+    elif limit is not None:
+        limited = min(limit, batches)
+    if limit and not limited and batches:
+        raise UserError(
+            f"config: {key}={limit}: less than one of the {batches} batches; a larger share, or a "
+            "whole number of batches"
+        )
+    every = cfg.get("val_check_interval")
+    if split == "train" and isinstance(every, int) and every > limited:
+        raise UserError(
+            f"config: val_check_interval={every}: an epoch has {limited} batches; at most as many, "
+            "or a share such as 0.5"
+        )
+
+
+def _check_common(cfg: DictConfig, choices: dict) -> None:
+    check_numbers(cfg)
+    for key, known in choices.items():
+        if key.split(".")[0] in cfg:
+            _one_of(cfg, key, *known)
+    if cfg.precision is not None:  # Lightning takes that for 32-true
+        _one_of(cfg, "precision", *PRECISIONS)
     for key in AT_LEAST_ONE:
         _between(cfg, key, 1)
     for key in AT_LEAST_ZERO:
         _between(cfg, key, 0)
     for key, bounds in BETWEEN.items():
         _between(cfg, key, *bounds)
-    for key in ("limit_train_batches", "max_steps"):
-        if _is_number(cfg.get(key)) and cfg[key] == 0:
-            raise UserError(f"config: {key}={cfg[key]}: nothing would be trained; leave it out")
     _check_fraction(cfg.data.fraction)
     check_area(cfg.data.linear_area)
-    if cfg.scheduler.name == "step" and cfg.scheduler.lr_decay_steps is None:
+    _check_steps(cfg.scheduler)
+    kwargs = cfg.optimizer.kwargs
+    settings.check_optimizer(cfg.optimizer.name, OmegaConf.to_container(kwargs) if kwargs else {})
+
+
+def _check_steps(scheduler: DictConfig) -> None:
+    steps = scheduler.lr_decay_steps
+    if scheduler.name == "step" and steps is None:
         raise UserError(
             "config: scheduler.name=step: scheduler.lr_decay_steps must say after which epochs, "
             "such as [60, 80]"
         )
-    check_momentum(cfg)
-    check_batchnorm(cfg)
-    if cfg.method == "ressl":
-        check_ressl(cfg.method_kwargs)
+    if any(step < 0 for step in steps or []):
+        raise UserError(f"config: scheduler.lr_decay_steps={list(steps)}: epochs, from 0 on")
 
 
 def check_batchnorm(cfg: DictConfig) -> None:
@@ -135,12 +239,8 @@ def _numbers(node, prefix=""):
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         if isinstance(value, (dict, list)):
             yield from _numbers(value, f"{prefix}{key}.")
-        elif _is_number(value):
+        elif isinstance(value, (int, float)):
             yield f"{prefix}{key}", value
-
-
-def _is_number(value) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def check_momentum(cfg: DictConfig) -> None:
@@ -222,7 +322,7 @@ def check_area(area: list[float] | None) -> None:
 
 def _one_of(cfg, key, *choices):
     value = OmegaConf.select(cfg, key)
-    if value not in choices:
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
         near = difflib.get_close_matches(str(value), [str(c) for c in choices], 1)
         hint = f"; did you mean {near[0]}?" if near else ""
         raise UserError(f"config: {key}={value!r}: one of {', '.join(map(str, choices))}{hint}")
@@ -233,5 +333,5 @@ def _between(cfg, key, least, most=None):
     if value is None:  # left to its reader
         return
     bounds = f">= {least}" + (f" and <= {most}" if most is not None else "")
-    if not _is_number(value) or value < least or (most is not None and value > most):
+    if not settings.is_number(value) or value < least or (most is not None and value > most):
         raise UserError(f"config: {key}={value}: must be {bounds}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import logging
+import os
 import re
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -13,15 +14,23 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ressl_plugin import schema
-from ressl_plugin.checks import check, check_batchnorm, check_momentum, check_ressl
+from ressl_plugin import includes, schema
+from ressl_plugin.checks import (
+    check,
+    check_batchnorm,
+    check_linear,
+    check_momentum,
+    check_ressl,
+)
 from ressl_plugin.errors import UserError
+from ressl_plugin.settings import nearest
 
 log = logging.getLogger(__name__)
 
+LONGEST, DEEPEST = 4096, 32  # characters and brackets of an override
 RECIPES = Path(__file__).parent / "recipes"
 # nodes whose keys belong to somebody else: optimizers, backbones, other methods
 OPEN_KEYS = ("optimizer.kwargs", "backbone.kwargs", "method_kwargs", "augmentations")
@@ -30,7 +39,7 @@ DEAD_KEYS = ("base_tau_momentum", "final_tau_momentum", "momentum_classifier")
 # arguments of Lightning's Trainer that a run sets itself
 OWN_ARGUMENTS = (
     "logger", "callbacks", "plugins", "enable_checkpointing", "default_root_dir",
-    "use_distributed_sampler",
+    "use_distributed_sampler", "barebones", "model_registry",
 )  # fmt: skip
 
 
@@ -50,16 +59,13 @@ def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> Dict
     for override in overrides:
         if (reason := ungrammatical(override)) is not None:
             raise UserError(f"{path}: {reason}")
+    includes.check(path, overrides)
     overrides = [allow(o, path.parent, kind) for o in overrides]
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.2"):
             cfg = compose(path.stem, overrides)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UserError(f"{path}: {_explain(error, kind)}") from None
-    except Exception as error:
-        if type(error).__module__.startswith("yaml"):
-            raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-        raise
     OmegaConf.set_struct(cfg, False)
     return cfg
 
@@ -71,13 +77,13 @@ def find(target: str, kind: str = "pretrain") -> Path:
         UserError: neither is there, or the file does not end in .yaml.
     """
     for path in (Path(target), Path(f"{target}.yaml")):
-        if path.is_file():
+        if os.path.isfile(path):  # False, too, for a name that cannot be
             if path.suffix != ".yaml":  # it would look for another file
                 raise UserError(f"{path}: Hydra reads files that end in .yaml; rename it")
             return path
     dataset, _, name = target.partition("/")
     recipe = RECIPES / kind / dataset / f"{name or 'ressl'}.yaml"
-    if recipe.is_file():
+    if os.path.isfile(recipe):
         return recipe
     known = recipes(kind)
     near = difflib.get_close_matches(target, known, 1)
@@ -100,10 +106,16 @@ def ungrammatical(override: str) -> str | None:
     hint = "; check brackets and quotes"
     if equals and value[:1] not in ("[", "{", "'", '"') and _hydras_error(quoted) is None:
         hint = f"; quote the value: '{quoted}'"
-    return f"override {override}: not in Hydra's grammar{reason}{hint}"
+    return f"override {override[:200]}: not in Hydra's grammar{reason}{hint}"
 
 
 def _hydras_error(override: str) -> str | None:
+    if len(override) > LONGEST:
+        return f"more than {LONGEST} characters"
+    if len(override.partition("=")[0]) > 255:  # which Hydra looks for as a folder
+        return "more than 255 characters before the ="
+    if max(map(override.count, "[{(")) > DEEPEST:
+        return f"more than {DEEPEST} brackets"
     try:
         OverridesParser.create().parse_overrides([override])
     except HydraException as error:
@@ -120,7 +132,7 @@ def allow(override: str, folder: Path, kind: str = "pretrain") -> str:
     key = override.split("=", 1)[0]
     if not re.fullmatch(r"[A-Za-z_][\w.]*", key) or "=" not in override:
         return override
-    if (folder / key).is_dir():
+    if os.path.isdir(folder / key):
         return override
     parents = {k for known in known_keys(kind) for k in (known, *_open_parents(known))}
     inside_open = any(key.startswith(f"{p}.") for p in OPEN_KEYS)
@@ -146,8 +158,7 @@ def _explain(error: Exception, kind: str) -> str:
 
 
 def _nearest(key: str, kind: str = "pretrain") -> str:
-    near = difflib.get_close_matches(key, known_keys(kind), 1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""
+    return nearest(key, known_keys(kind))
 
 
 def known_keys(kind: str = "pretrain") -> list[str]:
@@ -185,10 +196,7 @@ def finish(cfg: DictConfig) -> DictConfig:
         UserError: unknown key (with the nearest valid one), value of another type, missing
             mandatory key, values that contradict each other.
     """
-    try:
-        cfg = OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
-    except OmegaConfBaseException as error:  # ${...} that leads nowhere
-        raise UserError(f"config: {' '.join(str(error).split())}") from None
+    cfg = _resolved(cfg)
     cfg.pop("hydra", None)
     own = {f.name for f in fields(schema.Config)}
     extra = {k: cfg.pop(k) for k in list(cfg) if k not in own and k in _trainer_arguments()}
@@ -196,20 +204,67 @@ def finish(cfg: DictConfig) -> DictConfig:
         if key in extra:
             raise UserError(f"config: {key}: every run sets this one itself; leave it out")
     _drop_dead_keys(cfg)
-    try:
-        full = OmegaConf.merge(defaults(), cfg)  # of a copy
-        if full.method == "ressl":
-            kwargs = OmegaConf.merge(OmegaConf.structured(schema.ReSSLKwargs), full.method_kwargs)
-            full.method_kwargs = OmegaConf.to_container(kwargs)
-        full = OmegaConf.create(OmegaConf.to_container(full))
-    except OmegaConfBaseException as error:
-        raise UserError(_schema_error(error, cfg)) from None
+    full = _filled(cfg, defaults())
+    if full.method == "ressl":
+        kwargs = OmegaConf.structured(schema.ReSSLKwargs)
+        full.method_kwargs = _filled(full.method_kwargs, kwargs, "method_kwargs.")
     missing = sorted(str(k) for k in OmegaConf.missing_keys(full))
     if missing:
         raise UserError(f"config: {', '.join(missing)} must be given")
     full.update(extra)
     check(full)
     return full
+
+
+def finish_linear(cfg: DictConfig) -> DictConfig:
+    """A complete linear recipe, as `finish` makes a pretraining config.
+
+    Only the optimizer is demanded: what else must be given may be left to the run.
+
+    Raises:
+        UserError: unknown key, value of another type, no optimizer, values that cannot work.
+    """
+    cfg = _resolved(cfg)
+    cfg.pop("hydra", None)
+    full = _filled(cfg, OmegaConf.structured(schema.LinearConfig), kind="linear")
+    missing = sorted(k for k in OmegaConf.missing_keys(full) if k.startswith("optimizer."))
+    if missing:
+        raise UserError(f"config: {', '.join(missing)} must be given")
+    check_linear(full)
+    return full
+
+
+def _resolved(cfg: DictConfig) -> DictConfig:
+    """A copy without interpolations.
+
+    Raises:
+        UserError: one that leads nowhere.
+    """
+    try:
+        return OmegaConf.create(OmegaConf.to_container(cfg, resolve=True))
+    except OmegaConfBaseException as error:
+        raise UserError(f"config: {' '.join(str(error).split())}") from None
+
+
+def _filled(cfg: DictConfig, defaults: DictConfig, prefix="", kind="pretrain") -> DictConfig:
+    """`cfg` over the schema's defaults, as plain values.
+
+    Raises:
+        UserError: unknown key (with the nearest valid one), value of another type.
+    """
+    for key, default in defaults.items_ex(resolve=False):
+        for kind_of_node, name in ((DictConfig, "mapping"), (ListConfig, "list")):
+            wrong = key in cfg and not isinstance(cfg._get_node(key), kind_of_node)
+            if isinstance(default, kind_of_node) and wrong:
+                switch = f"; {key}.enabled=false switches it off" if "enabled" in default else ""
+                raise UserError(
+                    f"config: {prefix}{key}={str(cfg[key])[:40]}: a {name} is expected{switch}"
+                )
+    try:
+        full = OmegaConf.merge(defaults, cfg)  # of a copy
+        return OmegaConf.create(OmegaConf.to_container(full))
+    except OmegaConfBaseException as error:
+        raise UserError(_schema_error(error, cfg, prefix, kind)) from None
 
 
 def fill_method(cfg: DictConfig) -> DictConfig:
@@ -229,12 +284,8 @@ def fill_method(cfg: DictConfig) -> DictConfig:
     }
     _drop_dead_keys(cfg)
     for name, node in nodes.items():
-        given = cfg.get(name) or {}
-        try:
-            full = OmegaConf.merge(OmegaConf.structured(node), given)
-        except OmegaConfBaseException as error:
-            key = f"{name}.{getattr(error, 'key', None)}"
-            raise UserError(_schema_error(error, cfg, key)) from None
+        given = OmegaConf.create({name: cfg.get(name) or {}})
+        full = _filled(given, OmegaConf.create({name: OmegaConf.structured(node)}))[name]
         missing = sorted(OmegaConf.missing_keys(full))
         if missing:
             raise UserError(f"config: {name}.{', '.join(missing)} must be given")
@@ -256,11 +307,11 @@ def _drop_dead_keys(cfg: DictConfig) -> None:
             del cfg.method_kwargs[key]
 
 
-def _schema_error(error: OmegaConfBaseException, cfg: DictConfig, key: str | None = None) -> str:
-    key = key or getattr(error, "full_key", None) or getattr(error, "key", None) or "?"
-    if getattr(error, "object_type", None) is schema.ReSSLKwargs:
-        key = f"method_kwargs.{key}"
-    if "not in" in str(error) and key not in known_keys():
-        return f"config: unknown key {' '.join(str(key).split())}{_nearest(str(key))}"
-    value = OmegaConf.select(cfg, str(key), throw_on_missing=False)
-    return f"config: {key}={value!r}: {str(error).splitlines()[0]}"
+def _schema_error(error: OmegaConfBaseException, cfg: DictConfig, prefix: str, kind: str) -> str:
+    """One line of what OmegaConf says of a value or a key."""
+    key = f"{prefix}{getattr(error, 'full_key', None) or getattr(error, 'key', None) or ''}"
+    known = known_keys(kind)
+    if key not in known and "not in" in str(error):
+        return f"config: unknown key {' '.join(key.split())}{_nearest(key, kind)}"
+    value = OmegaConf.select(cfg, key.removeprefix(prefix), throw_on_missing=False)
+    return f"config: {key}={str(value)[:80]!r}: {str(error).splitlines()[0]}"

@@ -1,5 +1,7 @@
 """The exceptions that say what happened in one line: a user's mistake, and a run's fault."""
 
+LONGEST = 3000  # characters: a message may quote what somebody else wrote
+
 
 class UserError(Exception):
     """A mistake in a config, a path, a file or an argument.
@@ -10,7 +12,8 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         # one line, whatever a key, a file name or a library's own message holds
-        super().__init__("".join(c if c.isprintable() else repr(c)[1:-1] for c in message))
+        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}…")
 
 
 class RunFault(Exception):

@@ -46,8 +46,8 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
 
     def __init__(self, cfg):
         backbones.offer(cfg.backbone.name)
-        with backbones.taking_kwargs(cfg):
-            super().__init__(self.add_and_assert_specific_cfg(cfg))
+        backbones.check_kwargs(cfg)
+        super().__init__(self.add_and_assert_specific_cfg(cfg))
         kwargs = self.cfg.method_kwargs
         self.tau_s, self.tau_t = kwargs.temperature_q, kwargs.temperature_k
         self.student_views, self.teacher_view = _roles(self.cfg)

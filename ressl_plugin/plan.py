@@ -20,10 +20,9 @@ import re
 from contextlib import contextmanager
 from pathlib import Path
 
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ressl_plugin import config, sweep
+from ressl_plugin import config, sweep, yaml_files
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.finetune import labels_named
 from ressl_plugin.evaluate.lowshot import count_named
@@ -79,11 +78,8 @@ def read(name: str) -> dict:
             another type, an unknown table or evaluator, a word that is no override.
     """
     path = find(name)
-    try:
-        spec = OmegaConf.to_container(OmegaConf.load(path))
-    except Exception as error:  # YAML's, OmegaConf's, the file system's
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(spec, dict) or not {"groups", "evaluate"} <= spec.keys():
+    spec = yaml_files.read(path, words=False)
+    if not {"groups", "evaluate"} <= spec.keys():
         raise UserError(f"{path}: not the description of a table: `groups` and `evaluate` needed")
     with within(path):
         _only(spec, ("table", "evaluate", "operations", "groups"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import logging
 from pathlib import Path
@@ -20,13 +21,15 @@ from ressl_plugin.faults import Faults, reported
 from ressl_plugin.meter import Meter
 from ressl_plugin.monitor import CollapseMonitor, Events, KeepMetrics, MetricsFile
 from ressl_plugin.profile import Profile
-from ressl_plugin.refusals import Begun, check_optimizer, refused, set_up_refused
 from ressl_plugin.resume import check_fits, resume_from
 from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback
 from ressl_plugin.training_data import PretrainData
 
 log = logging.getLogger(__name__)
 
+STRATEGIES = (
+    "auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"
+)  # fmt: skip
 
 def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """Train `cfg.method` and return the run directory.
@@ -44,6 +47,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     registry.register()
     checks.warn_unused(cfg, config.defaults())
     cfg = runnable(cfg)
+    checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     folder = run.directory(cfg)
@@ -52,14 +56,12 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     source = resume_from(cfg, module.identity)
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
-    begun = Begun()
     # what is refused here leaves no directory behind
-    trainer = make_trainer(cfg, folder, [*callbacks, begun])
+    trainer = make_trainer(cfg, folder, callbacks)
     model = build(scaled)
-    check_optimizer(model, scaled)
     if source:
         check_fits(source, model, cfg)
-    with run.locked(folder), set_up_refused(begun), reported(trainer, folder):
+    with run.locked(folder), reported(trainer, folder):
         run.start(cfg, scaled)
         module.keep_identity()
         warn_about_queue(scaled, len(module.dataset))
@@ -94,7 +96,7 @@ def scale(cfg: DictConfig) -> DictConfig:
     if cfg.optimizer.name == "sgd":
         # under float16's GradScaler a fused step unscales by itself: nothing could clip before it
         scaler = str(cfg.precision) in ("16", "16-mixed")
-        fused = {} if scaler else {"fused": True}
+        fused = {} if scaler or cfg.optimizer.kwargs.get("foreach") else {"fused": True}
         cfg.optimizer.kwargs = {"momentum": 0.9, **fused, **cfg.optimizer.kwargs}
     return cfg
 
@@ -105,8 +107,7 @@ def build(cfg: DictConfig) -> pl.LightningModule:
     Raises:
         UserError: a backbone or a method that cannot be had, or not with these settings.
     """
-    with refused(f"method={cfg.method}, backbone.name={cfg.backbone.name}: cannot be built"):
-        model = make_method(cfg)
+    model = make_method(cfg)
     if not cfg.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     if cfg.performance.compile:
@@ -122,6 +123,8 @@ def make_method(cfg: DictConfig) -> pl.LightningModule:
 
         return Supervised(cfg)
     backbones.offer(cfg.backbone.name)
+    if cfg.method != "ressl":  # which does so itself
+        backbones.check_kwargs(cfg)
     model = host.build_method(cfg)
     backbones.check_input(model.backbone, cfg)
     if cfg.method != "ressl":  # the host's know its own stem only
@@ -145,7 +148,7 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
     """Lightning's Trainer with the run's loggers, checkpoints and watchers.
 
     Raises:
-        UserError: Lightning refuses a setting, or a package for one is missing.
+        UserError: a strategy that cannot be had.
     """
     known = set(inspect.signature(pl.Trainer.__init__).parameters)
     given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
@@ -167,15 +170,22 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
         "strategy": strategy(cfg),
         "benchmark": True,
     }
-    with refused("Lightning refuses it"):
-        return pl.Trainer(
-            **{**settings, **given, "strategy": settings["strategy"]},
-            logger=loggers(cfg, folder),
-            callbacks=[c for c in (*callbacks, *more) if c],
-            enable_checkpointing=False,
-            default_root_dir=str(folder),
-            plugins=plugins(),
-        )
+    return pl.Trainer(
+        **{**settings, **given, "strategy": settings["strategy"]},
+        logger=loggers(cfg, folder),
+        callbacks=[c for c in (*callbacks, *more) if c],
+        enable_checkpointing=False,
+        default_root_dir=str(folder),
+        plugins=plugins(),
+    )
+
+
+def _sharding() -> list[str]:
+    """Lightning's names of one model over several GPUs, as far as they can be had."""
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    there = ("fsdp", "deepspeed") if importlib.util.find_spec("deepspeed") else ("fsdp",)
+    return [name for name in StrategyRegistry.available_strategies() if name.startswith(there)]
 
 
 def plugins() -> list:
@@ -190,11 +200,14 @@ def strategy(cfg: DictConfig):
     Raises:
         UserError: one that pickles the run into its processes.
     """
-    if "spawn" in str(cfg.strategy):
+    if any(way in str(cfg.strategy) for way in ("spawn", "fork", "notebook")):
         raise UserError(
             f"config: strategy={cfg.strategy}: a run cannot be pickled into processes that are "
             "spawned; strategy=ddp starts one for each device"
         )
+    known = STRATEGIES if cfg.accelerator == "cpu" else (*STRATEGIES, *_sharding())
+    if cfg.strategy not in known:
+        raise UserError(f"config: strategy={cfg.strategy!r}: here, one of {', '.join(known)}")
     if cfg.strategy != "ddp":
         return cfg.strategy
     from lightning.pytorch.strategies import DDPStrategy

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import checkpoint, config, distributed
+from ressl_plugin import checkpoint, config, distributed, yaml_files
 from ressl_plugin.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -121,12 +121,7 @@ def open_run(path: str | Path) -> Run:
 
 def read_config(path: Path) -> DictConfig:
     """config.yaml of a run, or args.json of one that the host made."""
-    try:
-        text = path.read_text()
-        given = json.loads(text) if path.suffix == ".json" else OmegaConf.create(text)
-    except Exception as error:
-        raise UserError(f"{path}: not a config: {' '.join(str(error).split())}") from None
-    cfg = OmegaConf.create(given)
+    cfg = OmegaConf.create(yaml_files.read(path))  # JSON is YAML, too
     cfg.pop("wandb_run_id", None)
     return config.finish(cfg)
 

@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ressl_plugin import config, data, results, run
+from ressl_plugin import config, data, results, run, yaml_files
 from ressl_plugin.data import identity
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
@@ -97,10 +97,7 @@ def same_experiment(cfg: DictConfig) -> None:
     file = Path(cfg.run_dir) / "config.yaml"
     if cfg.resume_force or not file.is_file():
         return
-    try:
-        there = OmegaConf.load(file)
-    except Exception as error:
-        raise UserError(f"{file}: not a config: {' '.join(str(error).split())}") from None
+    there = OmegaConf.create(yaml_files.read(file))
     differing = config_differences(there, runnable(cfg))
     place = OmegaConf.select(there, "data.train_path")
     if not differing and cfg.data.train_path != place:  # it may be a copy

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data, distributed, host
+from ressl_plugin.checks import check_batches
 from ressl_plugin.data import identity
 from ressl_plugin.data.memory import CleanBatches
 from ressl_plugin.data.workers import leave_signals
@@ -106,7 +107,9 @@ class PretrainData(pl.LightningDataModule):
 
     def train_dataloader(self):
         """The chosen back end's loader, on the trainer's device."""
-        return getattr(self, f"_{self.backend}")()
+        loader = getattr(self, f"_{self.backend}")()
+        check_batches(self.cfg, "train", len(loader))
+        return loader
 
     def _host(self):
         self.dataset.transform = HostViews(self.cfg)
@@ -158,6 +161,11 @@ class PretrainData(pl.LightningDataModule):
         """Clean images of data.val_path (or the data set's test set); none without labels."""
         if not self.has_val:
             return []
+        loader = self._clean()
+        check_batches(self.cfg, "val", len(loader))
+        return loader
+
+    def _clean(self):
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         as_they_are = self.cfg.data.dataset in ("cifar10", "cifar100")  # nothing is resized
         if self.backend == "batched" and as_they_are and not self.cfg.data.image_size:

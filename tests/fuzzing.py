@@ -2,9 +2,14 @@
 
 import math
 
+import yaml
+from hydra.errors import HydraException
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
+from omegaconf.errors import OmegaConfBaseException
 from torch import nn
+
+LIBRARIES = (OmegaConfBaseException, HydraException, yaml.YAMLError, OSError, ValueError)
 
 FEW, MANY = 150, 2500
 
@@ -15,6 +20,27 @@ def examples(count):
         max_examples=count, deadline=None, database=None, derandomize=True,
         suppress_health_check=skip,
     )  # fmt: skip
+
+
+def from_a_check(error) -> bool:
+    """Whether a UserError is one line and no bug of ours in disguise.
+
+    A check raised it, or it passes on what a library says of a file or of a value: an exception of
+    the kinds that libraries raise for that, out of a library's own line. What builds a backbone may
+    raise anything.
+    """
+    assert str(error) and len(str(error).splitlines()) == 1, f"not one line: {error}"
+    cause = error
+    while isinstance(cause, type(error)):
+        cause = cause.__cause__ or cause.__context__
+    if cause is None:
+        return True
+    place = cause.__traceback__
+    while place.tb_next is not None:
+        place = place.tb_next
+    ours = place.tb_frame.f_globals.get("__name__", "").startswith("ressl_plugin")
+    of_a_backbone = str(error).startswith("config: backbone.kwargs")
+    return not ours and (of_a_backbone or isinstance(cause, LIBRARIES))
 
 
 class Tiny(nn.Sequential):

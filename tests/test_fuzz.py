@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fuzzing import FEW, MANY, Tiny, examples, leaves, values
+from fuzzing import FEW, MANY, Tiny, examples, from_a_check, leaves, values
 from helpers import make_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,11 +19,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from PIL import Image
 
-from ressl_plugin import config, data, host, registry
+from ressl_plugin import checks, config, data, host, registry
 from ressl_plugin.data.images import load_image
 from ressl_plugin.errors import UserError
 from ressl_plugin.pretrain import build, make_trainer, runnable, scale, with_views
-from ressl_plugin.refusals import check_optimizer
 from ressl_plugin.views import recipe
 
 # Configs ------------------------------------------------------------------------------------------
@@ -35,6 +34,11 @@ def settings_of_torch():
     yield
     torch.use_deterministic_algorithms(False)
     torch.backends.cudnn.benchmark = False
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch):
+    monkeypatch.setattr(checks, "_memory", lambda: 1 << 28)
 
 
 @pytest.fixture(autouse=True)
@@ -100,11 +104,62 @@ def config_or_user_error(mapping):
         assert isinstance(cfg, DictConfig)
         module = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
         cfg = runnable(cfg)
-        make_trainer(cfg, Path("never-made"))
+        checks.check_trainable(cfg)
+        trainer = make_trainer(cfg, Path("never-made"))
         scaled = scale(with_views(cfg, module))
-        check_optimizer(build(scaled), scaled)
+        one_step(build(scaled), scaled, trainer)
     except UserError as error:
-        assert str(error) and len(str(error).splitlines()) == 1, f"not one line: {error}"
+        assert from_a_check(error), f"made of a caught exception: {error}"
+
+
+def one_step(model, cfg, trainer):
+    """The optimizer takes one, on weights of its own: some values fail there only."""
+    model.trainer = trainer
+    name, model.scheduler = model.scheduler, "none"  # which needs the number of steps
+    made = model.configure_optimizers()
+    model.scheduler = name
+    optimizer = made[0][0] if isinstance(made, tuple) else made
+    for group in optimizer.param_groups:
+        weight = torch.nn.Parameter(torch.ones(2, 2))
+        weight.grad = torch.ones(2, 2)
+        group["params"] = [weight]
+    optimizer.step()
+
+
+def buggy(*args, **kwargs):
+    return None.size
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["ressl_plugin.method.ReSSL.start_online", "ressl_plugin.method._teacher_of",
+     "ressl_plugin.views.recipe._view", "ressl_plugin.views.recipe._whole",
+     "ressl_plugin.checks.check_ressl", "ressl_plugin.settings.check_optimizer",
+     "ressl_plugin.pretrain.loggers", "ressl_plugin.backbone.set_stem",
+     "ressl_plugin.devices.device_count"],
+)  # fmt: skip
+def test_a_bug_of_ours_is_found(monkeypatch, place):
+    monkeypatch.setattr(place, buggy)
+    with pytest.raises(AttributeError):
+        config_or_user_error({})
+
+
+@pytest.mark.parametrize("kind", [AttributeError, KeyError, AssertionError, TypeError])
+def test_a_bug_in_disguise_is_told_from_a_check(kind):
+    def raised(how):
+        try:
+            how()
+        except UserError as error:
+            return error
+
+    def disguised():
+        try:
+            raise kind("a bug")
+        except kind as error:
+            raise UserError(f"config: cannot be built: {error}") from None
+
+    assert not from_a_check(raised(disguised))
+    assert from_a_check(raised(lambda: recipe.read([])))
 
 
 @examples(FEW)

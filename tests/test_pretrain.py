@@ -7,7 +7,7 @@ from helpers import image_folder, make_config
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
-from ressl_plugin import config, method, pretrain, refusals
+from ressl_plugin import config, method, pretrain
 from ressl_plugin.errors import UserError
 
 
@@ -45,7 +45,12 @@ def test_a_fused_step_may_still_be_asked_for():
         ({"overfit_batches": -1}, "overfit_batches"),
         ({"gradient_clip_algorithm": "all"}, "gradient_clip_algorithm"),
         ({"max_time": "soon"}, "soon"),
-        ({"max_time": b"x"}, "total_seconds"),
+        ({"max_time": b"x"}, "max_time"),
+        ({"val_check_interval": "1"}, "val_check_interval"),
+        ({"check_val_every_n_epoch": 0}, "check_val_every_n_epoch=0"),
+        ({"optimizer__batch_size": 1}, "batch_size=1: must be >= 2"),
+        ({"strategy": "ddp_fork"}, "ddp_fork"),
+        ({"strategy": "xla"}, "strategy='xla'"),
         ({"barebones": True}, "barebones"),
         ({"strategy": "ddp_spawn"}, "strategy=ddp_spawn: .* strategy=ddp starts one"),
         ({"method_kwargs__queue_size": 2**24, "method_kwargs__proj_output_dim": 2**16}, "memory"),
@@ -63,10 +68,10 @@ def test_what_lightning_refuses_is_a_users_mistake_and_leaves_no_run(tmp_path, c
 @pytest.mark.parametrize(
     ("name", "kwargs", "message"),
     [
-        ("adamw", {"momentum": 0.9}, "optimizer.name=adamw, .*torch.optim.AdamW.*'momentum'"),
-        ("sgd", {"foo": 1}, "'foo'"),
+        ("adamw", {"momentum": 0.9}, "kwargs.momentum: adamw has"),
+        ("sgd", {"foo": 1}, "foo"),
         ("sgd", {"momentum": -1}, "momentum"),
-        ("sgd", {"nesterov": True, "momentum": 0}, "Nesterov"),
+        ("sgd", {"nesterov": True, "momentum": 0}, "nesterov"),
         ("sgd", {"dampening": "x"}, "dampening"),
         ("adamw", {"betas": 3}, "betas"),
         ("adam", {"betas": [0.9, "x"]}, "betas"),
@@ -85,34 +90,22 @@ def test_what_the_optimizer_refuses_is_said_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("name", ["sgd", "lars", "adam", "adamw"])
-def test_trying_the_optimizer_changes_nothing(name):
-    cfg = config.finish(make_config(optimizer__name=name))
-    cfg.optimizer.kwargs = {}
-    cfg = pretrain.scale(cfg)
-    model = pretrain.build(cfg)
-    before = {key: value.clone() for key, value in model.state_dict().items()}
-    state = torch.get_rng_state()
-    refusals.check_optimizer(model, cfg)
-    assert torch.equal(torch.get_rng_state(), state) and model.scheduler == "warmup_cosine"
-    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
-
-
 @pytest.mark.parametrize("name", ["simsiam", "supervised"])
-def test_the_optimizer_of_other_methods_is_tried_too(name):
-    pretrain.registry.register()
-    cfg = config.finish(make_config(method=name, method_kwargs={}, optimizer__kwargs={"foo": 1}))
+def test_the_optimizer_of_other_methods_is_judged_too(name):
     with pytest.raises(UserError, match="foo"):
-        refusals.check_optimizer(pretrain.build(cfg), cfg)
+        config.finish(make_config(method=name, method_kwargs={}, optimizer__kwargs={"foo": 1}))
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"val_check_interval": 1000}, {"limit_train_batches": 0.0001}, {"num_sanity_val_steps": 2,
-     "val_check_interval": 1000}],
+    ("change", "message"),
+    [
+        ({"val_check_interval": 1000}, "val_check_interval=1000: an epoch has [0-9]+ batches"),
+        ({"limit_train_batches": 0.0001}, "limit_train_batches=0.0001: less than one of"),
+        ({"num_sanity_val_steps": 2, "val_check_interval": 1000}, "val_check_interval=1000"),
+    ],
 )  # fmt: skip
-def test_what_lightning_refuses_when_it_knows_the_data_is_a_users_mistake(tmp_path, change):
-    with pytest.raises(UserError, match=f"config: Lightning refuses it.*{list(change)[-1]}"):
+def test_what_counts_batches_is_judged_when_the_data_is_known(tmp_path, change, message):
+    with pytest.raises(UserError, match=f"config: {message}"):
         pretrain.pretrain(on_images(tmp_path, **change))
 
 

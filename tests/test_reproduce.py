@@ -165,7 +165,7 @@ MISTAKES = {
     "evaluate: {}\nevaluate: {}\ngroups: []": "not YAML: .* duplicate key",
     "\0\0": "not YAML",
     "": "not the description of a table",
-    "[1, 2]": "not the description of a table",
+    "[1, 2]": "a list, not a mapping",
     spec(more="tabel: 4"): "unknown key tabel; did you mean table",
     spec(more="table: 11"): "table: 11: must be a number from 1 to 10",
     spec(more="table: '4'"): "table: '4': must be a number",
@@ -239,7 +239,7 @@ def test_a_mistake_is_found_before_anything_is_trained(tmp_path, untrained, caps
 
 def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\xff")
-    with pytest.raises(UserError, match=r"mine.yaml: not YAML"):
+    with pytest.raises(UserError, match=r"mine.yaml: not UTF-8"):
         plan.read(str(tmp_path / "mine.yaml"))
     with pytest.raises(UserError, match="no such table"):
         plan.read(str(tmp_path))

@@ -49,7 +49,7 @@ def test_mistakes_are_one_line(images, tmp_path):
     cell.mkdir()
     (cell / "config.yaml").write_text("a: [")
     code, text = run(tmp_path, command(images, tmp_path, "-m", "seed=1,2"))
-    assert code == cli.USER_MISTAKE and "config.yaml: not a config" in last_line(text)
+    assert code == cli.USER_MISTAKE and "config.yaml: not YAML" in last_line(text)
 
 
 def test_a_run_stopped_in_its_last_epoch_is_not_finished(images, tmp_path):

@@ -6,12 +6,10 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from ressl_plugin import config, data, schema
-from ressl_plugin.checks import check_area
+from ressl_plugin import config, data
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.run import Run
@@ -30,12 +28,7 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
     if path.is_dir() or path.suffix in CHECKPOINTS:
         return target, None
     given = config.load(target, overrides, "linear")
-    try:
-        full = OmegaConf.merge(OmegaConf.structured(schema.LinearConfig), given)
-        full = OmegaConf.create(OmegaConf.to_container(full))
-    except OmegaConfBaseException as error:
-        key = getattr(error, "full_key", None)
-        raise UserError(f"{target}: {key}: {str(error).splitlines()[0]}") from None
+    full = config.finish_linear(given)
     run = (
         full.pretrained_feature_extractor
         if not OmegaConf.is_missing(full, "pretrained_feature_extractor")
@@ -46,9 +39,6 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
             f"{target}: pretrained_feature_extractor is not set; give the run directory: "
             "pretrained_feature_extractor=RUN"
         )
-    missing = [key for key in OmegaConf.missing_keys(full) if key.startswith("optimizer.")]
-    if missing:
-        raise UserError(f"{target}: not set: {', '.join(sorted(missing))}")
     # the run's data, where the recipe leaves them open: no default of the schema may take its place
     full.data = OmegaConf.masked_copy(full.data, list(given.get("data") or {}))
     return run, full
@@ -146,7 +136,6 @@ def training_transform(cfg: DictConfig):
     read = data.view_recipe(cfg)
     seen = read.crops[read.student[0]]
     area = cfg.data.get("linear_area")
-    check_area(area)
     if area is None:
         area = (0.08, 1.0) if size >= 160 else seen.area
     return transforms.Compose(

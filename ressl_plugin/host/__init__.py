@@ -4,6 +4,7 @@ Importing this package costs nothing; the first use of a name below imports solo
 where it no longer runs (see `pypi_patches` and `mends`) and picks the file of its generation:
 
     GENERATION          "main" (the GitHub main branch) or "pypi" (1.0.2, the release on PyPI)
+    BACKBONES           its backbones by name, factory(method, **kwargs), the very dict, too
     METHODS             the host's registry, the very dict that it holds
     ReSSL               the host's own ReSSL, whatever METHODS["ressl"] has become, as ReSSL(cfg)
     MomentumBase        base class of momentum methods, MomentumBase(cfg), main's attribute names
@@ -25,6 +26,7 @@ from pathlib import Path
 from ressl_plugin.errors import UserError
 
 __all__ = [
+    "BACKBONES",
     "GENERATION",
     "KNN",
     "MEAN_STD",
@@ -127,7 +129,7 @@ def __getattr__(name: str):
             warnings.simplefilter("ignore")
             module = importlib.import_module(f"{__name__}.{generation}")
         globals()["GENERATION"] = generation
-        for public in __all__[1:]:
+        for public in set(__all__) - {"GENERATION"}:
             globals()[public] = getattr(module, public)
         return globals()[name]
     if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):

@@ -18,6 +18,7 @@ from ressl_plugin.host.mends import features_dim
 from ressl_plugin.host.pipelines import MEAN_STD
 
 __all__ = [
+    "BACKBONES",
     "KNN",
     "MEAN_STD",
     "METHODS",
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 mends.apply()
+BACKBONES = BaseMethod._BACKBONES
 # Said on the root logger at every construction of a method, of any run whatever.
 logging.getLogger().addFilter(lambda r: not str(r.msg).startswith("Using scheduler_interval="))
 
@@ -48,7 +50,7 @@ class MomentumBase(mends.ResumedSchedule, BaseMomentumMethod):
 
     def __init__(self, cfg):
         cfg = defaults.fill(defaults.as_config(cfg))
-        defaults.choose("backbone.name", cfg.backbone.name, BaseMethod._BACKBONES)
+        defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
         super().__init__(cfg)
         self.register_load_state_dict_pre_hook(mends.rename_old_keys)
 
@@ -62,7 +64,7 @@ class ReSSL(_HostReSSL):
 
 def _complete(cfg, name: str):
     cfg = defaults.fill(defaults.copy_of(cfg))
-    defaults.choose("backbone.name", cfg.backbone.name, BaseMethod._BACKBONES)
+    defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
     values = {"proj_hidden_dim": 2048, **defaults.METHOD.get(name, {})}
     return defaults.fill_method(cfg, values)
 
@@ -85,7 +87,7 @@ def build_method(cfg):
 def build_backbone(cfg):
     """Bare backbone of `cfg.backbone` (N, 3, H, W) -> (N, d), as the host would build it."""
     cfg = defaults.fill(defaults.copy_of(cfg))
-    table = BaseMethod._BACKBONES
+    table = BACKBONES
     return mends.bare_backbone(defaults.choose("backbone.name", cfg.backbone.name, table), cfg)
 
 
@@ -94,7 +96,7 @@ def register_backbone(name: str, factory) -> None:
 
     A name that begins with "resnet" is taken for a torchvision ResNet by the host.
     """
-    BaseMethod._BACKBONES[name] = factory
+    BACKBONES[name] = factory
 
 
 class LinearModel(_HostLinear):

@@ -41,6 +41,7 @@ from ressl_plugin.host.pypi_linear import LinearModel  # noqa: E402
 from ressl_plugin.host.pypi_optim import configure  # noqa: E402
 
 __all__ = [
+    "BACKBONES",
     "KNN",
     "MEAN_STD",
     "METHODS",
@@ -226,7 +227,11 @@ def adapted(cls):
     def __init__(self, cfg):
         cfg = defaults.fill(defaults.copy_of(cfg))
         defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
-        cfg = defaults.fill_method(cfg, method_defaults(cls))
+        values = dict(method_defaults(cls))
+        key = "warmup_teacher_temperature_epochs"  # 50, which DINO cannot have in a shorter run
+        if key in values:
+            values[key] = min(values[key], cfg.max_epochs)
+        cfg = defaults.fill_method(cfg, values)
         Adapter.__init__(self, cfg, cls)
 
     return type(cls.__name__, bases, {"__init__": __init__, "__doc__": cls.__doc__})

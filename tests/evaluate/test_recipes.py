@@ -66,6 +66,6 @@ def test_the_gpu_that_a_recipe_names_is_taken(accelerator, devices, name):
 def test_a_recipe_without_an_optimizer_is_a_mistake(tmp_path):
     file = tmp_path / "linear.yaml"
     file.write_text("pretrained_feature_extractor: run\noptimizer: {name: sgd, lr: 1.0}\n")
-    with pytest.raises(UserError, match=r"linear.yaml: not set: optimizer.batch_size"):
+    with pytest.raises(UserError, match=r"optimizer.batch_size must be given"):
         recipes.resolve(str(file), [])
     assert recipes.resolve(str(file), ["optimizer.batch_size=8"])[0] == "run"
