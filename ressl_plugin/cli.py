@@ -9,9 +9,9 @@ import sys
 import warnings
 from pathlib import Path
 
-from ressl_plugin import __version__, arguments, cli_experiments, cli_run, terminal
+from ressl_plugin import __version__, arguments, cli_experiments, cli_run, packages, terminal
 from ressl_plugin.arguments import command, read_config, with_config
-from ressl_plugin.errors import UserError
+from ressl_plugin.errors import RunFault, UserError
 
 USER_MISTAKE, FAULT, INTERRUPTED = 2, 3, 130
 
@@ -33,17 +33,19 @@ def main(argv: list[str] | None = None) -> int:
     words, overrides = arguments.apart(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
     args.overrides = [*getattr(args, "overrides", []), *overrides]
+    return guarded(lambda: _called(args))
+
+
+def _called(args):
     from ressl_plugin.distributed import launched_first
 
     if not launched_first():  # one process speaks for all, errors excepted
         logging.getLogger().setLevel(logging.ERROR)
-    return guarded(lambda: args.call(args))
+    return args.call(args)
 
 
 def guarded(call) -> int:
     """The exit status of `call()`; what is known to go wrong is one line on standard error."""
-    from ressl_plugin.faults import RunFault, explain
-
     try:
         found = call()
         return found if isinstance(found, int) else 0
@@ -59,7 +61,15 @@ def guarded(call) -> int:
     except BrokenPipeError:  # `ressl table … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except ModuleNotFoundError as error:
+        known = packages.missing(error)
+        if known is None:
+            raise
+        print(f"ressl: error: {known}", file=sys.stderr)
+        return USER_MISTAKE
     except (RuntimeError, OSError) as error:
+        from ressl_plugin.faults import explain
+
         known = explain(error)
         if known is None:
             raise

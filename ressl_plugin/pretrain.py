@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import checks, config, distributed, host, registry, run
+from ressl_plugin import checks, config, distributed, host, packages, registry, run
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults, reported
@@ -227,8 +227,10 @@ def loggers(cfg: DictConfig, folder: Path) -> list:
     """metrics.csv and TensorBoard events in the run directory; wandb where configured."""
     if not distributed.launched_first():
         return []
+    packages.need("tensorboard", "the run's log of events")
     made = [MetricsFile(folder), Events(folder)]
     if cfg.wandb.enabled:
+        packages.need("wandb", "wandb.enabled=true (false does without)")
         from lightning.pytorch.loggers import WandbLogger
 
         made.append(
