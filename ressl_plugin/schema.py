@@ -73,6 +73,7 @@ class Data:
     linear_area: list[float] | None = None
     download: bool = False  # + let torchvision fetch cifar and stl10
     check: bool = True  # + look for unreadable images before training
+    exif: bool = False  # + turn photographs as their EXIF orientation says; the paper's are not
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -31,7 +32,7 @@ class PretrainData(pl.LightningDataModule):
 
     Args:
         cfg: a complete config (config.finish).
-        run_dir: where decoded images and verdicts on files are cached.
+        run_dir: where decoded images are cached.
 
     Raises:
         UserError: missing or unusable data, a back end that cannot draw the recipe.
@@ -43,6 +44,9 @@ class PretrainData(pl.LightningDataModule):
         self.recipe = data.view_recipe(cfg)
         self.dataset = training_set(cfg)
         self.has_val = self._has_validation()
+        if not self.has_val:  # to Lightning it is then a module without one, not an empty list
+            self.val_dataloader = super().val_dataloader
+        self._say_what_is_ignored()
         self.backend = self._choose()
         total = cfg.optimizer.batch_size
         if len(self.dataset) < total:
@@ -75,6 +79,14 @@ class PretrainData(pl.LightningDataModule):
         own_test_set = self.cfg.data.dataset in ("cifar10", "cifar100", "stl10")
         return labelled and (own_test_set or self.cfg.data.val_path is not None)
 
+    def _say_what_is_ignored(self) -> None:
+        if ignored := getattr(self.dataset, "ignored", None):
+            listed = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in ignored.items())
+            log.info(
+                "data.train_path=%s: %d images; files that are no images are left out: %s",
+                self.cfg.data.train_path, len(self.dataset), data.printable(listed),
+            )  # fmt: skip
+
     def _choose(self) -> str:
         wanted = self.cfg.data.backend
         if wanted != "auto":
@@ -82,28 +94,34 @@ class PretrainData(pl.LightningDataModule):
         if self.cfg.data.format == "dali":
             return "dali"
         equalize = any(v.equalize_prob for v in self.recipe.views)
-        chosen = "batched" if self._is_small() and not equalize else "host"
+        chosen = "batched" if not equalize and self._is_small() else "host"
         log.info("data.backend=auto: %s draws the views", chosen)
         return chosen
 
     def _is_small(self) -> bool:
-        size = self.cfg.data.image_size or _side(self.dataset)
-        return (
-            size is not None and size <= SMALL and data.memory_bytes(self.dataset) <= MEMORY_LIMIT
-        )
+        """Whether the images are of one size, a small one, or made so, and fit into memory."""
+        array = getattr(self.dataset, "data", None)
+        if self.cfg.data.image_size:
+            side = self.cfg.data.image_size
+        elif array is not None:
+            side = max(array.shape[1:3])
+        else:
+            size = data.common_size(self.dataset, self.identity["digest"], SMALL)
+            side = max(size) if size else math.inf
+        return side <= SMALL and data.memory_bytes(self.dataset) <= MEMORY_LIMIT
 
     def prepare_data(self) -> None:
         """Find unreadable files before the first step, not in epoch 37."""
-        samples = getattr(self.dataset, "samples", None)
-        if samples is None or not self.cfg.data.check:
+        if not self.cfg.data.check:
             return
-        self._check(self.cfg.data.train_path, "train", not self.cfg.data.no_labels)
+        self._check(self.dataset, self.identity, not self.cfg.data.no_labels)
         if self.has_val:
-            self._check(self.cfg.data.val_path, "val", True)
+            val = data.open(self.cfg, "val")
+            self._check(val, data.identify(val), True)
 
-    def _check(self, root: str, split: str, labels: bool) -> None:
-        cache = self.run_dir / "cache" / f"checked-{split}.json"
-        data.check_folder(Path(root), labels=labels, cache=cache).refuse()
+    def _check(self, dataset, found: dict, labels: bool) -> None:
+        if hasattr(dataset, "samples"):  # files, not an array
+            data.check_once(dataset.root, labels, found["digest"])
 
     def train_dataloader(self):
         """The chosen back end's loader, on the trainer's device."""
@@ -158,9 +176,7 @@ class PretrainData(pl.LightningDataModule):
         )
 
     def val_dataloader(self):
-        """Clean images of data.val_path (or the data set's test set); none without labels."""
-        if not self.has_val:
-            return []
+        """Clean images of data.val_path (or the data set's test set); not asked for without."""
         loader = self._clean()
         check_batches(self.cfg, "val", len(loader))
         return loader
@@ -212,13 +228,3 @@ class HostViews:
     def __reduce__(self):
         return HostViews, (self.cfg,)
 
-
-def _side(dataset) -> int | None:
-    """Pixels a side of the first image; None where that cannot be told."""
-    array = getattr(dataset, "data", None)
-    if array is not None:
-        return max(array.shape[1:3])
-    if not dataset.samples:
-        return None
-    image = data.load_image(dataset.samples[0][0])
-    return max(image.size)

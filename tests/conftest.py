@@ -1,9 +1,20 @@
 """Shared by all tests: one thread a process keeps parallel workers from fighting over two cores."""
 
+import os
+import tempfile
+
 import pytest
 import torch
 
 torch.set_num_threads(1)
+_KNOWN = tempfile.TemporaryDirectory(prefix="ressl-tests-")
+os.environ["RESSL_CACHE"] = _KNOWN.name  # nothing of a test stays in the user's
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_known(tmp_path_factory, monkeypatch):
+    """No test profits from what another one has found out about its images."""
+    monkeypatch.setenv("RESSL_CACHE", str(tmp_path_factory.mktemp("known")))
 
 
 def pytest_collection_modifyitems(items):

@@ -13,11 +13,13 @@ import torchvision.datasets as tv
 from helpers import image_folder
 from omegaconf import OmegaConf
 from PIL import Image
+from test_faults import command, run
 
 from ressl_plugin import config
 from ressl_plugin.data import evaluation_transform, mean_std
 from ressl_plugin.data.memory import CleanBatches
 from ressl_plugin.pretrain import pretrain
+from ressl_plugin.training_data import PretrainData
 
 
 def test_clean_batches_are_the_evaluators_images_in_order():
@@ -69,6 +71,71 @@ def test_online_evaluation_keeps_its_cadence(cifar):
     assert len([row for row in rows if row.get("val_knn_acc1")]) == 1
     # as the README has it: fetched once, resumed without a word about that
     pretrain(config.finish(config.load("cifar/ressl", [*overrides, "resume=true"])))
+
+
+def photographs(root, sizes):
+    for i, size in enumerate(sizes):
+        (root / "c").mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", size, (i, 0, 0)).save(root / "c" / f"{i:02d}.png")
+    return root
+
+
+@pytest.fixture
+def run_data(tmp_path):
+    def run_data(root, *overrides):
+        words = ["optimizer.batch_size=2", "data.dataset=custom", "data.val_path=null", *overrides]
+        cfg = config.finish(config.load("digits/ressl", [f"data.train_path={root}", *words]))
+        return PretrainData(cfg, tmp_path / "run")
+
+    return run_data
+
+
+@pytest.mark.parametrize(
+    ("sizes", "overrides", "backend"),
+    [
+        ([(16, 16)] * 4, [], "batched"),
+        ([(20, 30)] * 4, [], "batched"),
+        ([(16, 16)] * 3 + [(16, 18)], [], "host"),
+        ([(16, 16)] * 3 + [(400, 300)], [], "host"),  # whatever the first one is
+        ([(400, 300)] + [(16, 16)] * 3, [], "host"),
+        ([(200, 200)] * 4, [], "host"),
+        ([(400, 300), (16, 16)] * 2, ["data.image_size=32"], "batched"),
+        ([(20, 30)] * 3 + [(30, 20)], [], "host"),
+    ],
+)
+def test_auto_picks_what_can_draw_these_images(tmp_path, run_data, sizes, overrides, backend):
+    root = photographs(tmp_path / "images", sizes)
+    for _ in range(2):  # the second time it is known
+        assert run_data(root, *overrides).backend == backend
+
+
+def test_a_photograph_held_upright_counts_as_it_is_turned(tmp_path, run_data):
+    root = photographs(tmp_path / "images", [(20, 30)] * 3)
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (30, 20)).save(root / "c" / "9.jpg", exif=exif)
+    assert run_data(root).backend == "host"
+    assert run_data(root, "data.exif=true").backend == "batched"
+
+
+def test_what_is_left_out_is_said(tmp_path, run_data, caplog):
+    root = photographs(tmp_path / "images", [(16, 16)] * 3)
+    Image.new("P", (16, 16)).save(root / "c" / "9.gif")
+    (root / "c" / "a.avif").touch()
+    with caplog.at_level("INFO"):
+        assert len(run_data(root).dataset) == 4
+    assert "4 images; files that are no images are left out: 1 .avif" in caplog.text
+
+
+def test_mixed_photographs_are_trained_on_by_default_and_quietly(tmp_path):
+    """Also: no warning of Lightning's that there are no validation images."""
+    root = photographs(tmp_path / "images", [(16, 16), (30, 20), (18, 18), (90, 200)])
+    words = command(tmp_path, tmp_path / "run", "data.dataset=custom", f"data.train_path={root}",
+                    "optimizer.batch_size=4", "max_epochs=1", "data.backend=auto",
+                    "data.num_workers=0", "checkpoint.every_n_steps=0")  # fmt: skip
+    code, text = run(tmp_path / "run", words)
+    assert code == 0, text
+    assert "host draws the views" in text and "zero" not in text
 
 
 def test_workers_need_not_be_forked(tmp_path):

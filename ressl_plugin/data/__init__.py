@@ -1,7 +1,7 @@
 """Data sets, clean evaluation images, and the checks that keep bad files out of training."""
 
 from ressl_plugin.data.batches import BatchedLoader, worker_loader
-from ressl_plugin.data.check import Report, check_folder
+from ressl_plugin.data.check import Report, check_folder, check_once
 from ressl_plugin.data.datasets import ArrayImages, Indexed, open
 from ressl_plugin.data.digits import make_digits
 from ressl_plugin.data.evaluation import (
@@ -11,8 +11,8 @@ from ressl_plugin.data.evaluation import (
 )
 from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.identity import identify
-from ressl_plugin.data.images import load_image, to_rgb
-from ressl_plugin.data.memory import MemoryImages, memory_bytes
+from ressl_plugin.data.images import load_image, printable, to_rgb
+from ressl_plugin.data.memory import MemoryImages, common_size, memory_bytes
 from ressl_plugin.data.npz import read_npz
 from ressl_plugin.data.statistics import interpolation, mean_std, view_recipe
 from ressl_plugin.data.tiny_imagenet import arrange as arrange_tiny_imagenet
@@ -27,6 +27,8 @@ __all__ = [
     "Report",
     "arrange_tiny_imagenet",
     "check_folder",
+    "check_once",
+    "common_size",
     "crop_size",
     "evaluation_loader",
     "evaluation_transform",
@@ -37,6 +39,7 @@ __all__ = [
     "mean_std",
     "memory_bytes",
     "open",
+    "printable",
     "read_npz",
     "to_rgb",
     "view_recipe",

@@ -1,16 +1,16 @@
-"""Find every bad image before training starts, and remember what was found."""
+"""Find every bad image before training starts, and remember those that are sound."""
 
-import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import PIL
 from tqdm import tqdm
 
-from ressl_plugin.data.images import BadImage, decode, is_image_name
+from ressl_plugin.data import known
+from ressl_plugin.data.images import EXTENSIONS, BadImage, decode, is_image_name, printable
+from ressl_plugin.data.walk import is_dir, walk
 from ressl_plugin.errors import UserError
 
 # What happens to each kind. Converted ones are usable as they are (images.to_rgb says how).
@@ -27,8 +27,8 @@ REFUSED = (
     "missing",
     "empty-class",
 )
-# A file that is not there or not readable may become so without a change of size or time.
-_NOT_CACHED = ("unreadable", "broken-link", "missing")
+# A note beside those: an EXIF orientation that says it is to be turned, which data.exif does.
+TURNED = "turned"
 
 
 @dataclass
@@ -39,7 +39,9 @@ class Report:
     images: int = 0
     converted: Counter = field(default_factory=Counter)  # kind -> count; one image may have two
     refused: list = field(default_factory=list)  # (file or folder, kind, detail), sorted
-    stray: list = field(default_factory=list)  # files that are ignored: no image's extension
+    stray: list = field(default_factory=list)  # files that are ignored, sorted
+    ignored: Counter = field(default_factory=Counter)  # their extensions -> count
+    links: list = field(default_factory=list)  # ignored, too: to folders that are read elsewhere
 
     def counts(self):
         """-> dict kind of refusal -> count."""
@@ -50,75 +52,100 @@ class Report:
         if not self.refused:
             return
         first = "; ".join(f"{name} ({kind}: {detail})" for name, kind, detail in self.refused[:3])
+        first = printable(first)
         more = f"; and {len(self.refused) - 3} more" if len(self.refused) > 3 else ""
         raise UserError(
-            f"{self.root}: {len(self.refused)} of its files or folders cannot be used: "
-            f"{first}{more}. Delete or repair them; `ressl data check {self.root}` lists all"
+            f"{printable(self.root)}: {len(self.refused)} of its files or folders cannot be used: "
+            f"{first}{more}. Delete or repair them; `ressl data check {printable(self.root)}` "
+            "lists all"
         )
 
     def lines(self):
         """The whole report as lines of text."""
-        yield f"{_printable(self.root)}: {self.images} images, {len(self.refused)} refused"
+        yield f"{printable(self.root)}: {self.images} images, {len(self.refused)} refused"
         for kind in CONVERTED:
             if self.converted[kind]:
                 yield f"  converted  {kind:<13} {self.converted[kind]}"
-        if self.stray:
-            yield f"  ignored    {len(self.stray)} other files, such as {_printable(self.stray[0])}"
+        if self.converted[TURNED]:
+            yield f"  as stored  {self.converted[TURNED]} have an EXIF orientation: data.exif=true"
+        for extension, count in self.ignored.most_common():
+            same = (name for name in self.stray if Path(name).suffix.lower() == extension)
+            what = printable(extension) or "no extension"
+            yield f"  ignored    {what:<13} {count}, such as {printable(next(same))}"
+        if self.links:
+            yield (
+                f"  ignored    {len(self.links)} links to folders that are read elsewhere, such as "
+                f"{printable(self.links[0])}"
+            )
         for name, kind, detail in self.refused:
-            yield f"  refused    {kind:<13} {_printable(name)}: {detail}"
+            yield f"  refused    {kind:<13} {printable(name)}: {printable(detail)}"
 
 
-def check_folder(root, labels=True, progress=True, cache=None, workers=None):
+def check_folder(root, labels=True, progress=True, seen=False, workers=None):
     """Open and decode every image under root -> Report.
 
     labels: root holds a folder a class, and one without images is refused; images outside the
-    class folders are stray. If root holds train/ and val/, those are the roots. cache: a JSON file
-    (beside the run) of verdicts by path, size and mtime, so that a second check only asks for the
-    files' times; None for no cache. workers: threads, by default one a core up to 8. Raises
-    UserError if root is no folder; bad files are in the report (Report.refuse raises).
+    class folders are stray. If root holds train/ and val/, those are the roots. seen: files that
+    were found sound are not decoded again until their size or time changes (known.py), nor counted
+    as converted. workers: threads, by default one a core up to 8. Raises UserError if root is no
+    folder or holds no image; bad files are in the report (Report.refuse raises).
     """
     root = Path(root)
     if not root.is_dir():
-        raise UserError(f"{root} is no folder; give the folder of the images")
+        raise UserError(f"{printable(root)} is no folder; give the folder of the images")
     report = Report(root)
     names = _list(report, labels)
     report.images = len(names)
-    known = _read_cache(cache, root)
-    fresh = {}
+    if not names and not report.refused:
+        raise UserError(f"{printable(root)}: {_why_nothing(report, labels)}")
+    before = known.stamps(root) if seen else set()
+    sound = set()
 
     def verdict(name):
         try:
-            stat = os.stat(root / name)
-            stamp = [stat.st_size, stat.st_mtime_ns]
+            stamp = known.stamp(name, os.stat(root / name))
         except OSError:
             stamp = None  # decode says why
-        if stamp and name in known and known[name][0] == stamp:
-            return name, known[name]
+        if stamp in before:
+            return name, stamp, "ok", []
         try:
-            found = [stamp, "ok", decode(root / name)[1]]
+            return name, stamp, "ok", decode(root / name)[1]
         except BadImage as error:
-            found = [stamp, error.kind, error.detail]
-        return name, found
+            return name, stamp, error.kind, error.detail
 
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))  # Pillow frees the GIL
     with pool, tqdm(total=len(names), desc=f"checking {root.name}", disable=not progress) as bar:
         try:
-            for name, found in _in_order(pool, verdict, names):
+            for name, stamp, kind, detail in _in_order(pool, verdict, names):
                 bar.update()
-                _, kind, detail = found
                 if kind == "ok":
                     report.converted.update(detail)
+                    sound.add(stamp)
                 else:
                     report.refused.append((name, kind, detail))
-                if found[0] and kind not in _NOT_CACHED:
-                    fresh[name] = found
         except BaseException:
             pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for a million files
             raise
+        finally:
+            if seen and not sound <= before:
+                known.remember_stamps(root, sound | before)
     report.refused.sort()
-    if cache and fresh != known:
-        _write_cache(cache, root, fresh)
     return report
+
+
+def check_once(root, labels, digest, progress=True):
+    """Refuse bad files below root, as check_folder finds them; no file is decoded twice for it.
+
+    digest: of the data set (identity.identify) that has been read from root. Once it is found
+    sound, it is so for all runs, in any place.
+
+    Raises:
+        UserError: files that cannot be used.
+    """
+    if known.facts(digest).get("sound") is True:
+        return
+    check_folder(root, labels, progress, seen=True).refuse()
+    known.remember(digest, sound=True)
 
 
 def _in_order(pool, function, items, ahead=4096):
@@ -128,70 +155,59 @@ def _in_order(pool, function, items, ahead=4096):
 
 
 def _list(report, labels):
-    """The images' names relative to the root, sorted; strays, empty classes and unreadable
-    folders go into the report."""
-    root, names, loose = report.root, [], []
+    """The images' names relative to the root, sorted; the rest goes into the report."""
+    root = report.root
 
-    def failed(error):
-        name = Path(error.filename).relative_to(root).as_posix()
-        report.refused.append((name, "unreadable", "no permission to list the folder"))
+    def relative(paths):
+        return sorted(os.path.relpath(path, root) for path in paths)
 
     roots = [root / split for split in ("train", "val") if (root / split).is_dir()]
-    tops = {top: 0 for base in roots or [root] for top in _folders(base)} if labels else {}
-    depth = 2 if roots else 1
-    for folder, _, files in os.walk(root, followlinks=True, onerror=failed):
-        for file in files:
-            name = Path(folder, file).relative_to(root)
-            top = root.joinpath(*name.parts[:depth])
-            if not is_image_name(file) or (labels and top not in tops):
-                loose.append(name.as_posix())
-                continue
-            names.append(name.as_posix())
-            if labels:
-                tops[top] += 1
-    report.stray = sorted(loose)
+    tops = [top for base in roots or [root] for top in _folders(base)] if labels else [root]
+    found = walk(tops, above={root, *roots} if labels else ())
+    if labels:  # what lies beside the class folders
+        for base in {root, *roots}:
+            _beside(base, found)
+    report.ignored = found.ignored()
+    report.stray, report.links = relative(found.others), relative(found.links)
+    for name in relative(found.unreadable):
+        report.refused.append((name, "unreadable", "no permission to list the folder"))
     unreadable = {name for name, _, _ in report.refused}
-    for top, count in tops.items():
-        name = top.relative_to(root).as_posix()
-        if not count and name not in unreadable:
+    for top, images in found.images.items() if labels else ():
+        name = os.path.relpath(top, root)
+        if not images and name not in unreadable:
             report.refused.append((name, "empty-class", "the class folder holds no image"))
-    return sorted(names)
+    return relative(path for images in found.images.values() for path in images)
 
 
 def _folders(base):
     try:
-        return [Path(entry.path) for entry in os.scandir(base) if entry.is_dir()]
+        with os.scandir(base) as entries:
+            return sorted(entry.path for entry in entries if is_dir(entry))
     except PermissionError:
-        return []  # os.walk reports it
+        return []  # _beside reports it
 
 
-def _read_cache(cache, root):
+def _beside(base, found):
     try:
-        content = json.loads(Path(cache).read_text()) if cache else {}
-        valid = content.get("pillow") == PIL.__version__ and content.get("root") == str(root)
-        return {k: v for k, v in content["files"].items() if _is_verdict(v)} if valid else {}
-    except (OSError, ValueError, AttributeError, KeyError):
-        return {}  # a damaged cache only costs time
+        with os.scandir(base) as entries:
+            found.others += [entry.path for entry in entries if not is_dir(entry)]
+    except PermissionError:
+        found.unreadable.append(os.fspath(base))
 
 
-def _is_verdict(entry):
-    """Whether an entry of a cache is [stamp, kind, detail] as `check_folder` makes it."""
-    if not isinstance(entry, list) or len(entry) != 3:
-        return False
-    stamp, kind, detail = entry
-    if kind == "ok":
-        return isinstance(detail, list) and all(note in CONVERTED for note in detail)
-    return isinstance(stamp, list) and kind in REFUSED and isinstance(detail, str)
+def _why_nothing(report, labels):
+    loose = sum(map(is_image_name, report.stray))
+    if labels and loose:
+        return (
+            f"{loose} images and no class folders; lay them out as one folder a class, or check "
+            "them with --no-labels"
+        )
+    others = f" ({_by_extension(report.ignored)} are ignored)" if report.ignored else ""
+    return f"holds no image{others}; these extensions are read: {' '.join(EXTENSIONS)}"
 
 
-def _printable(name):
-    """A file's name as text that any terminal takes: bytes that are no UTF-8 as \\xff."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _write_cache(cache, root, files):
-    cache = Path(cache)
-    cache.parent.mkdir(parents=True, exist_ok=True)
-    partial = cache.with_name(f"{cache.name}.{os.getpid()}")
-    partial.write_text(json.dumps({"pillow": PIL.__version__, "root": str(root), "files": files}))
-    os.replace(partial, cache)
+def _by_extension(ignored):
+    """Counter of extensions -> "12 .avif, 3 .txt, 1 without", the most frequent first."""
+    return ", ".join(
+        f"{count} {printable(extension) or 'without'}" for extension, count in ignored.most_common()
+    )

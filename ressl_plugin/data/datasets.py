@@ -101,6 +101,7 @@ def open(cfg, split, transform=None, need_labels=False):
         dataset = _torchvision(data, split, key, path)
     dataset.transform, dataset.image_size, dataset.split = transform, size, split
     dataset.interpolation = interpolation(cfg).value
+    dataset.exif = bool(data.get("exif"))
     unlabelled = sum(target < 0 for target in dataset.targets)
     if need_labels and unlabelled:
         raise UserError(

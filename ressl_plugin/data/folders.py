@@ -4,22 +4,27 @@ import os
 from pathlib import Path
 
 from torch.utils.data import Dataset
-from torchvision.datasets import ImageFolder
 
 from ressl_plugin.data.identity import sizes
-from ressl_plugin.data.images import EXTENSIONS, fit, is_image_name, load_image
+from ressl_plugin.data.images import EXTENSIONS, fit, load_image
+from ressl_plugin.data.walk import is_dir, walk
 from ressl_plugin.errors import UserError
 
 
-class _Fitted:
-    """Loading that both kinds share: decode by our rules, fit to image_size, transform."""
+class _Folder(Dataset):
+    """Loading that both kinds share: decode by our rules, fit to image_size, transform.
 
-    image_size = None
-    interpolation = "bicubic"
+    `.ignored`: extension -> how many files are not read, because it is no image's.
+    """
+
+    image_size, transform, exif, interpolation = None, None, False, "bicubic"
+
+    def __len__(self):
+        return len(self.samples)
 
     def __getitem__(self, index):
         path, target = self.samples[index]
-        image = load_image(path)
+        image = load_image(path, self.exif)
         if self.image_size:
             image = fit(image, self.image_size, self.interpolation)
         return image if self.transform is None else self.transform(image), target
@@ -36,70 +41,72 @@ class _Fitted:
         self.targets = [target for _, target in self.samples]
 
 
-class FolderImages(_Fitted, ImageFolder):
-    """torchvision's ImageFolder (a folder a class, nested folders allowed) with our decoder.
+class FolderImages(_Folder):
+    """A folder a class, nested folders allowed, in the order of torchvision's ImageFolder.
 
-    `.ignored`: how many files have an extension that is not read. Raises UserError, naming `key`,
-    for a folder without class folders and for an empty class folder.
+    Raises UserError, naming `key`, for a folder without class folders, for an empty class folder
+    and for a folder that cannot be listed.
     """
 
     def __init__(self, root, key="data.train_path"):
-        root = Path(root)
-        classes = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        if not classes:
+        self.root = str(root)
+        with os.scandir(root) as entries:
+            inside = list(entries)
+        self.classes = sorted(entry.name for entry in inside if is_dir(entry))
+        if not self.classes:
             raise UserError(
                 f"{key}={root} has no class folders; lay the images out as one folder a class"
                 + (", or set data.no_labels=true" if "train" in key else "")
             )
-        if set(classes) <= {"train", "val", "test"}:
-            raise UserError(f"{key}={root} holds {', '.join(classes)}; give {root / classes[0]}")
-        try:
-            super().__init__(str(root), loader=load_image)
-        except FileNotFoundError as error:
-            empty = [name for name in classes if not _image_files(root / name)[0]]
-            shown = ", ".join(str(root / name) for name in empty[:3])
+        if set(self.classes) <= {"train", "val", "test"}:
             raise UserError(
-                f"{len(empty)} empty class folder{'s' * (len(empty) > 1)}: {shown}; put images in "
-                f"({' '.join(EXTENSIONS)}) or remove the folder"
-            ) from error
-        self._ignored = None
+                f"{key}={root} holds {', '.join(self.classes)}; give {Path(root, self.classes[0])}"
+            )
+        folders = [os.path.join(root, name) for name in self.classes]
+        found = walk(folders, above=[root])
+        _refuse_unreadable(found, key)
+        _refuse_same(found, folders, key)
+        if empty := [folder for folder in folders if not found.images[folder]]:
+            raise UserError(
+                f"{len(empty)} empty class folder{'s' * (len(empty) > 1)}: {', '.join(empty[:3])}; "
+                f"put images in ({' '.join(EXTENSIONS)}) or remove the folder"
+            )
+        found.others += [entry.path for entry in inside if not is_dir(entry)]  # in no class
+        self.ignored = found.ignored()
+        self.samples = [
+            (file, target) for target, folder in enumerate(folders) for file in found.images[folder]
+        ]
+        self.targets = [target for _, target in self.samples]
 
-    @property
-    def ignored(self):
-        if self._ignored is None:  # a second walk, so only when somebody asks
-            self._ignored = _image_files(self.root)[1] + _loose_images(self.root)
-        return self._ignored
 
-
-class FlatFolder(_Fitted, Dataset):
+class FlatFolder(_Folder):
     """All images under a folder, at any depth, without labels: targets are -1, sorted by path."""
 
     def __init__(self, root, key="data.train_path"):
-        self.root, self.transform, self.classes = str(root), None, []
-        files, self.ignored = _image_files(root)
+        self.root, self.classes = str(root), []
+        found = walk([root])
+        _refuse_unreadable(found, key)
+        self.ignored = found.ignored()
+        files = found.images[self.root]
         if not files:
             raise UserError(
-                f"{key}={root} holds no image ({self.ignored} other files); "
+                f"{key}={root} holds no image ({self.ignored.total()} other files); "
                 f"these extensions are read: {' '.join(EXTENSIONS)}"
             )
         self.samples = [(file, -1) for file in sorted(files)]
         self.targets = [-1] * len(self.samples)
 
-    def __len__(self):
-        return len(self.samples)
+
+def _refuse_unreadable(found, key):
+    if found.unreadable:
+        more = f" and {len(found.unreadable) - 1} more" * (len(found.unreadable) > 1)
+        raise UserError(
+            f"{key}: no permission to list the folder {found.unreadable[0]}{more}; "
+            "give yourself the right to read it, or remove it"
+        )
 
 
-def _image_files(root):
-    """-> (image paths as str, count of other files)."""
-    files, ignored = [], 0
-    for folder, _, names in os.walk(root, followlinks=True):
-        for name in names:
-            if is_image_name(name):
-                files.append(os.path.join(folder, name))
-            else:
-                ignored += 1
-    return files, ignored
-
-
-def _loose_images(root):
-    return sum(is_image_name(entry.name) for entry in os.scandir(root) if entry.is_file())
+def _refuse_same(found, folders, key):
+    for folder in set(found.links).intersection(folders):
+        twin = next(other for other in folders if os.path.samefile(other, folder))
+        raise UserError(f"{key}: {folder} and {twin} are one and the same folder; remove one")

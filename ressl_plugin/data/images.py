@@ -1,18 +1,31 @@
 """One image file to one 8-bit RGB image: the only rules by which anything here decodes."""
 
+import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
 from ressl_plugin.errors import UserError
 
-# The host's ImageFolder lists exactly these, so indexes and class counts agree with its own.
-EXTENSIONS = tuple(IMG_EXTENSIONS)
+# The host's ImageFolder lists all but .gif, so without those indexes agree with its own.
+EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
 # Pillow's own limit for "surely an attack"; decoding one such image takes over 0.5 GB.
 MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
+
+# EXIF's orientation -> what turns the image upright
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = (5, 6, 7, 8)
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5", b"P6", b"GIF8")
 
@@ -35,9 +48,10 @@ def to_rgb(image):
     16 bits are scaled to 8 (65535 -> 255; Pillow's own conversion clips at 255); CMYK, YCbCr, grey,
     palette and bilevel are converted by Pillow; alpha is dropped, as torchvision's and DALI's
     decoders do; of an animation the first frame is taken. The EXIF orientation is not applied (nor
-    is it by the host). Raises BadImage for 32-bit images, whose range is unknown.
+    is it by the host): decode does that if it is told to. Raises BadImage for 32-bit images, whose
+    range is unknown.
     """
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "is_animated", False):
         image.seek(0)
     if image.mode.startswith("I;16"):
         return _scale_16_bit(np.asarray(image))
@@ -66,11 +80,12 @@ def _scale_16_bit(values):
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
-def decode(path):
+def decode(path, exif=False):
     """File -> (PIL RGB, notes), every pixel decoded.
 
-    notes: what had to be converted, some of check.CONVERTED. Raises BadImage with the kind of
-    damage; a missing file is a BadImage, too.
+    notes: what had to be converted, some of check.CONVERTED, and check.TURNED. exif: turn the image
+    as its EXIF orientation says (a TIFF's is heeded in any case, by Pillow). Raises BadImage with
+    the kind of damage; a missing file is a BadImage, too.
     """
     path = Path(path)
     try:
@@ -81,7 +96,10 @@ def decode(path):
                 raise BadImage("huge", f"{image.width} x {image.height} pixels")
             notes = _notes(image)
             image.load()  # frame 0, whole: a cut-off file fails here, not in to_rgb
-            return to_rgb(image), notes
+            turn = _UPRIGHT.get(_orientation(image))
+            notes += ["turned"] * (turn is not None)
+            rgb = to_rgb(image)
+            return rgb.transpose(turn) if exif and turn is not None else rgb, notes
     except BadImage:
         raise
     except Image.DecompressionBombError as error:
@@ -103,9 +121,27 @@ def decode(path):
         raise BadImage("truncated" if "truncated" in text.lower() else "corrupt", text) from error
 
 
+def size_of(path, exif=False):
+    """(width, height) from a file's header, as decode gives it; None where it cannot be read."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            sideways = exif and _orientation(image) in _SIDEWAYS
+    except Exception:  # decode says why
+        return None
+    return (height, width) if sideways else (width, height)
+
+
+def _orientation(image):
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation)
+    except Exception:  # damaged EXIF data, in as many ways as there are: the pixels are sound
+        return None
+
+
 def _notes(image):
     notes = []
-    if getattr(image, "n_frames", 1) > 1:
+    if getattr(image, "is_animated", False):
         notes.append("animated")
     if image.mode == "CMYK":
         notes.append("cmyk")
@@ -122,13 +158,20 @@ def _notes(image):
     return notes
 
 
-def load_image(path):
+def printable(name) -> str:
+    """A file's name as text that any terminal takes: control characters, and bytes that are no
+    UTF-8, as \\x1b and the like."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def load_image(path, exif=False):
     """File -> PIL RGB: the loader of every image folder. Raises UserError naming the file."""
     try:
-        return decode(path)[0]
+        return decode(path, exif)[0]
     except BadImage as error:
         raise UserError(
-            f"{path} cannot be used ({error.kind}: {error.detail}); "
+            f"{printable(path)} cannot be used ({error.kind}: {error.detail}); "
             "`ressl data check DIR` lists every such file, delete or repair them"
         ) from error
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import zlib
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,11 +14,12 @@ import torch
 from PIL import Image
 from tqdm import tqdm
 
-from ressl_plugin.data.images import fit, load_image
+from ressl_plugin.data import known
+from ressl_plugin.data.images import fit, load_image, size_of
 from ressl_plugin.data.lock import locked
 from ressl_plugin.errors import UserError
 
-VERSION = 1
+VERSION = 2  # 2: with a checksum of the pixels
 _CHUNK = 512
 
 
@@ -74,14 +76,38 @@ class CleanBatches:
 
 
 def memory_bytes(dataset):
-    """Bytes that MemoryImages(dataset) will take: exact with image_size or for an array, else N
-    times the first image's."""
+    """Bytes that MemoryImages(dataset) will take; without image_size, if all images are of the
+    first one's size (`common_size`)."""
     if dataset.image_size:
         return len(dataset) * dataset.image_size**2 * 3
     if getattr(dataset, "data", None) is not None:
         return int(np.prod(dataset.data.shape))
-    with Image.open(dataset.samples[0][0]) as image:  # its header is enough
-        return len(dataset) * image.width * image.height * 3
+    width, height = size_of(dataset.samples[0][0]) or (0, 0)
+    return len(dataset) * width * height * 3
+
+
+def common_size(dataset, digest, most):
+    """(width, height) of all images of a folder, from their headers; None if they differ, or if the
+    first that can be read has a side of more than `most` pixels.
+
+    digest: of the data set (identity.identify): under it the answer is kept for all runs.
+    """
+    name = "size, turned" if dataset.exif else "size"
+    kept = known.facts(digest).get(name)
+    if isinstance(kept, list) and len(kept) in (0, 2) and all(type(n) is int for n in kept):
+        return tuple(kept) or None
+    found = set()
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(dataset), _CHUNK):
+            files = [path for path, _ in dataset.samples[start : start + _CHUNK]]
+            found.update(pool.map(lambda file: size_of(file, dataset.exif), files))
+            found.discard(None)  # a bad file is the check's business
+            if any(max(size) > most for size in found):
+                return None
+            if len(found) > 1:
+                break
+    known.remember(digest, **{name: list(*found) if len(found) == 1 else []})
+    return next(iter(found)) if len(found) == 1 else None
 
 
 def _square(shape):
@@ -98,12 +124,13 @@ def _cached(dataset, folder, progress):
     array, sidecar = stem.with_suffix(".npy"), stem.with_suffix(".json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with locked(stem.with_suffix(".lock")):  # one rank decodes, the others wait here
-            if not _valid(array, sidecar, key):
-                sidecar.unlink(missing_ok=True)  # it must never describe another array
-                _write(dataset, array, progress)
-                _replace(sidecar, json.dumps(key).encode())
-            return np.load(array, mmap_mode="c")  # torch wants writable; nothing reaches the file
+        if not _valid(array, sidecar, key):
+            with locked(stem.with_suffix(".lock")):  # one rank decodes, the others wait here
+                if not _valid(array, sidecar, key):
+                    sidecar.unlink(missing_ok=True)  # it must never describe another array
+                    _write(dataset, array, progress)
+                    _replace(sidecar, json.dumps({**key, "crc32": _checksum(array)}).encode())
+        return np.load(array, mmap_mode="c")  # torch wants writable; nothing reaches the file
     except OSError as error:
         raise UserError(f"the image cache {array} cannot be written ({error})") from error
 
@@ -131,17 +158,26 @@ def _key(dataset):
         "split": _split(dataset),
         "image_size": dataset.image_size,
         "interpolation": dataset.interpolation,
+        "exif": dataset.exif,
         "files": digest.hexdigest(),
     }
 
 
 def _valid(array, sidecar, key):
     try:
-        if json.loads(sidecar.read_text()) != key:
-            return False
-        return len(np.load(array, mmap_mode="r")) == key["images"]  # fails if it is cut off
-    except (OSError, ValueError, EOFError):
+        kept = json.loads(sidecar.read_text())
+        return {**key, "crc32": _checksum(array)} == kept
+    except (OSError, ValueError, RecursionError):  # absent or damaged
         return False
+
+
+def _checksum(array):
+    """CRC-32 of the whole file, header and pixels: some seconds for MEMORY_LIMIT."""
+    checksum = 0
+    with open(array, "rb") as file:
+        while chunk := file.read(1 << 24):
+            checksum = zlib.crc32(chunk, checksum)
+    return checksum
 
 
 def _write(dataset, path, progress):
@@ -177,7 +213,7 @@ def _pixels(dataset, index):
     if getattr(dataset, "data", None) is not None:
         image = Image.fromarray(np.ascontiguousarray(dataset.data[index]))
     else:
-        image = load_image(dataset.samples[index][0])
+        image = load_image(dataset.samples[index][0], dataset.exif)
     if dataset.image_size:
         image = fit(image, dataset.image_size, dataset.interpolation)
     return np.asarray(image)
@@ -186,7 +222,8 @@ def _pixels(dataset, index):
 def _several_sizes(dataset, index, found, first):
     return (
         f"{dataset.samples[index][0]} is {found[1]}x{found[0]} pixels, {dataset.samples[0][0]} is "
-        f"{first[1]}x{first[0]}; images in memory have one size: set data.image_size"
+        f"{first[1]}x{first[0]}; images in memory have one size: data.image_size=… makes them so, "
+        "data.backend=host draws views of any size"
     )
 
 

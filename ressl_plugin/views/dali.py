@@ -115,6 +115,7 @@ class DaliLoader(Steps):
             "gpu" if self.on_gpu else "cpu",
             getattr(dataset, "image_size", None),
             getattr(dataset, "interpolation", "bicubic"),
+            getattr(dataset, "exif", False),
             batch_size=batch_size,
             num_threads=max(1, threads),
             device_id=index if self.on_gpu else None,
@@ -198,7 +199,13 @@ def _samples(dataset, rows):
             "data.backend=dali reads folders of image files, and these data are an array; "
             "set data.backend=batched"
         )
-    return dataset.samples if rows is None else [dataset.samples[row] for row in rows]
+    samples = dataset.samples if rows is None else [dataset.samples[row] for row in rows]
+    if gif := [str(path) for path, _ in samples if str(path).lower().endswith(".gif")]:
+        raise UserError(
+            f"DALI reads no GIF, and {gif[0]} is one of {len(gif)}; set data.backend=host, or "
+            "convert them"
+        )
+    return samples
 
 
 def _batched_colour():

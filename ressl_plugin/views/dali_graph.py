@@ -62,8 +62,9 @@ def windows(shape, sides, place, crops):
 
 
 def pipeline(
-    source, crops, device, image_size=None, interpolation="bicubic", report=False, **kwargs
-):
+    source, crops, device, image_size=None, interpolation="bicubic", exif=False, report=False,
+    **kwargs,
+):  # fmt: skip
     """A DALI pipeline whose outputs are the crops, uint8 (N, 3, S, S), from one decoding of each
     image, fitted to image_size first where that is given; with `report`, corners, sizes (N, V, 2)
     and flips (N, V) follow."""
@@ -75,15 +76,15 @@ def pipeline(
     def graph():
         path, sides, place, flips = fn.external_source(source=source, num_outputs=4, batch=True)
         encoded = fn.io.file.read(path)
-        # Fancy upsampling and no EXIF rotation: what Pillow does, to the bit on the CPU.
+        # Fancy upsampling, EXIF rotation if asked for: what Pillow does, to the bit on the CPU.
         images = fn.decoders.image(
             encoded,
             device="mixed" if device == "gpu" else "cpu",
             output_type=types.RGB,
             jpeg_fancy_upsampling=True,
-            adjust_orientation=False,
+            adjust_orientation=exif,
         )
-        shape = fn.peek_image_shape(encoded, dtype=types.FLOAT, adjust_orientation=False)[:2]
+        shape = fn.peek_image_shape(encoded, dtype=types.FLOAT, adjust_orientation=exif)[:2]
         if image_size:  # as data.images.fit: the shorter side, then the centre
             shape = math.floor(shape * (image_size / math.min(shape[0], shape[1])) + 0.5)
             images = fn.resize(images, size=shape, interp_type=filters[interpolation])

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
+from ressl_plugin import data
 from ressl_plugin.data import check_folder, load_image, to_rgb
-from ressl_plugin.data.images import BadImage, decode, fit
+from ressl_plugin.data.images import BadImage, decode, fit, size_of
 from ressl_plugin.errors import UserError
 
 GRADIENT = np.arange(256, dtype=np.uint8).reshape(16, 16)
@@ -150,6 +151,58 @@ def test_stray_files_are_ignored_and_counted(make_folder):
     assert check_folder(root, labels=False, progress=False).images == 7
 
 
+def test_the_report_names_what_is_ignored_by_extension(make_folder):
+    root = make_folder()
+    for name in ("a/1.avif", "a/2.avif", "b/x.txt", "loose.png"):
+        (root / name).touch()
+    lines = list(data.check_folder(root, progress=False).lines())
+    assert "  ignored    .avif         2, such as a/1.avif" in lines
+    assert "  ignored    .png          1, such as loose.png" in lines
+
+
+@pytest.mark.parametrize(
+    ("files", "labels", "message"),
+    [
+        ([], True, "holds no image; these extensions are read: .jpg"),
+        ([], False, "holds no image; these extensions are read: .jpg"),
+        (["1.avif", "x"], False, r"holds no image \(1 .avif, 1 without are ignored\)"),
+        (["1.png", "2.png"], True, "2 images and no class folders; .*--no-labels"),
+    ],
+)
+def test_a_folder_without_images_is_refused(tmp_path, files, labels, message):
+    for name in files:
+        Image.new("RGB", (4, 4)).save(tmp_path / name, format="png")
+    with pytest.raises(UserError, match=message):
+        data.check_folder(tmp_path, labels, progress=False)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("format", ["jpg", "png", "webp"])
+def test_exif_orientation_is_applied_if_asked_for(one_file, format, turn):
+    """As Pillow's own exif_transpose has it, and by default not, as in the host."""
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :16] = 255  # upper left quarter
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    file = one_file / f"turned.{format}"
+    image.save(file, exif=exif, quality=100)
+    with Image.open(file) as stored:
+        upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+        assert (np.asarray(load_image(file)) == np.asarray(stored.convert("RGB"))).all()
+    assert (np.asarray(load_image(file, exif=True)) == upright).all()
+    assert size_of(file, exif=True) == upright.shape[1::-1] and size_of(file) == (32, 16)
+    text = "\n".join(data.check_folder(one_file.parent, progress=False).lines())
+    assert ("1 have an EXIF orientation: data.exif=true" in text) == (turn != 1)
+
+
+def test_damaged_exif_data_are_no_reason_to_refuse_an_image(one_file):
+    Image.new("RGB", (8, 4)).save(
+        one_file / "e.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01" * 40
+    )
+    for exif in (False, True):
+        assert load_image(one_file / "e.jpg", exif).size == (8, 4)
+
+
 def test_grayscale(one_file):
     Image.fromarray(GRADIENT).save(one_file / "g.png")
     assert conversion(one_file) == {"grayscale"}
@@ -197,7 +250,7 @@ def test_alpha_is_dropped(one_file, mode):
     assert (np.asarray(load_image(one_file / "alpha.png")) == 200).all()
 
 
-@pytest.mark.parametrize("format", ["png", "webp", "tif"])
+@pytest.mark.parametrize("format", ["png", "webp", "tif", "gif"])
 def test_first_frame_of_an_animation(one_file, format):
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if format == "webp" else {}

@@ -17,7 +17,9 @@ from ressl_plugin.errors import UserError
 def decoded(monkeypatch):
     """The files that were decoded, in any order."""
     files, load = [], memory.load_image
-    monkeypatch.setattr(memory, "load_image", lambda path: (files.append(path), load(path))[1])
+    monkeypatch.setattr(
+        memory, "load_image", lambda path, *a: (files.append(path), load(path, *a))[1]
+    )
     return files
 
 
@@ -110,6 +112,20 @@ def cut_array(cache):
     file.write_bytes(file.read_bytes()[:-10])
 
 
+def zeros(cache):
+    """What a crash of the machine leaves: the size, and not the pixels."""
+    file = next(cache.glob("*.npy"))
+    header = file.read_bytes()[:128]
+    file.write_bytes(header + bytes(file.stat().st_size - 128))
+
+
+def one_pixel(cache):
+    file = next(cache.glob("*.npy"))
+    content = bytearray(file.read_bytes())
+    content[-5] ^= 1
+    file.write_bytes(content)
+
+
 def cut_sidecar(cache):
     next(cache.glob("*.json")).write_text("{")
 
@@ -119,7 +135,7 @@ def old_version(cache):
     file.write_text(json.dumps({**json.loads(file.read_text()), "version": 0}))
 
 
-@pytest.mark.parametrize("damage", [cut_array, cut_sidecar, old_version])
+@pytest.mark.parametrize("damage", [cut_array, zeros, one_pixel, cut_sidecar, old_version])
 def test_a_damaged_cache_is_made_anew(build, decoded, damage):
     first = build().images.clone()
     damage(build.cache)
@@ -128,7 +144,7 @@ def test_a_damaged_cache_is_made_anew(build, decoded, damage):
 
 
 def test_an_interrupted_write_leaves_no_cache(build, monkeypatch):
-    def interrupted(path):
+    def interrupted(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
@@ -212,10 +228,10 @@ def _decode(root, cache, log):
 
     load = memory.load_image
 
-    def logged(path):
+    def logged(path, *args):
         with log.open("a") as file:
             file.write(f"{path}\n")
-        return load(path)
+        return load(path, *args)
 
     memory.load_image = logged
     cfg = OmegaConf.create({"data": {"dataset": "custom", "train_path": str(root)}})
