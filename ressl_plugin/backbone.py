@@ -150,7 +150,8 @@ def set_stem(backbone: nn.Module, stem: str) -> None:
 
     `paper` is a 3x3 convolution of stride 1 and padding 1 without max pooling (Section 4.1, small
     and medium data); `solo` is the host's for CIFAR, which pads by 2 (34x34 maps from 32x32
-    images, 1.27 times the work); `imagenet` is torchvision's; `auto` leaves the host's choice.
+    images, 1.27 times the work); `imagenet` is torchvision's; `auto` leaves the host's choice
+    (stems.py has made one before a run begins).
 
     Raises:
         UserError: unknown stem, or a stem for something that is no ResNet.
@@ -159,11 +160,11 @@ def set_stem(backbone: nn.Module, stem: str) -> None:
         raise UserError(f"config: backbone.stem={stem}: one of {', '.join(STEMS)}")
     if stem == "auto":
         return
-    conv = getattr(backbone, "conv1", None)
-    if not isinstance(conv, nn.Conv2d) or not hasattr(backbone, "maxpool"):
+    if not has_stem(backbone):
         raise UserError(
             f"config: backbone.stem={stem}: only ResNets have this stem; use backbone.stem=auto"
         )
+    conv = backbone.conv1
     if stem == "imagenet":
         if conv.kernel_size != (7, 7):
             backbone.conv1 = _convolution(conv, 7, 2, 3)
@@ -175,6 +176,12 @@ def set_stem(backbone: nn.Module, stem: str) -> None:
     else:
         backbone.conv1 = _convolution(conv, 3, 1, padding)
     backbone.maxpool = nn.Identity()
+
+
+def has_stem(backbone: nn.Module) -> bool:
+    """Whether it is a ResNet with one first convolution and a max pool."""
+    conv = getattr(backbone, "conv1", None)
+    return isinstance(conv, nn.Conv2d) and hasattr(backbone, "maxpool")
 
 
 def set_stems(method: nn.Module, stem: str) -> None:

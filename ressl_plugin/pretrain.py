@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import checks, config, distributed, host, packages, registry, run
+from ressl_plugin import checks, config, distributed, host, packages, registry, run, stems
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults, reported
@@ -46,7 +46,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """
     registry.register()
     checks.warn_unused(cfg, config.defaults())
-    cfg = runnable(cfg)
+    cfg = stems.settle(runnable(cfg))
     checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")

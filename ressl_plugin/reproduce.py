@@ -13,7 +13,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
-from ressl_plugin import benchmark, checkpoint, config, plan, results, run, sweep, tables
+from ressl_plugin import benchmark, checkpoint, config, plan, results, run, stems, sweep, tables
 from ressl_plugin.cells import VOC, cell
 from ressl_plugin.devices import runnable
 from ressl_plugin.errors import UserError
@@ -196,7 +196,7 @@ def train(cfg: DictConfig) -> None:
     if cfg.method != "random":
         sweep.train(cfg)
         return
-    cfg = runnable(cfg)
+    cfg = stems.settle(runnable(cfg))
     run.start(cfg, cfg)
     network = run.Run(folder, cfg, folder).backbone(trained=False)
     state = {f"backbone.{k}": v for k, v in network.state_dict().items()}

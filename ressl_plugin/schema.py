@@ -17,8 +17,8 @@ MISSING = "???"  # OmegaConf's mark for "must be given"
 class Backbone:
     name: str = MISSING  # resnet18, resnet50, vit_tiny, ... or timm:<model>
     kwargs: dict[str, Any] = field(default_factory=dict)
-    # + auto (the host's choice), paper (3x3 stride 1 padding 1, no pool), solo (padding 2),
-    #   imagenet (7x7 stride 2 and max pool); resnets only
+    # + auto (by the size of the crops; in a run of 0.1.0 the host's choice), paper (3x3 stride 1
+    #   padding 1, no pool), solo (padding 2), imagenet (7x7 stride 2 and max pool); resnets only
     stem: str = "auto"
 
 

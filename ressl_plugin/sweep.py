@@ -18,7 +18,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from ressl_plugin import config, data, results, run, yaml_files
+from ressl_plugin import config, data, results, run, stems, yaml_files
 from ressl_plugin.data import identity
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
@@ -98,7 +98,7 @@ def same_experiment(cfg: DictConfig) -> None:
     if cfg.resume_force or not file.is_file():
         return
     there = OmegaConf.create(yaml_files.read(file))
-    differing = config_differences(there, runnable(cfg))
+    differing = config_differences(there, stems.settle(runnable(cfg)))
     place = OmegaConf.select(there, "data.train_path")
     if not differing and cfg.data.train_path != place:  # it may be a copy
         differing = _other_data(cfg, place)

@@ -1,16 +1,29 @@
 """Backbones from timm, through training, evaluation and export; stems; what is refused."""
 
+import logging
 import pickle
 
 import pytest
 import timm
 import torch
 import torchvision
-from helpers import image_folder, make_config
+from helpers import VIEW, image_folder, make_config
 from safetensors.torch import load_file
 from torch import nn
 
-from ressl_plugin import backbone, config, exchange_run, host, pretrain, results, run
+from ressl_plugin import (
+    backbone,
+    checkpoint,
+    config,
+    exchange_run,
+    host,
+    pretrain,
+    results,
+    run,
+    saving,
+    stems,
+    sweep,
+)
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import on_run
 from ressl_plugin.exported import load_exported
@@ -153,3 +166,63 @@ def test_resnet_names_of_both_sides_differ():
     network = backbone.build(cfg)
     assert isinstance(network, timm.models.resnet.ResNet)
     assert network.conv1.kernel_size == (7, 7)
+
+
+STEMS = [  # network, its kwargs, data set, side of the largest crop -> stem
+    ("resnet18", {}, "custom", 32, "paper"),
+    ("resnet18", {}, "custom", 64, "paper"),
+    ("resnet18", {}, "custom", 65, "imagenet"),
+    ("resnet50", {}, "cifar10", 32, "solo"),  # the host's own, whose configs say nothing
+    ("timm:resnet18", {"channels": [8, 8, 16, 16]}, "cifar10", 32, "paper"),
+    ("timm:resnet10t", {}, "custom", 32, "auto"),  # three convolutions
+    ("timm:mobilenetv3_small_050", {}, "custom", 32, "auto"),
+]
+
+
+def of_crops(name, kwargs, dataset, size, **changes):
+    views = [{**VIEW, "crop_size": s, "role": r} for s, r in ((size, "student"), (8, "teacher"))]
+    cfg = make_config(backbone={"name": name, "kwargs": kwargs, "stem": "auto"},
+                      data__dataset=dataset, augmentations=views, **changes)  # fmt: skip
+    return config.finish(cfg)
+
+
+@pytest.mark.parametrize(("name", "kwargs", "dataset", "size", "stem"), STEMS)
+def test_auto_is_a_stem_for_the_size_of_the_crops(name, kwargs, dataset, size, stem, caplog):
+    with caplog.at_level(logging.INFO):
+        before = torch.get_rng_state()
+        settled = stems.settle(of_crops(name, kwargs, dataset, size))
+    assert settled.backbone.stem == stem
+    assert torch.equal(torch.get_rng_state(), before)
+    said = [r.getMessage() for r in caplog.records if "backbone.stem" in r.getMessage()]
+    assert len(said) == (stem != "auto")
+    assert all(f"=auto: {stem} (" in line and f"for crops of {size} pix" in line for line in said)
+
+
+def test_a_run_says_its_stem_and_one_of_0_1_0_keeps_what_it_had(tmp_path):
+    images = image_folder(tmp_path / "images", classes=2, per_class=4)
+    cfg = of_crops(
+        "timm:resnet18", {"channels": [8, 8, 16, 16]}, "custom", 16, run_dir=str(tmp_path / "run"),
+        data__train_path=str(images / "train"), max_epochs=1, enable_progress_bar=False,
+    )  # fmt: skip
+    cfg.backbone.stem = "imagenet"  # what auto was in 0.1.0, for data that are not called CIFAR
+    folder = pretrain.pretrain(cfg)
+    for file in ("config.yaml", "args.json"):
+        path = folder / file
+        path.write_text(path.read_text().replace("imagenet", "auto"))
+    saved = checkpoint.load(folder / "last.ckpt")
+    saved[saving.CONFIG]["backbone"]["stem"] = "auto"
+    checkpoint.save(folder / "last.ckpt", saved)
+
+    assert run.open_run(folder).backbone().conv1.kernel_size == (7, 7)
+    cfg.backbone.stem, cfg.resume = "auto", True
+    sweep.same_experiment(cfg)
+    pretrain.pretrain(cfg)
+    assert run.open_run(folder).cfg.backbone.stem == "auto"
+
+    cfg.run_dir, cfg.resume = str(tmp_path / "new"), False
+    opened = run.open_run(pretrain.pretrain(cfg))
+    assert opened.cfg.backbone.stem == "paper"
+    assert opened.backbone().conv1.kernel_size == (3, 3)
+    cfg.resume = True
+    sweep.same_experiment(cfg)
+    pretrain.pretrain(cfg)
