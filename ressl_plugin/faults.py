@@ -14,7 +14,6 @@ from ressl_plugin import checkpoint, distributed, results
 from ressl_plugin.checkpoint import CheckpointError
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.errors import RunFault, UserError
-from ressl_plugin.refusals import Begun
 from ressl_plugin.saving import Preempted
 
 HOPELESS = 100  # steps left out in a row
@@ -30,10 +29,12 @@ class Faults(pl.Callback):
 
     def __init__(self, folder: Path, non_finite: str):
         self.folder, self.non_finite = folder, non_finite
+        self.stepping = False  # whether this process has taken a step
         self._pending: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Look at the step's loss (CPU) or at the one before (GPU)."""
+        self.stepping = True
         if getattr(module, "skipped_in_a_row", 0) >= HOPELESS:
             raise RunFault(
                 f"the loss was not finite in {HOPELESS} steps on end, all left out; "
@@ -132,9 +133,8 @@ def reported(trainer: pl.Trainer, folder: Path):
         raise
     except UserError as error:
         text = own_words(error)
-        # a resumed run has steps behind it before it has taken one
-        stepping = all(c.now for c in trainer.callbacks if isinstance(c, Begun))
-        if not (trainer.global_step and stepping):
+        # a resumed run has steps behind it (global_step) before it has taken one
+        if not any(c.stepping for c in trainer.callbacks if isinstance(c, Faults)):
             raise UserError(text) from error
         raise RunFault(
             f"{text}; {last_good(folder)}: once the images are as they were, resume=true goes on"
