@@ -3,7 +3,7 @@
     python benchmarks/growth.py --pairs 3 --json growth.json
 
 Seconds of a training step of the plugin's ReSSL (paper's stem), of the host's own (its stem) and of
-Algorithm 1 in plain PyTorch (training.Reference), taking turns; ResNet-18 on 32x32, one quantity
+Algorithm 1 in plain PyTorch (training.Plain), taking turns; ResNet-18 on 32x32, one quantity
 changed at a time. The host trains one contrastive view only. Loaders: images/s of the weak and the
 contrastive view at CIFAR's size, the host's with 0, 1, 2 and 4 workers beside the batched back end.
 """
@@ -72,7 +72,7 @@ def steps(at: dict[str, int], args) -> dict:
         for name, model in models.items()
     }
     if at["crops"] == 1:
-        plain = training.Reference(cfg)
+        plain = training.Plain(cfg)
         sides["plain"] = lambda: plain.seconds_a_step(batch, args.steps)
     return sides
 

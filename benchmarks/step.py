@@ -5,7 +5,7 @@
 All take the same batch. The host's and ours go through Lightning's Trainer: forward, loss,
 backward, SGD, learning rate, EMA, queue, metrics. The host's is as shipped, stem included; ours has
 the host's stem in one row and the paper's in the other. Algorithm 1 in plain PyTorch
-(training.Reference) has the paper's stem; time_ratio_plain is ours over it. outside_network_share
+(training.Plain) has the paper's stem; time_ratio_plain is ours over it. outside_network_share
 is measured within our own steps: what is not a network's forward or backward pass (drawing both
 views on the device, loss, queue, EMA, optimizer, online classifier, metrics, Lightning's loop) over
 the whole. Below 1 is better.
@@ -47,7 +47,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     }
     batches = training.Repeat(training.random_batch(args.batch, args.size))
     sides = {name: _side(model, batches, args.steps) for name, model in models.items()}
-    plain = training.Reference(cfg)
+    plain = training.Plain(cfg)
     sides["plain"] = lambda: plain.seconds_a_step(batches.batch, args.steps)
     runs = common.alternate(sides, args.pairs)
     share = [

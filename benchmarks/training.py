@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
-
-import common  # first: it puts the package on the path
+import common  # isort: skip  (first: it puts the package and the examples on the path)
+import algorithm1
 import lightning.pytorch as pl
 import torch
-import torch.nn.functional as F
 import torchvision
 from omegaconf import OmegaConf
 from torch import nn
@@ -47,40 +45,20 @@ def hosts(cfg, **changes) -> pl.LightningModule:
     return model
 
 
-class Reference:
-    """Algorithm 1 in plain PyTorch, as one would write it from the paper: no framework, no tricks.
-
-    torchvision's ResNet-18 with the paper's stem, whole N x K matrices, the queue by concatenation,
-    the average parameter by parameter.
-    """
+class Plain(algorithm1.ReSSL):
+    """Algorithm 1 in plain PyTorch on torchvision's ResNet-18 with the paper's stem."""
 
     def __init__(self, cfg):
-        kwargs, self.m = cfg.method_kwargs, cfg.momentum.base_tau
+        kwargs = cfg.method_kwargs
         student = torchvision.models.resnet18(num_classes=kwargs.proj_hidden_dim)
         student.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
         student.maxpool = nn.Identity()
         head = nn.Sequential(nn.ReLU(), nn.Linear(kwargs.proj_hidden_dim, kwargs.proj_output_dim))
-        self.student = nn.Sequential(student, head)
-        self.teacher = copy.deepcopy(self.student).requires_grad_(False)
-        self.queue = F.normalize(torch.randn(kwargs.queue_size, kwargs.proj_output_dim))
-        self.taus = kwargs.temperature_q, kwargs.temperature_k
-        self.sgd = torch.optim.SGD(self.student.parameters(), 0.01, 0.9, weight_decay=5e-4)
-
-    def step(self, contrastive, weak):
-        """One optimizer step on two views (N, 3, H, W)."""
-        z_s = F.normalize(self.student(contrastive))
-        with torch.no_grad():
-            z_t = F.normalize(self.teacher(weak))
-            target = F.softmax(z_t @ self.queue.T / self.taus[1], dim=1)
-        relation = F.log_softmax(z_s @ self.queue.T / self.taus[0], dim=1)
-        loss = -(target * relation).sum(1).mean()
-        self.sgd.zero_grad()
-        loss.backward()
-        self.sgd.step()
-        with torch.no_grad():
-            for t, s in zip(self.teacher.parameters(), self.student.parameters()):
-                t.mul_(self.m).add_(s, alpha=1 - self.m)
-        self.queue = torch.cat([z_t, self.queue[: -len(z_t)]])
+        student = nn.Sequential(student, head)
+        sgd = torch.optim.SGD(student.parameters(), 0.01, 0.9, weight_decay=5e-4)
+        taus = kwargs.temperature_q, kwargs.temperature_k
+        size = kwargs.proj_output_dim, kwargs.queue_size
+        super().__init__(student, sgd, *size, *taus, cfg.momentum.base_tau)
 
     def seconds_a_step(self, batch, steps: int, warm: int = 1) -> float:
         """Seconds of one step, mean of `steps` after `warm` more."""

@@ -67,22 +67,6 @@ def test_growth(script, tmp_path):
     assert {"images_per_s_batched", "images_per_s_host_2_workers"} <= set(found)
 
 
-def test_the_plain_reference_computes_what_the_plugin_does(script):
-    import torch
-
-    training = script("training")
-    cfg = training.settings(overrides=["method_kwargs.queue_size=16", "batchnorm.groups=0",
-                                       "devices=1", "precision=32-true"])  # fmt: skip
-    plain = training.Reference(cfg)
-    before = [p.clone() for p in plain.teacher.parameters()]
-    queue, views = plain.queue, [torch.randn(4, 3, 8, 8) for _ in range(2)]
-    plain.step(*views)
-    m = cfg.momentum.base_tau
-    for old, new, s in zip(before, plain.teacher.parameters(), plain.student.parameters()):
-        torch.testing.assert_close(new, m * old + (1 - m) * s)
-    assert torch.equal(plain.queue[4:], queue[:-4]) and not torch.equal(plain.queue[:4], queue[:4])
-
-
 def test_warmup(script, tmp_path):
     small = ["backbone.name=timm:resnet10t", "backbone.stem=auto"]
     small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]

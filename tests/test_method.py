@@ -7,6 +7,7 @@ import lightning.pytorch as pl
 import pytest
 import torch
 import torch.nn.functional as F
+from algorithm1 import ReSSL as ReSSLPlain
 from helpers import VIEW, make_config, random_batches
 from torch import nn
 
@@ -53,49 +54,39 @@ def trainer(**kwargs):
     return pl.Trainer(**{**defaults, **kwargs})
 
 
-def algorithm_1(model, batches, epochs, cfg):
-    """Algorithm 1 in plain PyTorch, from the model's initial weights; returns its state."""
-    student = nn.ModuleList([copy.deepcopy(model.backbone), copy.deepcopy(model.projector)])
-    student = batchnorm.to_plain(student)
-    teacher = copy.deepcopy(student)
-    queue, ptr = model.queue.clone(), 0
+class InGroups(nn.Module):
+    """Encoder and head; batch norm over each group of the batch, as if it were a batch alone."""
+
+    def __init__(self, backbone, head, groups):
+        super().__init__()
+        self.backbone = batchnorm.to_plain(copy.deepcopy(backbone))
+        self.head, self.groups = copy.deepcopy(head), max(1, groups)
+
+    def forward(self, x):
+        return self.head(torch.cat([self.backbone(part) for part in x.chunk(self.groups)]))
+
+
+def train_plain(model, batches, epochs, cfg):
+    """examples/algorithm1.py from the model's initial weights, with the recipe's rates."""
     opt, kw = cfg.optimizer, cfg.method_kwargs
-    velocity = {p: torch.zeros_like(p) for p in student.parameters()}
+    student = InGroups(model.backbone, model.projector, cfg.batchnorm.groups)
+    sgd = torch.optim.SGD(student.parameters(), opt.lr, 0.9, weight_decay=opt.weight_decay)
+    size, taus = (kw.proj_output_dim, kw.queue_size), (kw.temperature_q, kw.temperature_k)
+    plain = ReSSLPlain(student, sgd, *size, *taus, cfg.momentum.base_tau)
+    plain.queue = model.queue.clone()
     total, warm = epochs * len(batches), cfg.scheduler.warmup_epochs * len(batches)
-    m = cfg.momentum.base_tau
-    # statistics of each group: as if each were a batch of its own
-    groups = max(1, cfg.batchnorm.groups)
-    embed = lambda net, x: F.normalize(
-        net[1](torch.cat([net[0](part) for part in x.chunk(groups)])), dim=1
-    )
     for step in range(total):
-        _, (contrastive, weak), _ = batches[step % len(batches)]
-        order = torch.arange(len(weak))
-        if cfg.batchnorm.get("permute"):
-            order = permutation(len(weak), cfg.seed, *divmod(step, len(batches)), 0)
-        lr = (
+        sgd.param_groups[0]["lr"] = (
             opt.lr * step / warm
             if step < warm
             else opt.lr * 0.5 * (1 + math.cos(math.pi * (step - warm) / (total - warm)))
         )
-        z_s = embed(student, contrastive)
-        with torch.no_grad():
-            z_t = torch.empty_like(z_s)
-            z_t[order] = embed(teacher, weak[order])
-            target = ((z_t @ queue.T) / kw.temperature_k).softmax(1)  # Eq. 3
-        relation = ((z_s @ queue.T) / kw.temperature_q).log_softmax(1)  # Eq. 4
-        loss = -(target * relation).sum(1).mean()  # Eq. 5
-        grads = torch.autograd.grad(loss, list(student.parameters()))
-        with torch.no_grad():
-            for p, g in zip(student.parameters(), grads):
-                velocity[p].mul_(0.9).add_(g + opt.weight_decay * p)
-                p.sub_(lr * velocity[p])
-            for s, t in zip(student.parameters(), teacher.parameters()):
-                t.copy_(m * t + (1 - m) * s)  # Eq. 6
-            for row in z_t:
-                queue[ptr] = row
-                ptr = (ptr + 1) % len(queue)
-    return student, teacher, queue, ptr
+        _, (contrastive, weak), _ = batches[step % len(batches)]
+        order = None
+        if cfg.batchnorm.get("permute"):
+            order = permutation(len(weak), cfg.seed, *divmod(step, len(batches)), 0)
+        plain.step(contrastive, weak, order)
+    return plain
 
 
 def largest(a, b):
@@ -122,18 +113,17 @@ def test_20_steps_equal_plain_algorithm_1(batch, changes):
     cfg = make_config(optimizer__lr=0.001, **NARROW, **changes)
     model = ReSSL(cfg).double()
     batches = [[i, [v.double() for v in views], y] for i, views, y in random_batches(10, batch)]
-    expected = algorithm_1(model, batches, 2, cfg)
+    plain = train_plain(model, batches, 2, cfg)
     run = trainer(max_epochs=2, precision="64-true")
     run.fit(model, loader(batches))
 
-    student, teacher, queue, ptr = expected
-    assert largest(model.backbone, student[0]) < 1e-5
+    assert largest(model.backbone, plain.student.backbone) < 1e-5
     assert largest(model.backbone, model.momentum_backbone) > 1e-5  # something has happened
-    assert largest(model.projector, student[1]) < 1e-5
-    assert largest(model.momentum_backbone, teacher[0]) < 1e-6
-    assert largest(model.momentum_projector, teacher[1]) < 1e-6
-    assert (model.queue - queue).abs().max() < 1e-6
-    assert int(model.queue_ptr) == ptr
+    assert largest(model.projector, plain.student.head) < 1e-5
+    assert largest(model.momentum_backbone, plain.teacher.backbone) < 1e-6
+    assert largest(model.momentum_projector, plain.teacher.head) < 1e-6
+    oldest_first = model.queue.roll(-int(model.queue_ptr), 0)
+    assert (oldest_first - plain.queue).abs().max() < 1e-6
     assert run.optimizers[0].param_groups[0]["lr"] == 0  # at the end of the half-cosine
 
 
