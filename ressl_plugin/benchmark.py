@@ -151,7 +151,8 @@ def evaluate(folder: Path) -> None:
     few = compare.compare({opened.cfg.method: parts}, name, per_class=LABELS)
     for one in [record, *few]:
         one.pop("representation", None)
-        results.append(folder, {**one, **subject.weights_of(opened)})
+        about = {"data_sets": subject.data_sets_of(opened), **subject.weights_of(opened)}
+        results.append(folder, {**one, **about})
 
 
 def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:

@@ -49,8 +49,12 @@ def compare(commands):
 
         on_run.compare(args.run, args.overrides, args.draws, args.device)
 
-    sub = command(commands, "compare", call,
-                   help="the run's features beside the untrained backbone's and raw pixels")
+    sub = command(
+        commands,
+        "compare",
+        call,
+        help="the run's features beside the untrained backbone's and raw pixels",
+    )
     on_a_run(sub)
     sub.add_argument("--draws", type=int, default=10, help="draws of the labelled images")
 
@@ -61,13 +65,27 @@ def lowshot(commands):
     def call(args):
         from ressl_plugin.evaluate import on_run
 
-        on_run.lowshot(args.run, args.overrides, args.voc, args.per_class, args.draws, args.device)
+        on_run.lowshot(
+            args.run,
+            args.overrides,
+            args.voc,
+            args.per_class,
+            args.draws,
+            args.device,
+            args.protocol,
+        )
 
     sub = command(commands, "lowshot", call, help="linear SVMs on few labels (Table 9)")
     on_a_run(sub)
     sub.add_argument("--voc", type=Path, help="VOCdevkit folder; default: the run's own data")
     sub.add_argument("--per-class", nargs="+", default=["16", "32", "64", "full"])
     sub.add_argument("--draws", type=int, default=5)
+    sub.add_argument(
+        "--protocol",
+        choices=("pcl", "goyal"),
+        default="pcl",
+        help="of VOC07: as PCL's code, which the paper follows (default), or its forerunner's",
+    )
 
 
 def finetune(commands):
@@ -76,8 +94,15 @@ def finetune(commands):
     def call(args):
         from ressl_plugin.evaluate import on_run
 
-        on_run.finetune(args.run, args.overrides, args.labels, args.epochs, args.lr_backbone,
-                        args.lr_head, args.device)
+        on_run.finetune(
+            args.run,
+            args.overrides,
+            args.labels,
+            args.epochs,
+            args.lr_backbone,
+            args.lr_head,
+            args.device,
+        )
 
     sub = command(commands, "finetune", call, help="the whole network on few labels (Table 10)")
     on_a_run(sub)

@@ -17,7 +17,7 @@ from ressl_plugin import benchmark, checkpoint, config, plan, results, run, stem
 from ressl_plugin.cells import VOC, cell
 from ressl_plugin.devices import runnable
 from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate import finetune
+from ressl_plugin.evaluate import finetune, lowshot
 from ressl_plugin.plain import config_differences
 
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}
@@ -91,7 +91,7 @@ def _check_places(number: int, planned: list[DictConfig]) -> None:
     """
     record = {"evaluator": "linear", "metric": "top1", "protocol": "small"}
     if number == 9:
-        record = {"evaluator": "lowshot", "metric": "mAP", "protocol": "VOC07 SVM, full a class"}
+        record = {"evaluator": "lowshot", "metric": "mAP", "protocol": "full a class"}
     if number == 10:
         record = {"evaluator": "finetune", "metric": "top1", "protocol": "labels 1"}
     found: dict[tuple, list[DictConfig]] = {}
@@ -212,7 +212,7 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
     Raises:
         UserError: images or labels that the evaluator needs are not there.
     """
-    from ressl_plugin.evaluate import logistic, lowshot, on_run
+    from ressl_plugin.evaluate import logistic, on_run
 
     opened = run.open_run(folder)
     if evaluator == "figures":
@@ -267,7 +267,7 @@ def _drawn(opened: run.Run) -> bool:
 
 
 def _drawn_as(latest: dict[str, dict], count: int | str, draws: int) -> bool:
-    record = latest.get(f"VOC07 SVM, {count} a class", {})
+    record = latest.get(f"{lowshot.TITLES['pcl']}, {count} a class", {})
     return len(record.get("seeds", ())) == (1 if count == "full" else draws)
 
 

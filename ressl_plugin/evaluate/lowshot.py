@@ -1,11 +1,19 @@
 """Low-shot classification with linear SVMs on frozen features (Table 9).
 
-The protocol is that of Goyal et al., "Scaling and Benchmarking Self-Supervised Visual
-Representation Learning" (ICCV 2019): features scaled to unit length, one LIBLINEAR SVM a class
-(squared hinge, positives weighted 2:1), K positives and (classes - 1) K negatives a class, five
-draws. Costs: for the full set by 3-fold cross-validation; for low-shot the one with the best mean
-mAP over the draws on the test set, as published numbers are made (`cost="protocol"`), or without a
-look at the test set by cross-validation (`cost="cv"`), or a number, the same for all.
+Features are scaled to unit length; each class has a LIBLINEAR SVM (squared hinge, positives
+weighted 2:1); few shots are drawn five times. Two protocols fill in the rest:
+
+- `pcl`, the public code of Li et al., "Prototypical Contrastive Learning" (ICLR 2021), whose
+  numbers Table 9 takes over and whose protocol it follows: K images of each class, each with all
+  its labels; an image that is drawn for two classes counts twice; "difficult" is absent, in
+  training and in the test. One cost for all classes: of those given the one with the best mean mAP
+  over the draws, on the test set, for few shots and for all labels. Only 0.5 is given by default.
+- `goyal`, the benchmark that PCL's code descends from, Goyal et al., "Scaling and Benchmarking
+  Self-Supervised Visual Representation Learning" (ICCV 2019): for each class on its own K positives
+  and (classes - 1) K negatives; "difficult" images are left out. 26 costs: few shots take the best
+  one on the test set (`cost="protocol"`), all labels one a class by 3-fold cross-validation.
+
+`cost` may also be "test" (as PCL's), "cv" (cross-validation, for few shots, too) or a number.
 """
 
 from __future__ import annotations
@@ -19,7 +27,12 @@ from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.ap import IGNORE, average_precision
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, "full")
-COSTS = (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20)))  # the benchmark's
+COSTS = (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20)))  # Goyal et al.'s
+PROTOCOLS = {
+    "pcl": {"sampling": "image", "difficult": "absent", "costs": (0.5,), "cost": "test"},
+    "goyal": {"sampling": "class", "difficult": "left out", "costs": COSTS, "cost": "protocol"},
+}
+TITLES = {"pcl": "VOC07 SVM as PCL", "goyal": "VOC07 SVM as Goyal"}  # in records
 
 
 def one_hot(targets, classes: int | None = None) -> np.ndarray:
@@ -32,25 +45,28 @@ def one_hot(targets, classes: int | None = None) -> np.ndarray:
     return np.eye(classes or int(targets.max()) + 1, dtype=np.int8)[targets]
 
 
-def draw(targets, shots: int | str, seed: int, sampling: str = "class") -> np.ndarray:
-    """Training labels of one low-shot draw: (N, classes) with 1, 0, and -1 where not used.
+def draw(targets, shots: int | str, seed: int, sampling: str = "image") -> tuple:
+    """(rows, labels) of one low-shot draw: images, maybe some twice, and their (len(rows), classes)
+    labels 1, 0, and -1 where not used.
 
     Args:
         targets: (N, classes) with 1, 0, -1.
-        shots: K, or "full" (the labels as they are).
-        sampling: "class": K positives and (classes - 1) K negatives, drawn for each class on its
-            own (the benchmark's); "image": K images of each class, with all the labels they have
-            (as PCL's code, whose Table 9 rows the paper compares with).
+        shots: K, or "full" (all images, the labels as they are).
+        sampling: "image": K images of each class, with all the labels they have, once for each
+            class that they are drawn for; "class": K positives and (classes - 1) K negatives, drawn
+            for each class on its own.
 
     Raises:
         UserError: a class has fewer than K positives.
     """
     targets = np.asarray(targets)
+    if sampling not in ("class", "image"):
+        raise UserError(f"low-shot: sampling '{sampling}' unknown; class or image")
     if shots == "full":
-        return targets
+        return np.arange(len(targets)), targets
     generator = np.random.default_rng(seed)
     classes = targets.shape[1]
-    chosen = np.full_like(targets, IGNORE)
+    chosen, drawn = np.full_like(targets, IGNORE), []
     for c in range(classes):
         positive, negative = (np.flatnonzero(targets[:, c] == value) for value in (1, 0))
         if len(positive) < shots:
@@ -58,15 +74,15 @@ def draw(targets, shots: int | str, seed: int, sampling: str = "class") -> np.nd
                 f"low-shot: class {c} has {len(positive)} positive images, K = {shots}; lower K"
             )
         rows = generator.choice(positive, shots, replace=False)
-        if sampling == "image":
-            chosen[rows] = targets[rows]
-        elif sampling == "class":
-            wanted = min(len(negative), max(1, classes - 1) * shots)
+        drawn.append(rows)
+        wanted = min(len(negative), max(1, classes - 1) * shots)
+        if sampling == "class":
             chosen[rows, c] = 1
             chosen[generator.choice(negative, wanted, replace=False), c] = 0
-        else:
-            raise UserError(f"low-shot: sampling '{sampling}' unknown; class or image")
-    return chosen
+    if sampling == "class":
+        return np.arange(len(targets)), chosen
+    rows = np.concatenate(drawn)
+    return rows, targets[rows]
 
 
 def low_shot(
@@ -77,46 +93,58 @@ def low_shot(
     shots: Sequence[int | str] = SHOTS,
     draws: int = 5,
     seed: int = 0,
-    costs: Sequence[float] = COSTS,
-    cost: str | float = "protocol",
+    protocol: str = "pcl",
     metric: str = "mAP",
     ap: str = "voc",
-    sampling: str = "class",
+    **other,
 ) -> list[dict]:
     """mAP or top-1 accuracy (%) for each K, mean and spread over draws ("full": one fit).
 
     Args:
         features_train: (N, d), y_train: (N,) labels or (N, classes) of 1/0/-1; test likewise.
-        cost: "protocol", "cv" or a number; see the module's docstring.
+        protocol: "pcl" or "goyal"; see the module's docstring.
         metric: "mAP", or "top1" (single labels: the SVM of highest score).
         ap: kind of average precision, see `ap.average_precision`.
+        other: in place of the protocol's own `sampling`, `difficult`, `costs`, `cost`.
 
     Returns:
         One {"count" (K), "mean", "spread" (ddof 1, None for one draw), "values", "seeds", "cost",
-        "metric", "ap", "sampling"} for each K. `cost` is None where each class has its own.
+        "metric", "ap", "sampling", "difficult"} for each K. `cost` is None where each class has its
+        own.
 
     Raises:
         UserError: labels missing, too few positives, features and labels that do not match.
+
+    Example:
+        >>> low_shot(*features, shots=[16, "full"])[0]["mean"]  # as PCL's code  # doctest: +SKIP
+        >>> low_shot(*features, shots=[16], protocol="goyal")  # doctest: +SKIP
     """
+    if protocol not in PROTOCOLS:
+        raise UserError(f"low-shot: protocol '{protocol}' unknown; {' or '.join(PROTOCOLS)}")
+    how = {**PROTOCOLS[protocol], **other}
     y_train, y_test = one_hot(y_train), one_hot(y_test)
     classes = max(y_train.shape[1], y_test.shape[1])
     y_train, y_test = (np.pad(y, ((0, 0), (0, classes - y.shape[1]))) for y in (y_train, y_test))
+    if how["difficult"] == "absent":
+        y_train, y_test = (np.where(y == IGNORE, 0, y) for y in (y_train, y_test))
     x_train, x_test = _unit_rows(features_train), _unit_rows(features_test)
     if len(x_train) != len(y_train) or len(x_test) != len(y_test):
         raise UserError("low-shot: features and labels differ in number; extract them again")
-    if isinstance(cost, str) and cost not in ("protocol", "cv"):
-        raise UserError(f"low-shot: cost '{cost}' unknown; protocol, cv or a number")
-    costs = sorted(set(costs)) if isinstance(cost, str) else [float(cost)]
+    cost = how["cost"]
+    if isinstance(cost, str) and cost not in ("test", "protocol", "cv"):
+        raise UserError(f"low-shot: cost '{cost}' unknown; test, protocol, cv or a number")
+    costs = sorted(set(how["costs"])) if isinstance(cost, str) else [float(cost)]
     found = []
     for k in shots:
         seeds = [seed] if k == "full" else [seed + i for i in range(draws)]
-        by_cv = len(costs) > 1 and (cost == "cv" or k == "full")
+        by_cv = len(costs) > 1 and (cost == "cv" or (cost == "protocol" and k == "full"))
+        tried = [costs] if by_cv else [[c] for c in costs]
         table = []  # (draws, costs); (draws, 1) where every class finds its own cost
         for one in seeds:
-            labels = draw(y_train, k, one, sampling)
-            tried = [costs] if by_cv else [[c] for c in costs]
+            rows, labels = draw(y_train, k, one, how["sampling"])
+            x = x_train[rows]
             table.append(
-                [_score(y_test, _decisions(x_train, labels, x_test, c), metric, ap) for c in tried]
+                [_score(y_test, _decisions(x, labels, x_test, c), metric, ap) for c in tried]
             )
         best = int(np.argmax(np.mean(table, axis=0)))
         values = [100 * float(row[best]) for row in table]
@@ -130,7 +158,8 @@ def low_shot(
                 "cost": None if by_cv else costs[best],
                 "metric": metric,
                 "ap": ap,
-                "sampling": sampling,
+                "sampling": how["sampling"],
+                "difficult": how["difficult"],
             }
         )
     return found
@@ -153,7 +182,7 @@ def single_label(
     trained features and for raw pixels, at 1, 4, 16 and all labels a class.
     """
     data = (features_train, y_train, features_test, y_test)
-    return low_shot(*data, counts, draws, seed, cost=cost, metric="top1", sampling="image")
+    return low_shot(*data, counts, draws, seed, metric="top1", cost=cost)
 
 
 def voc(backbone, root, cfg, counts=SHOTS, draws: int = 5, device="cpu", **options) -> list[dict]:
@@ -164,6 +193,9 @@ def voc(backbone, root, cfg, counts=SHOTS, draws: int = 5, device="cpu", **optio
         root: the VOCdevkit as it is unpacked.
         cfg: the run's config; its evaluation transform is used (shorter side 256, crop 224).
         options: more arguments for `low_shot`.
+
+    Returns:
+        What `low_shot` gives, and of each cell the `data_sets`: split -> what it is.
 
     Raises:
         UserError: the devkit is incomplete.
@@ -189,7 +221,9 @@ def voc(backbone, root, cfg, counts=SHOTS, draws: int = 5, device="cpu", **optio
         cached += extract(
             backbone, DataLoader(images, 64, num_workers=cfg.data.num_workers), device
         )
-    return low_shot(*cached, counts, draws, **options)
+    found = low_shot(*cached, counts, draws, **options)
+    data_sets = dict(zip(("train", "val"), map(data.identify, splits)))
+    return [{**cell, "data_sets": data_sets} for cell in found]
 
 
 def count_named(word: str) -> int | str:

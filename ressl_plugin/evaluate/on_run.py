@@ -14,7 +14,14 @@ from ressl_plugin.data import statistics
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features, logistic
-from ressl_plugin.evaluate.subject import Splits, append, device_named, weights_of, with_overrides
+from ressl_plugin.evaluate.subject import (
+    Splits,
+    append,
+    data_sets_of,
+    device_named,
+    weights_of,
+    with_overrides,
+)
 from ressl_plugin.run import Run, open_run
 
 
@@ -166,11 +173,12 @@ def compare(path, overrides, draws=10, device="auto") -> None:
     print(table, flush=True)  # before it is written: a full disk must not cost the numbers
     for record in records:
         trained = record["representation"] == method_name(run.cfg)
-        results.append(run.dir, {**record, **(weights_of(run) if trained else {})})
+        more = {"data_sets": data_sets_of(run), **(weights_of(run) if trained else {})}
+        results.append(run.dir, {**record, **more})
     (run.dir / "comparison.md").write_text(table + "\n")
 
 
-def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
+def lowshot(path, overrides, voc, per_class, draws, device="auto", protocol="pcl") -> None:
     """`ressl lowshot`: linear SVMs on VOC07, or on the run's own single-label folder."""
     from ressl_plugin.evaluate import lowshot as svm
 
@@ -180,11 +188,11 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
     if draws < 1:
         raise UserError(f"--draws {draws}: at least 1")
     if voc is not None:
-        found = svm.voc(run.backbone(), voc, run.cfg, counts, draws, place)
-        protocol, metric, name = "VOC07 SVM", "mAP", VOC
+        found = svm.voc(run.backbone(), voc, run.cfg, counts, draws, place, protocol=protocol)
+        title, metric, name = svm.TITLES[protocol], "mAP", VOC
     else:
         found = svm.single_label(*Splits(run, place).of(run.backbone()), counts, draws)
-        protocol, metric, name = "SVM", "top1", run.cfg.data.dataset
+        title, metric, name = "SVM", "top1", run.cfg.data.dataset
     for cell in found:
         spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
         print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}", flush=True)
@@ -192,13 +200,14 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto") -> None:
         append(
             run,
             "lowshot",
-            f"{protocol}, {cell['count']} a class",
+            f"{title}, {cell['count']} a class",
             metric,
             cell["mean"],
             spread=cell["spread"],
             seeds=cell["seeds"],
             data=name,
-            details={k: cell[k] for k in ("cost", "ap", "sampling") if k in cell},
+            details={key: cell[key] for key in ("cost", "ap", "sampling", "difficult")},
+            **{key: cell[key] for key in ("data_sets",) if key in cell},
         )
 
 

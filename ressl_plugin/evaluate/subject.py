@@ -91,8 +91,26 @@ class Splits:
 def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> None:
     """Add a record to the run's results.json; `more`: its further keys."""
     record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value}
-    record = {**record, "data": run.cfg.data.dataset, **weights_of(run)}
-    results.append(run.dir, {**record, **more})
+    record = {**record, "data": run.cfg.data.dataset, **weights_of(run), **more}
+    if "data_sets" not in record:
+        record["data_sets"] = data_sets_of(run)
+    results.append(run.dir, record)
+
+
+_identities: dict[str, dict] = {}  # by the place: a sweep of many cells asks for it once
+
+
+def data_sets_of(run: Run) -> dict[str, dict]:
+    """For a record: split -> images, classes, digest of the images that evaluators use.
+
+    Raises:
+        UserError: images are missing.
+    """
+    place = OmegaConf.to_yaml(run.cfg.data)
+    if place not in _identities:
+        splits = {split: data.open(run.cfg, split) for split in ("train", "val")}
+        _identities[place] = {split: data.identify(images) for split, images in splits.items()}
+    return _identities[place]
 
 
 def weights_of(run: Run) -> dict:

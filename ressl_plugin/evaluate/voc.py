@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ressl_plugin.data.identity import sizes
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.ap import IGNORE
 
@@ -55,17 +56,24 @@ class VOC(Dataset):
         else:
             self.names = _names(sets / f"{split}.txt")
             self.classes, self.targets = _from_annotations(self.root / "Annotations", self.names)
-        missing = [n for n in self.names if not (self.root / "JPEGImages" / f"{n}.jpg").is_file()]
+        missing = [name for name in self.names if not self._file(name).is_file()]
         if missing:
             raise UserError(
                 f"{self.root / 'JPEGImages'}: {missing[0]}.jpg is missing ({len(missing)} in all)"
             )
 
+    def parts(self) -> list[tuple[str, int]]:
+        """(name, bytes) of each image, see data/identity.py."""
+        return list(zip(self.names, sizes(self._file(name) for name in self.names)))
+
+    def _file(self, name: str) -> Path:
+        return self.root / "JPEGImages" / f"{name}.jpg"
+
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, index: int):
-        path = self.root / "JPEGImages" / f"{self.names[index]}.jpg"
+        path = self._file(self.names[index])
         try:
             image = Image.open(path).convert("RGB")
         except OSError as error:
