@@ -1,4 +1,4 @@
-"""What test_fuzz makes its configs of."""
+"""What the fuzz tests make their configs and their files of."""
 
 import math
 
@@ -78,3 +78,30 @@ values = st.recursive(
     ),
     max_leaves=6,
 )  # fmt: skip
+
+edits = st.lists(
+    st.tuples(
+        st.sampled_from(["flip", "set", "cut", "insert", "repeat", "head"]),
+        st.integers(0, 2**16), st.binary(min_size=1, max_size=6),
+    ),
+    min_size=1, max_size=6,
+)  # fmt: skip
+
+
+def edited(content, todo):
+    out = bytearray(content)
+    for what, where, piece in todo:
+        at = where % max(1, len(out))
+        if what == "flip" and out:
+            out[at] ^= piece[0] | 1
+        elif what == "set":
+            out[at : at + len(piece)] = piece
+        elif what == "cut":
+            del out[at:]
+        elif what == "insert":
+            out[at:at] = piece
+        elif what == "repeat":
+            out[at:at] = out[at : at + 64]
+        else:  # most of what a decoder believes stands in the first bytes
+            out[where % 40 : where % 40 + len(piece)] = piece
+    return bytes(out)

@@ -1,16 +1,31 @@
 """A `.npz` of uint8 images, read without pickle."""
 
+import lzma
+import math
+import os
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from ressl_plugin.data.images import printable
 from ressl_plugin.errors import UserError
 
 IMAGES, LABELS = ("x", "images"), ("y", "labels")
 # What reading a damaged file raises; RuntimeError where a flag of the archive itself is hit.
-READING = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, RuntimeError)
+READING = (
+    ValueError,
+    OSError,
+    EOFError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    RuntimeError,
+)
+DEFLATE = 1032  # no compressed byte gives more
+FEWEST_CLASSES = 2**16  # labels may always count as far, however few the images are
 
 
 def read_npz(path, key="data.train_path"):
@@ -18,19 +33,20 @@ def read_npz(path, key="data.train_path"):
 
     Keys: `x` or `images`, uint8 of shape (N, H, W, 3), (N, H, W, 1) or (N, H, W); optionally `y` or
     `labels`, integers (N,), -1 for none; optionally `classes`, N strings. Without labels all are
-    -1. Raises UserError naming the file and the key. `key`: the config key to name.
+    -1. Raises UserError naming the file and the key. `key`: the config key to name. Nothing is
+    unpickled, and no more memory is asked for than the file can fill.
     """
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{key}={path}: no such file; give a .npz with the images under the key x")
     try:
-        file = np.load(path, allow_pickle=False)
-        if not isinstance(file, np.lib.npyio.NpzFile):
-            raise UserError(f"{path} is a single array; save it with np.savez(FILE, x=images)")
-        with file:
-            images = _images(path, file)
-            labels = _labels(path, file, len(images))
-            classes = _classes(path, file, labels)
+        with path.open("rb") as file:
+            if file.read(6) == np.lib.format.MAGIC_PREFIX:
+                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x=images)")
+        with zipfile.ZipFile(path) as archive:
+            images = _images(path, archive)
+            labels = _labels(path, archive, len(images))
+            classes = _classes(path, archive, labels)
     except READING as error:
         raise UserError(f"{path} is no readable .npz ({error})") from error
     return images, labels, classes
@@ -43,29 +59,64 @@ def checksums(path):
         return sorted((entry.filename, entry.CRC) for entry in archive.infolist())
 
 
-def _array(path, file, name):
-    try:
-        return file[name]
-    except ValueError as error:  # an object array needs pickle, which runs code from the file
+def _keys(archive):
+    return [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+
+
+def _array(path, archive, name):
+    entry = archive.getinfo(f"{name}.npy")
+    _check_header(path, archive, entry, name)
+    with archive.open(entry) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _check_header(path, archive, entry, name):
+    """What the header promises must be there before memory is asked for it."""
+    header = np.lib.format
+    with archive.open(entry) as file:
+        major, minor = header.read_magic(file)
+        read = {1: header.read_array_header_1_0, 2: header.read_array_header_2_0}.get(major)
+        if read is None:  # 3.0: names of fields in UTF-8
+            raise UserError(f"{path}, key {name}: format {major}.{minor}; save plain arrays")
+        try:
+            shape, _, dtype = read(file)
+        except (MemoryError, RecursionError, SyntaxError, TypeError, tokenize.TokenError) as error:
+            raise ValueError(f"key {name}: no header of an array: {error}") from error
+        size = file.tell() + math.prod(shape) * dtype.itemsize
+    if dtype.hasobject:  # needs pickle, which runs code from the file
         raise UserError(
-            f"{path}, key {name}: {error}; save plain arrays, nothing is unpickled"
-        ) from error
+            f"{path}, key {name}: objects of Python; save plain arrays, nothing is unpickled"
+        )
+    stored = 1 if entry.compress_type == zipfile.ZIP_STORED else DEFLATE
+    room = min(entry.file_size, entry.compress_size * stored, path.stat().st_size * stored)
+    if min(shape, default=1) < 0 or not dtype.itemsize or size > room:
+        raise UserError(
+            f"{path}, key {name}: {dtype} of shape {shape} needs {size} bytes, the file has at "
+            f"most {room} for it; it is cut off or damaged"
+        )
+    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if size > memory:
+        raise UserError(
+            f"{path}, key {name}: {size / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB of "
+            "memory; lay the images out as a folder of files"
+        )
 
 
-def _only(path, file, names):
-    found = [name for name in names if name in file.files]
+def _only(path, archive, names):
+    found = [name for name in names if name in _keys(archive)]
     if len(found) > 1:
         raise UserError(f"{path} has both {found[0]} and {found[1]}; keep one")
     return found[0] if found else None
 
 
-def _images(path, file):
-    name = _only(path, file, IMAGES)
+def _images(path, archive):
+    name = _only(path, archive, IMAGES)
     if name is None:
         raise UserError(
-            f"{path} has the keys {', '.join(file.files) or 'none'}; images are under x or images"
+            f"{path} has the keys {printable(', '.join(_keys(archive))) or 'none'}; images are "
+            "under x or images"
         )
-    images = _array(path, file, name)
+    images = _array(path, archive, name)
     if images.dtype != np.uint8:
         raise UserError(f"{path}, key {name}: dtype {images.dtype}; images are uint8, 0 to 255")
     if images.ndim == 3:
@@ -77,11 +128,11 @@ def _images(path, file):
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
-def _labels(path, file, count):
-    name = _only(path, file, LABELS)
+def _labels(path, archive, count):
+    name = _only(path, archive, LABELS)
     if name is None:
         return np.full(count, -1, dtype=np.int64)
-    labels = _array(path, file, name)
+    labels = _array(path, archive, name)
     if labels.ndim == 2 and labels.shape[1] == 1:  # MedMNIST keeps (N, 1)
         labels = labels[:, 0]
     if labels.dtype.kind not in "iu":
@@ -90,16 +141,29 @@ def _labels(path, file, count):
         raise UserError(f"{path}, key {name}: shape {labels.shape}; labels are ({count},)")
     if labels.min() < -1:
         raise UserError(f"{path}, key {name}: value {labels.min()}; labels are >= 0, or -1: none")
+    most = max(count, FEWEST_CLASSES)
+    if labels.max() >= most:
+        raise UserError(
+            f"{path}, key {name}: value {labels.max()}; classes are numbered from 0, so labels of "
+            f"{count} images are below {most}"
+        )
     return labels.astype(np.int64)
 
 
-def _classes(path, file, labels):
+def _classes(path, archive, labels):
     count = int(labels.max()) + 1
-    if "classes" not in file.files:
+    if "classes" not in _keys(archive):
         return [str(label) for label in range(count)]
-    names = _array(path, file, "classes")
+    names = _array(path, archive, "classes")
+    if names.dtype.kind == "S":
+        names = np.char.decode(names, "utf-8", "backslashreplace")
+    if names.dtype.kind != "U":
+        raise UserError(f"{path}, key classes: dtype {names.dtype}; names are strings")
     if names.ndim != 1 or len(names) < count:
         raise UserError(
             f"{path}, key classes: shape {names.shape}; {count} names are needed, one a label"
         )
+    letters = np.ascontiguousarray(names).view(f"{names.dtype.byteorder}u4")
+    if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
+        raise UserError(f"{path}, key classes: holds what is no text; the file is damaged")
     return [str(name) for name in names]

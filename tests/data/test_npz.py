@@ -1,5 +1,14 @@
+import io
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
 import numpy as np
 import pytest
+from fuzzing import FEW, MANY, edited, edits, examples
+from hypothesis import given
+from hypothesis import strategies as st
 
 from ressl_plugin import data
 from ressl_plugin.errors import UserError
@@ -53,6 +62,9 @@ def test_class_names(saved):
         ({"x": IMAGES, "labels": LABELS - 2}, "key labels: value -2"),
         ({"x": IMAGES, "y": LABELS, "classes": ["p"]}, "key classes: shape"),
         ({"x": np.array([{"a": 1}], dtype=object)}, "key x: .*nothing is unpickled"),
+        ({"x": IMAGES, "y": LABELS.astype(np.uint64) - 1}, "key y: value 18446744073709551615"),
+        ({"x": IMAGES, "y": LABELS * 500_000_000}, "key y: value 1000000000; .* below 65536"),
+        ({"x": IMAGES, "y": LABELS, "classes": [1, 2, 3]}, "key classes: dtype int64"),
     ],
 )
 def test_mistakes_name_the_key(saved, arrays, message):
@@ -87,6 +99,85 @@ def test_a_damaged_compressed_npz(tmp_path):
         except UserError as error:
             refused += str(file) in str(error)
     assert refused > len(whole) / 2
+
+
+def member(array, **header):
+    """An array as .npy, with another header than its own."""
+    file = io.BytesIO()
+    usual = np.lib.format.header_data_from_array_1_0(array)
+    np.lib.format.write_array_header_1_0(file, {**usual, **header})
+    return file.getvalue() + array.tobytes()
+
+
+def zipped(path, compression=zipfile.ZIP_STORED, **members):
+    with zipfile.ZipFile(path, "w", compression) as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return path
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"shape": (10**12, 5, 4, 3)}, "key x: uint8 of shape .* needs 60000000000128 bytes"),
+        ({"shape": (10**30, 5, 4, 3)}, "key x: uint8 of shape"),
+        ({"shape": (-6, -5, 4, 3)}, "key x: uint8 of shape"),
+        ({"shape": (7, 5, 4, 3)}, "key x: uint8 of shape"),
+        ({"descr": "<U99999999"}, "key x: <U99999999 of shape"),
+        ({"descr": "|O"}, "nothing is unpickled"),
+    ],
+)
+def test_a_header_is_not_believed(tmp_path, compression, header, message):
+    """What it promises is not asked of memory before the file is seen to hold it."""
+    file = zipped(tmp_path / "d.npz", compression, x=member(IMAGES, **header))
+    with pytest.raises(UserError, match=message):
+        data.read_npz(file)
+
+
+def test_more_than_memory_holds_is_refused(saved, monkeypatch):
+    file = saved(x=IMAGES)
+    monkeypatch.setattr(os, "sysconf", lambda name: 10)
+    with pytest.raises(UserError, match=r"key x: .* of memory"):
+        data.read_npz(file)
+
+
+def npz_or_user_error(config, parts, todo, where):
+    """Edits of the file, or of an array before it is packed, so that its checksum is right."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "d.npz"
+        if where in parts:
+            parts = {**parts, where: edited(parts[where], todo)}
+        zipped(path, zipfile.ZIP_DEFLATED if len(todo) % 2 else zipfile.ZIP_STORED, **parts)
+        if where == "file":
+            path.write_bytes(edited(path.read_bytes(), todo))
+        try:
+            dataset = data.open(config("npz", path), "pretrain")
+        except UserError as error:
+            assert str(path) in str(error) and "\n" not in str(error)
+            return
+        image, target = dataset[0]
+        assert image.mode == "RGB" and -1 <= target < max(1, len(dataset.classes))
+        assert data.identify(dataset)["images"] == len(dataset)
+
+
+PARTS = {"x": IMAGES, "y": LABELS, "classes": np.array(["p", "q", "r"])}
+PARTS = {name: member(array) for name, array in PARTS.items()}
+damage = given(edits, st.sampled_from([*PARTS, "file"]))
+
+
+@examples(FEW)
+@damage
+def test_damaged_files(config, todo, where):
+    npz_or_user_error(config, PARTS, todo, where)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+@examples(MANY)
+@damage
+def test_many_damaged_files(config, todo, where):
+    npz_or_user_error(config, PARTS, todo, where)
 
 
 def test_a_single_array_is_refused(tmp_path):
