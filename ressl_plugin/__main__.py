@@ -8,6 +8,7 @@ import runpy
 import sys
 from pathlib import Path
 
+from ressl_plugin import packages
 from ressl_plugin.errors import UserError
 from ressl_plugin.registry import register_for_host_scripts
 
@@ -23,8 +24,11 @@ def main() -> int:
         return 2
     try:
         register_for_host_scripts()
-    except UserError as error:
-        print(f"ressl_plugin: error: {error}", file=sys.stderr)
+    except (UserError, ModuleNotFoundError) as error:
+        known = packages.missing(error) if isinstance(error, ModuleNotFoundError) else error
+        if known is None:
+            raise
+        print(f"ressl_plugin: error: {known}", file=sys.stderr)
         return 2
     sys.argv = sys.argv[1:]
     sys.path[0] = str(script.parent.resolve())  # as `python SCRIPT` has it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -16,15 +17,7 @@ from ressl_plugin.plain import plain_config
 
 FORMAT = "ressl-backbone-1"
 FLAVOURS = ("torchvision", "timm")
-# constructor arguments that would fetch or unpickle something
-FORBIDDEN = {
-    "weights",
-    "pretrained",
-    "checkpoint_path",
-    "pretrained_cfg",
-    "cache_dir",
-    "num_classes",
-}
+FORBIDDEN = backbones.OF_FILES | {"num_classes"}
 
 
 def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path:
@@ -173,17 +166,21 @@ def build(card: dict, path) -> nn.Module:
         raise UserError(f"{path}: kwargs {kwargs!r}: a mapping is expected")
     if bad := FORBIDDEN & kwargs.keys():
         raise UserError(f"{path}: kwargs {', '.join(sorted(bad))} are not allowed in an export")
+    if card.get("flavour") == "torchvision" and name in _torchvision_resnets():
+        make = partial(models.get_model, name, weights=None)
+    elif card.get("flavour") == "timm" and isinstance(name, str) and timm.is_model(name):
+        make = partial(timm.create_model, name, pretrained=False, num_classes=0)
+    else:
+        raise UserError(f"{path}: {card.get('flavour')} has no architecture {name!r}")
     try:
-        if card.get("flavour") == "torchvision" and name in _torchvision_resnets():
-            network = models.get_model(name, weights=None, **kwargs)
-            network.fc = nn.Identity()
-        elif card.get("flavour") == "timm" and isinstance(name, str) and timm.is_model(name):
-            network = timm.create_model(name, pretrained=False, num_classes=0, **kwargs)
-        else:
-            raise UserError(f"{path}: {card.get('flavour')} has no architecture {name!r}")
-        backbones.set_stem(network, card.get("stem", "auto"))
-    except (TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise UserError(f"{path}: {name} cannot be built ({error})") from None
+        network = make(**kwargs)
+    except Exception as error:  # whatever the library makes of arguments that only it can judge
+        if not kwargs:
+            raise
+        raise UserError(f"{path}: {name} cannot be built with {kwargs} ({error})") from None
+    if card["flavour"] == "torchvision":
+        network.fc = nn.Identity()
+    backbones.set_stem(network, card.get("stem", "auto"))
     return network
 
 

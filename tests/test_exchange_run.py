@@ -1,6 +1,9 @@
 """`ressl import` makes a run that evaluators open; `ressl export` what torchvision loads."""
 
 import json
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -95,6 +98,38 @@ def test_torchvisions_own_weights(images, tmp_path):
 def test_not_over_a_run(imported):
     with pytest.raises(UserError, match="holds a run already"):
         exchange_run.import_run("any.pth", "digits/ressl", [], imported)
+
+
+def test_a_config_that_names_a_file_of_weights(imported, tmp_path, capsys):
+    """timm would unpickle it while it builds the network."""
+    foreign = shutil.copytree(imported, tmp_path / "foreign")
+    cfg = OmegaConf.load(foreign / "config.yaml")
+    cfg.backbone = {"name": "timm:test_efficientnet", "kwargs": {"checkpoint_path": "evil.pth"}}
+    OmegaConf.save(cfg, foreign / "config.yaml")
+    for words in (["export", foreign, tmp_path / "x"], ["knn", foreign, "--k", 1]):
+        assert cli.main([*map(str, words)]) == 2
+        assert "backbone.kwargs: checkpoint_path: not to be given" in capsys.readouterr().err
+    assert not list(tmp_path.glob("x*"))
+
+
+@pytest.mark.parametrize(
+    ("package", "how"),
+    [
+        ("safetensors", "pip install safetensors"),
+        ("timm", "pip install timm"),
+        ("solo", "pip install --no-deps solo-learn"),
+    ],
+)
+def test_a_package_that_is_missing(imported, tmp_path, package, how):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from ressl_plugin import cli; "
+        "sys.exit(cli.main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", code, "export", str(imported), str(tmp_path / "x")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 2, done.stderr[-2000:]
+    assert how in done.stderr and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_export(imported, network, tmp_path, capsys):
