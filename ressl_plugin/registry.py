@@ -26,8 +26,12 @@ def register() -> None:
 
 
 def register_for_host_scripts() -> None:
-    """`register`, and the host's own DALI pipelines mended, where DALI is installed."""
+    """`register`, what its configs assume of the machine, and the host's own DALI pipelines mended,
+    where DALI is installed."""
+    from ressl_plugin.host import no_gpu
+
     register()
+    no_gpu.mend()
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         from ressl_plugin.host import dali
 

@@ -125,12 +125,13 @@ def _path(data, split):
         raise UserError(f"{key} is not set; it is the path of the {data.dataset} data")
     path = Path(str(value)).expanduser()
     if not path.exists() and not (data.get("download") and data.dataset not in FOLDERS):
-        raise UserError(f"{key}={path}: no such file or directory; {_how_to_get(data.dataset)}")
+        hint = _how_to_get(data.dataset, path)
+        raise UserError(f"{key}={path}: no such file or directory; {hint}")
     return key, path
 
 
-def _how_to_get(name):
-    return {
+def _how_to_get(name, path):
+    found = {
         "digits": "`ressl data digits DIR` writes it (DIR/train, DIR/val)",
         "tiny-imagenet": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip, then "
         "`ressl data tiny-imagenet DIR`",
@@ -139,7 +140,14 @@ def _how_to_get(name):
         "stl10": "data.download=true fetches it (https://cs.stanford.edu/~acoates/stl10/)",
         "imagenet": "it is had from https://image-net.org; lay it out as one folder a class",
         "imagenet100": "it is a choice of 100 of ImageNet's class folders",
-    }.get(name, "give the path of the images")
+    }
+    if name in found:
+        return found[name]
+    # the recipes call digits and Tiny ImageNet custom, as the host's scripts know no other name
+    for known in ("digits", "tiny-imagenet"):
+        if any(part.startswith(known) for part in path.parts):
+            return found[known]
+    return "give the path of the images (`ressl data digits DIR` writes some to try)"
 
 
 def _torchvision(data, split, key, path):
@@ -159,7 +167,8 @@ def _torchvision(data, split, key, path):
         if download:
             raise UserError(f"{key}={path}: {name} could not be fetched ({error})") from error
         state = "is incomplete or damaged" if (path / folder).exists() else "is not there"
-        raise UserError(f"{key}={path}: {path / folder} {state}; {_how_to_get(name)}") from error
+        hint = _how_to_get(name, path)
+        raise UserError(f"{key}={path}: {path / folder} {state}; {hint}") from error
     files = [file for file in sorted((path / folder).iterdir()) if file.is_file()]
     names = [name for name, _ in (*source.train_list, *source.test_list)]
     parts = zip(names, sizes([path / folder / name for name in names]))

@@ -286,3 +286,16 @@ def test_evaluation_loader_keeps_order_and_all(make_folder, config):
     assert [len(images) for images, _ in batches] == [4, 2]
     assert torch.cat([targets for _, targets in batches]).tolist() == [0, 0, 0, 1, 1, 1]
     assert batches[0][0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "hint"),
+    [("custom", "datasets/digits/train", "`ressl data digits DIR` writes it"),
+     ("custom", "tiny-imagenet-200/train", "`ressl data tiny-imagenet DIR`"),
+     ("custom", "holiday", r"give the path of the images \(`ressl data digits DIR` writes some"),
+     ("cifar10", "digits", "data.download=true fetches it")],
+)  # fmt: skip
+def test_data_that_are_not_there_are_to_be_had(name, place, hint, config, tmp_path):
+    cfg = config(dataset=name, train_path=str(tmp_path / place))
+    with pytest.raises(UserError, match=rf"no such file or directory; .*{hint}"):
+        data.open(cfg, "train")
