@@ -1,25 +1,29 @@
 """Write a checkpoint that cannot be lost, and read one without trusting it.
 
-A checkpoint is an ordinary ``torch.save`` file with its checksum inside (see seal.py).
-Order of a save; a crash between any two steps leaves a file that loads::
+A checkpoint is an ordinary ``torch.save`` file; the CRCs of its zip are checked whenever it is
+written or read. Order of a save; a crash between any two steps leaves a file that loads::
 
-    RUN/.last.ckpt.tmp      written, synced, read back and compared with its checksum
+    RUN/.last.ckpt.tmp      written, synced, read back from the disk and checked
     RUN/previous/last.ckpt  becomes a second name of the last good RUN/last.ckpt
     RUN/last.ckpt           is replaced by the new file
 
-The disk holds up to three checkpoints for a moment, two otherwise.
+The disk holds up to three checkpoints for a moment, two otherwise. Where it has no room for
+three, the one before the last is given up first.
 """
 
 import contextlib
 import errno
+import io
 import logging
 import os
 import pickle
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ressl_plugin.seal import CheckpointError, Damaged, SealingFile, imports, verify
+from ressl_plugin.checksum import CheckedFile, imports, verify
+from ressl_plugin.errors import CheckpointError, Damaged, NotSaved, UserError
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +34,45 @@ _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
 
 # path -> (inode, size, time) of a file this process has checked: a save need not read it again.
 _checked: dict[str, tuple] = {}
+_given_up: set[str] = set()  # paths whose `previous` has made room, once said
+
+
+@dataclass
+class Loaded:
+    """A checkpoint that has been read: looked at first, then handed over, so that it is read once.
+
+    Attributes:
+        path: its file.
+        state: what it holds, until it is handed over.
+    """
+
+    path: Path
+    state: dict | None
+
+    def hand_over(self) -> dict:
+        """The state, which is not kept here."""
+        state, self.state = self.state, None
+        return state
 
 
 def previous(path) -> Path:
     """Where the checkpoint before ``path`` is kept."""
     path = Path(path)
     return path.parent / PREVIOUS / path.name
+
+
+def check_place(path) -> None:
+    """Find out before the training that a save could not put its files in place.
+
+    Raises:
+        UserError: something that is no file has the name of one, or no folder that of a folder.
+    """
+    path = Path(path)
+    for file in (path, previous(path), _temporary(path)):
+        if os.path.lexists(file) and not file.is_file():
+            raise UserError(f"{file} is no file: checkpoints go there; move it away")
+    if os.path.lexists(previous(path).parent) and not previous(path).parent.is_dir():
+        raise UserError(f"{previous(path).parent} is no folder: checkpoints go there; move it away")
 
 
 def save(path, state: dict) -> Path:
@@ -47,15 +84,20 @@ def save(path, state: dict) -> Path:
         state: tensors, numbers, strings, and dicts, lists and tuples of them.
 
     Raises:
-        CheckpointError: the disk is full, the directory cannot be written, the file reads back
-            differently, or ``state`` holds something that only pickle could restore. The message
-            names the checkpoint that is still good.
+        NotSaved: the disk is full, the directory cannot be written, or the file reads back
+            differently. The message names the checkpoint that is still good.
+        CheckpointError: ``state`` holds something that only pickle could restore.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(temporary, state)
+        try:
+            _write(temporary, state)
+        except OSError as error:
+            if not _made_room(error, path):
+                raise
+            _write(temporary, state)
         verify(temporary)
         if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(temporary):
             raise CheckpointError(
@@ -67,7 +109,7 @@ def save(path, state: dict) -> Path:
         _sync_directory(path.parent)
     except (OSError, Damaged) as error:
         _remove(temporary)
-        raise CheckpointError(
+        raise NotSaved(
             f"checkpoint {path} not written: {_reason(error, path)}; {_still_good(path)}"
         ) from error
     except BaseException:
@@ -105,33 +147,46 @@ def load(path, map_location="cpu") -> dict:
 
 
 def read(path, map_location="cpu") -> dict:
-    """Read exactly this file, checked, ``weights_only``, without falling back.
+    """Read exactly this file, once, checked, ``weights_only``, without falling back.
 
     Raises:
         CheckpointError: absent, damaged, in need of pickle, or not a dict.
     """
     path = Path(path)
-    sound = verify(path)
-    try:
-        state = torch.load(path, map_location=map_location, weights_only=True)
-    except pickle.UnpicklingError as error:
-        if names := imports(path, error):
-            raise CheckpointError(
-                f"{path}: refused, reading it would import {', '.join(names)}; nothing of it was "
-                "executed. Only tensors and plain values are read: save its state_dict alone, "
-                "where the file is trusted"
-            ) from None
-        if sound:
-            raise CheckpointError(
-                f"{path}: refused, it cannot be read without pickle; nothing of it was executed"
-            ) from None
-        raise Damaged(f"{path} is not a checkpoint") from None
-    except Exception as error:  # whatever torch makes of bytes that are no checkpoint
-        first = str(error).strip().splitlines() or [type(error).__name__]
-        raise Damaged(f"{path} cannot be read ({first[0][:120]})") from None
+    with CheckedFile(path) as file:
+        identity = _identity(file.file.fileno())
+        try:
+            state = torch.load(file, map_location=map_location, weights_only=True)
+        except Exception as error:  # whatever torch makes of bytes that are no checkpoint
+            file.check()
+            raise _refusal(file, error) from None
+        file.check()
+        if file.is_archive:
+            _checked[str(path)] = identity
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}; a checkpoint is a dict")
     return state
+
+
+def _refusal(file: CheckedFile, error: Exception) -> Exception:
+    """Why torch did not read a file whose bytes are sound, or cannot be checked."""
+    path = file.path
+    if isinstance(error, pickle.UnpicklingError):
+        if names := imports(path, error):
+            return CheckpointError(
+                f"{path}: refused, reading it would import {', '.join(names)}; nothing of it was "
+                "executed. Only tensors and plain values are read: save its state_dict alone, "
+                "where the file is trusted"
+            )
+        if file.is_archive:
+            return CheckpointError(
+                f"{path}: refused, it cannot be read without pickle; nothing of it was executed"
+            )
+        return Damaged(f"{path} is not a checkpoint")
+    if file.is_archive and isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return error
+    first = str(error).strip().splitlines() or [""]
+    return Damaged(f"{path} cannot be read ({type(error).__name__}: {first[0][:120]})")
 
 
 def find(where) -> Path:
@@ -159,16 +214,54 @@ def find(where) -> Path:
     return where
 
 
+def _temporary(path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+class _Remembering(io.RawIOBase):
+    """Passes bytes on; keeps what ended a write, which torch may replace by an error of its own."""
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        try:
+            return self.file.write(data)
+        except BaseException as error:  # a signal's, too
+            self.error = error
+            raise
+
+
 def _write(path, state):
     with open(path, "wb") as file:
-        sealing = SealingFile(file)
+        remembering = _Remembering(file)
         try:
-            torch.save(state, sealing)
+            torch.save(state, remembering)
         except Exception as error:
-            raise (sealing.error or _first(error)) from None
-        sealing.seal()
+            raise (remembering.error or _first(error)) from None
         file.flush()
         os.fsync(file.fileno())
+
+
+def _made_room(error: OSError, path) -> bool:
+    """Whether the disk was full and the checkpoint before the last could be given up for that."""
+    spare = previous(path)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spare.is_file():
+        return False
+    try:
+        if not verify(path) or os.path.samefile(path, spare):
+            return False
+    except Damaged:
+        return False
+    _remove(_temporary(path))
+    os.unlink(spare)
+    if str(path) not in _given_up:
+        log.warning("no room for three checkpoints: %s is given up while one is saved", spare)
+        _given_up.add(str(path))
+    return True
 
 
 def _first(error: Exception) -> BaseException:

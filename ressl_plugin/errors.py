@@ -18,3 +18,15 @@ class UserError(Exception):
 
 class RunFault(Exception):
     """A run that had to stop; the message names the reason and the last good checkpoint."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint cannot be used; says which, why, and what is still good."""
+
+
+class Damaged(CheckpointError):
+    """Absent, truncated or altered: the one before it may serve."""
+
+
+class NotSaved(RunFault):
+    """A checkpoint could not be written; the message names the one that is still good."""

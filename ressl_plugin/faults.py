@@ -11,9 +11,8 @@ import torch
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin import checkpoint, distributed, results
-from ressl_plugin.checkpoint import CheckpointError
 from ressl_plugin.data.workers import own_words
-from ressl_plugin.errors import RunFault, UserError
+from ressl_plugin.errors import CheckpointError, RunFault, UserError
 from ressl_plugin.saving import Preempted
 
 HOPELESS = 100  # steps left out in a row

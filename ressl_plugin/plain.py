@@ -12,7 +12,7 @@ import torch
 from omegaconf import Container, OmegaConf
 
 from ressl_plugin import schema
-from ressl_plugin.checkpoint import CheckpointError
+from ressl_plugin.errors import CheckpointError
 
 # Where a run lies, what it reports and how it is watched: nothing of it reaches the weights.
 NEUTRAL = (

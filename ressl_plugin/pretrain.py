@@ -14,7 +14,17 @@ from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasti
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import backbone as backbones
-from ressl_plugin import checks, config, distributed, host, packages, registry, run, stems
+from ressl_plugin import (
+    checkpoint,
+    checks,
+    config,
+    distributed,
+    host,
+    packages,
+    registry,
+    run,
+    stems,
+)
 from ressl_plugin.devices import device_count, runnable
 from ressl_plugin.errors import UserError
 from ressl_plugin.faults import Faults, reported
@@ -53,11 +63,11 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     folder = run.directory(cfg)
     module = PretrainData(cfg, folder)
     scaled = scale(with_views(cfg, module))
-    source = resume_from(cfg, module.identity)
+    source = resume_from(cfg, module.identity)  # read once: looked at here, then handed over
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
     # what is refused here leaves no directory behind
-    trainer = make_trainer(cfg, folder, callbacks)
+    trainer = make_trainer(cfg, folder, callbacks, source)
     model = build(scaled)
     if source:
         check_fits(source, model, cfg)
@@ -65,7 +75,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         run.start(cfg, scaled)
         module.keep_identity()
         warn_about_queue(scaled, len(module.dataset))
-        trainer.fit(model, datamodule=module, ckpt_path=source)
+        trainer.fit(model, datamodule=module, ckpt_path=source and source.path)
     return folder
 
 
@@ -144,7 +154,9 @@ def warn_about_queue(cfg: DictConfig, images: int) -> None:
         )
 
 
-def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
+def make_trainer(
+    cfg: DictConfig, folder: Path, more=(), source: checkpoint.Loaded | None = None
+) -> pl.Trainer:
     """Lightning's Trainer with the run's loggers, checkpoints and watchers.
 
     Raises:
@@ -176,7 +188,7 @@ def make_trainer(cfg: DictConfig, folder: Path, more=()) -> pl.Trainer:
         callbacks=[c for c in (*callbacks, *more) if c],
         enable_checkpointing=False,
         default_root_dir=str(folder),
-        plugins=plugins(),
+        plugins=plugins(source),
     )
 
 
@@ -188,10 +200,10 @@ def _sharding() -> list[str]:
     return [name for name in StrategyRegistry.available_strategies() if name.startswith(there)]
 
 
-def plugins() -> list:
+def plugins(source: checkpoint.Loaded | None = None) -> list:
     """Checkpoints as checkpoint.py writes them; on SLURM no saving in mid-step by Lightning."""
     slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return [AtomicCheckpointIO(), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
+    return [AtomicCheckpointIO(source), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
 
 
 def strategy(cfg: DictConfig):

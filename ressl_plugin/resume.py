@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from ressl_plugin import checkpoint, run
+from ressl_plugin.checkpoint import Loaded
 from ressl_plugin.data import identity
 from ressl_plugin.errors import UserError
 from ressl_plugin.plain import config_differences, plain_config
@@ -21,7 +22,7 @@ log = logging.getLogger(__name__)
 _OPTIMIZER = ("name", "exclude_bias_n_norm_wd")
 
 
-def resume_from(cfg: DictConfig, data: dict) -> Path | None:
+def resume_from(cfg: DictConfig, data: dict) -> Loaded | None:
     """The checkpoint to go on from: of this run directory, or the one that is named.
 
     Args:
@@ -41,24 +42,25 @@ def resume_from(cfg: DictConfig, data: dict) -> Path | None:
         log.info("resume=true: no checkpoint in %s yet, starting afresh", folder)
         return None
     source = checkpoint.find(folder if cfg.resume is True else cfg.resume)
-    check_same_config(source, cfg)
-    check_same_data(source, checkpoint.load(source), cfg, data)
-    return source
+    found = Loaded(source, checkpoint.load(source))
+    check_same_config(found, cfg)
+    check_same_data(source, found.state, cfg, data)
+    return found
 
 
-def check_same_config(source, config) -> Path:
-    """``source``, if it was trained with this config or ``config.resume_force`` is true.
+def check_same_config(found: Loaded, config) -> None:
+    """That ``found`` was trained with this config, or ``config.resume_force`` is true.
 
     A checkpoint without a config (the host's) is taken as it is.
 
     Raises:
         UserError: the settings that differ, and how to go on nevertheless.
     """
-    saved = checkpoint.load(source).get(CONFIG)
+    source, saved = found.path, found.state.get(CONFIG)
     config = plain_config(config)
     if saved is None:
         log.warning("%s holds no config: it cannot be compared with this one", source)
-        return Path(source)
+        return
     if differing := config_differences(saved, config):
         listed = "; ".join(differing)
         if not config.get("resume_force"):
@@ -67,7 +69,6 @@ def check_same_config(source, config) -> Path:
                 "resume_force=true to go on with the new ones"
             )
         log.warning("resume_force: going on with another config: %s", listed)
-    return Path(source)
 
 
 def check_same_data(source: Path, state: dict, config: DictConfig, data: dict) -> None:
@@ -94,13 +95,13 @@ def check_same_data(source: Path, state: dict, config: DictConfig, data: dict) -
         log.warning("resume_force: going on with other data: %s", differing)
 
 
-def check_fits(source: Path, model: nn.Module, config) -> None:
+def check_fits(found: Loaded, model: nn.Module, config) -> None:
     """A forced config must be able to take the checkpoint's state, an unlike one (the host's) too.
 
     Raises:
         UserError: weights alone, other networks, another optimizer, more epochs than max_epochs.
     """
-    state, config = checkpoint.load(source), plain_config(config)
+    source, state, config = found.path, found.state, plain_config(config)
     if "optimizer_states" not in state:
         raise UserError(
             f"{source} holds weights alone (an import, or an untrained backbone): training cannot "
@@ -123,3 +124,5 @@ def check_fits(source: Path, model: nn.Module, config) -> None:
     done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done > config["max_epochs"]:
         raise UserError(f"max_epochs={config['max_epochs']}: {source} has {done} already")
+    if done == config["max_epochs"]:
+        log.info("%s: all %d epochs are done; the run is finished", source, done)

@@ -146,6 +146,7 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     folder = directory(cfg)
     if not distributed.launched_first():
         return folder
+    checkpoint.check_place(folder / checkpoint.NAME)
     if has_checkpoint(folder) and not _within(cfg.resume, folder):
         raise UserError(
             f"run_dir={folder} holds a run already: resume=true continues it, "

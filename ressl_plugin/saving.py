@@ -21,8 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin import checkpoint, distributed
 from ressl_plugin.boundaries import can_resume_here, followed_by
-from ressl_plugin.checkpoint import CheckpointError
-from ressl_plugin.errors import RunFault
+from ressl_plugin.errors import CheckpointError, NotSaved, RunFault
 from ressl_plugin.plain import plain_config, to_plain
 from ressl_plugin.rng import gather_rng, restore_rng
 from ressl_plugin.schedule import apply_settings, settings
@@ -40,7 +39,14 @@ class Preempted(SystemExit):
 
 
 class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's files through `checkpoint.save` and `checkpoint.load`."""
+    """Lightning's files through `checkpoint.save` and `checkpoint.load`.
+
+    Args:
+        loaded: the checkpoint that the training goes on from, which need not be read again.
+    """
+
+    def __init__(self, loaded: checkpoint.Loaded | None = None):
+        self._loaded = loaded
 
     def save_checkpoint(self, checkpoint_, path, storage_options=None):
         for state in checkpoint_.get("lr_schedulers", ()):
@@ -48,6 +54,9 @@ class AtomicCheckpointIO(CheckpointIO):
         checkpoint.save(path, to_plain(checkpoint_))
 
     def load_checkpoint(self, path, map_location="cpu", weights_only=None):
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and Path(path) == loaded.path:
+            return loaded.hand_over()
         # whatever the caller says: nothing is unpickled
         return checkpoint.load(path, map_location or "cpu")
 
@@ -159,7 +168,7 @@ class CheckpointCallback(Callback):
         if calm and self._saved != trainer.global_step and can_resume_here(trainer):
             try:
                 self._save(trainer, must=False)
-            except CheckpointError as error:  # the exception itself is the news
+            except (CheckpointError, NotSaved) as error:  # the exception itself is the news
                 log.error("%s", error)
         if trainer.is_global_zero:
             log.warning(self._kept())
@@ -181,14 +190,14 @@ class CheckpointCallback(Callback):
             return
         try:
             trainer.save_checkpoint(self.path, weights_only=False)
-        except (CheckpointError, OSError) as error:
+        except (CheckpointError, NotSaved, OSError) as error:
             failure = str(error)
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
         failure = trainer.strategy.broadcast(failure)
         if failure is None:
             self._saved = trainer.global_step
         elif must or self._saved is None:
-            raise CheckpointError(failure)
+            raise NotSaved(failure)
         else:
             log.error("%s; training goes on", failure)
 

@@ -1,6 +1,7 @@
 """Nothing that happens to a disk or a writer loses the last good checkpoint."""
 
 import errno
+import io
 import os
 import resource
 import signal
@@ -12,8 +13,8 @@ import pytest
 import torch
 from saved_states import NEW, OLD, OLDER, in_child, run, same, state
 
-from ressl_plugin import checkpoint, seal
-from ressl_plugin.checkpoint import CheckpointError
+from ressl_plugin import checkpoint
+from ressl_plugin.errors import CheckpointError, NotSaved, UserError
 
 __all__ = ["run"]
 
@@ -31,31 +32,43 @@ def test_a_save_keeps_the_one_before(run):
 # Full and forbidden disks -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("limit", [0, 1, 64, 500, 4096, 16000, -100, -79, -78, -1])
+def writing(monkeypatch, write):
+    """`write(file, data)` in place of the unfinished checkpoint's own."""
+
+    class File(io.FileIO):
+        def write(self, data):
+            return write(super(), data)
+
+    monkeypatch.setattr(checkpoint, "open", File, raising=False)
+
+
+class Disk:
+    """Takes so many bytes of an unfinished checkpoint and then no more.
+
+    `spare`: what becomes free with `previous/`, as long as it is there.
+    """
+
+    def __init__(self, monkeypatch, room, spare=None):
+        self.room, self.spare, self.fails = int(room), spare, 0
+        self.had = spare.stat().st_size if spare else 0
+        writing(monkeypatch, self.put)
+
+    def put(self, file, data):
+        gone = self.had if self.spare and not self.spare.exists() else 0
+        left = self.room + gone - file.tell()
+        if len(data) <= left:
+            return file.write(data)
+        self.fails += 1
+        file.write(bytes(data)[:left])
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.mark.parametrize("limit", [0, 1, 64, 500, 4096, 16000, -100, -1])
 def test_disk_full_at_byte(run, limit, monkeypatch):
     """The disk takes ``limit`` bytes (negative: all but so many) and then no more."""
     path = run / "last.ckpt"
-    room = limit if limit >= 0 else path.stat().st_size + limit
-    written = 0
-    put = seal.SealingFile._put
-    finish = seal.SealingFile.seal
-
-    def full_put(self, data):
-        nonlocal written
-        if written + len(data) > room:
-            self.file.write(bytes(data)[: room - written])
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written += len(data)
-        put(self, data)
-
-    def full_seal(self):
-        if written + 79 > room:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        finish(self)
-
-    monkeypatch.setattr(seal.SealingFile, "_put", full_put)
-    monkeypatch.setattr(seal.SealingFile, "seal", full_seal)
-    with pytest.raises(CheckpointError, match="no space left") as error:
+    Disk(monkeypatch, limit if limit >= 0 else path.stat().st_size + limit)
+    with pytest.raises(NotSaved, match="no space left") as error:
         checkpoint.save(path, state(NEW))
     assert f"{path} is still good" in str(error.value)
     monkeypatch.undo()
@@ -65,6 +78,40 @@ def test_disk_full_at_byte(run, limit, monkeypatch):
     assert same(checkpoint.load(run), NEW)
 
 
+def test_a_disk_with_room_for_less_than_three(run, monkeypatch, caplog):
+    """The checkpoint before the last one makes room, is there again afterwards, and is said."""
+    path, spare = run / "last.ckpt", run / "previous" / "last.ckpt"
+    for step in (NEW, NEW + 1):
+        disk = Disk(monkeypatch, 0.7 * path.stat().st_size, spare)
+        checkpoint.save(path, state(step))
+        monkeypatch.undo()
+        assert disk.fails > 0
+        assert same(checkpoint.read(path), step) and same(checkpoint.read(spare), step - 1)
+    assert caplog.text.count(f"{spare} is given up") == 1
+
+
+def test_previous_is_not_given_up_for_a_last_that_is_damaged(run, monkeypatch):
+    path, spare = run / "last.ckpt", run / "previous" / "last.ckpt"
+    path.write_bytes(path.read_bytes()[:-30])
+    Disk(monkeypatch, 100, spare)
+    with pytest.raises(NotSaved, match=f"{spare} is still good"):
+        checkpoint.save(path, state(NEW))
+    assert same(checkpoint.read(spare), OLDER)
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [("last.ckpt", "no file"), ("previous/last.ckpt", "no file"), (".last.ckpt.tmp", "no file"),
+     ("previous", "no folder")],
+)  # fmt: skip
+def test_a_place_where_no_checkpoint_can_be_put(tmp_path, name, what):
+    checkpoint.check_place(tmp_path / "run" / "last.ckpt")
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).touch() if what == "no folder" else (tmp_path / name).mkdir()
+    with pytest.raises(UserError, match=f"{name} is {what}"):
+        checkpoint.check_place(tmp_path / "last.ckpt")
+
+
 @pytest.mark.parametrize("room", [0, 700, 9000, 17000])
 def test_the_kernel_refuses_more_bytes(run, room):
     """No mock: RLIMIT_FSIZE makes the kernel fail the write at that byte."""
@@ -72,7 +119,7 @@ def test_the_kernel_refuses_more_bytes(run, room):
     def work():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
-        with pytest.raises(CheckpointError, match="no space left"):
+        with pytest.raises(NotSaved, match="no space left"):
             checkpoint.save(run / "last.ckpt", state(NEW))
 
     assert in_child(work) == 0
@@ -91,7 +138,7 @@ def test_read_only_directory():
                 os.chmod(run / "last.ckpt", 0o644)
                 os.setuid(65534)
             os.chmod(run, 0o555)
-            with pytest.raises(CheckpointError, match="cannot be written") as error:
+            with pytest.raises(NotSaved, match="cannot be written") as error:
                 checkpoint.save(run / "last.ckpt", state(NEW))
             assert "is still good" in str(error.value) and "run_dir" in str(error.value)
 
@@ -112,7 +159,7 @@ def test_a_disk_that_returns_other_bytes(run, monkeypatch):
             temporary.write_bytes(data)
 
     monkeypatch.setattr(os, "fsync", corrupting)
-    with pytest.raises(CheckpointError, match="checksum"):
+    with pytest.raises(NotSaved, match="checksum"):
         checkpoint.save(run / "last.ckpt", state(NEW))
     assert same(checkpoint.load(run), OLD)
 
@@ -127,7 +174,7 @@ def test_a_call_that_fails(run, name, monkeypatch):
     monkeypatch.setattr(os, name, failing)
     try:
         checkpoint.save(run / "last.ckpt", state(NEW))
-    except CheckpointError as error:
+    except NotSaved as error:
         assert "Input/output error" in str(error) and "is still good" in str(error)
     monkeypatch.undo()
     assert checkpoint.load(run)["step"] in (OLD, NEW)
@@ -154,8 +201,7 @@ def killing_save(path, number):
 
     for name in CALLS:
         setattr(os, name, dying(getattr(os, name)))
-    seal.SealingFile._put = dying(seal.SealingFile._put)
-    seal.SealingFile.seal = dying(seal.SealingFile.seal)
+    checkpoint._Remembering.write = dying(checkpoint._Remembering.write)
     checkpoint.save(path, state(NEW))
 
 
@@ -207,15 +253,15 @@ def test_killed_at_any_time(tmp_path):
 def test_what_ends_a_save_is_what_is_raised(run, monkeypatch, at):
     """A data worker's death reaches Python as an exception of a signal handler, anywhere."""
     died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    put, calls = seal.SealingFile._put, []
+    calls = []
 
-    def dies(self, data):
+    def dies(file, data):
         calls.append(data)
         if len(calls) == at:
             raise died
-        put(self, data)
+        return file.write(data)
 
-    monkeypatch.setattr(seal.SealingFile, "_put", dies)
+    writing(monkeypatch, dies)
     with pytest.raises(RuntimeError) as found:
         checkpoint.save(run / "last.ckpt", state(NEW))
     assert found.value is died

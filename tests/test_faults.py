@@ -5,6 +5,7 @@ import logging
 import math
 import multiprocessing
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -257,6 +258,48 @@ def test_a_finished_run_is_not_overwritten(images, tmp_path):
     assert run(tmp_path, command(images, tmp_path, "max_epochs=1"))[0] == 0
     code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
     assert code == cli.USER_MISTAKE and "holds a run already" in last_line(text)
+
+
+def test_a_full_disk_at_the_first_save(images, tmp_path):
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+    code, text = run(tmp_path, command(images, tmp_path), limit, 1)
+    assert code == cli.FAULT
+    assert "not written: no space left" in last_line(text)
+    assert "there is no earlier one" in last_line(text)
+
+
+def test_a_folder_in_the_place_of_the_checkpoint_is_noticed_before_the_training(images, tmp_path):
+    (tmp_path / "last.ckpt").mkdir()
+    code, text = run(tmp_path, command(images, tmp_path), pytest.fail, 0)
+    assert code == cli.USER_MISTAKE and "last.ckpt is no file" in last_line(text)
+
+
+def test_a_resume_reads_the_checkpoint_once_and_a_finished_run_says_so(
+    images, tmp_path, monkeypatch
+):
+    words, counts = command(images, tmp_path, "max_epochs=1"), tmp_path / "counts"
+    assert run(tmp_path, words)[0] == 0
+    load, verify = torch.load, checkpoint.verify
+
+    def counted(function):
+        def call(path, *args, **kwargs):
+            if "last.ckpt" in str(getattr(path, "path", path)):
+                with counts.open("a") as file:
+                    file.write(f"{function.__name__} ")
+            return function(path, *args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(torch, "load", counted(load))
+    monkeypatch.setattr(checkpoint, "verify", counted(verify))
+    code, text = run(tmp_path, [*words, "resume=true"])
+    assert code == 0 and counts.read_text() == "load "
+    assert f"{tmp_path}/last.ckpt: all 1 epochs are done; the run is finished" in text
+    counts.unlink()
+    more = ["resume=true", "resume_force=true", "max_epochs=2", "checkpoint.every_n_steps=0"]
+    code, text = run(tmp_path, [*words, *more])
+    assert code == 0 and "finished" not in text
+    assert counts.read_text() == "load verify ", "and its save is read back"
 
 
 def test_known_faults_have_a_line_and_bugs_have_none():

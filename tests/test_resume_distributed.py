@@ -94,7 +94,7 @@ def test_a_full_disk_on_rank_0_is_news_to_all(tmp_path, monkeypatch):
         nonlocal count
         count += 1
         if count == 2:
-            raise checkpoint.CheckpointError("no space left for it")
+            raise checkpoint.NotSaved("no space left for it")
         return save(path, state)
 
     monkeypatch.setattr(checkpoint, "save", sometimes)

@@ -19,8 +19,7 @@ from saved_states import in_child
 from toy_run import BATCHES, CONFIG, STEPS, PositionedLoader, losses, same_run, train
 
 from ressl_plugin import checkpoint, resume, saving
-from ressl_plugin.checkpoint import CheckpointError
-from ressl_plugin.errors import RunFault, UserError
+from ressl_plugin.errors import CheckpointError, NotSaved, RunFault, UserError
 from ressl_plugin.plain import config_differences, to_plain
 from ressl_plugin.rng import restore_rng, rng_state
 
@@ -128,7 +127,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, caplog):
         nonlocal count
         count += 1
         if count in (3, 4):
-            raise CheckpointError("no space left for it")
+            raise NotSaved("no space left for it")
         return save(path, state)
 
     monkeypatch.setattr(checkpoint, "save", sometimes)
@@ -140,7 +139,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, caplog):
 
 def test_the_first_save_must_succeed(tmp_path):
     (tmp_path / "last.ckpt").mkdir()
-    with pytest.raises(UserError, match=r"last\.ckpt not written"):
+    with pytest.raises(NotSaved, match=r"last\.ckpt not written"):
         train(tmp_path, PositionedLoader, resume=False)
 
 
@@ -230,13 +229,11 @@ def test_a_key_that_an_older_version_did_not_know_has_its_default_there():
 
 
 def test_resuming_with_another_config(tmp_path, caplog):
-    source = tmp_path / "last.ckpt"
-    checkpoint.save(source, {saving.CONFIG: {"optimizer": {"lr": 0.06}}, "state_dict": {}})
-    assert resume.check_same_config(source, {"optimizer": {"lr": 0.06}}) == source
+    found = checkpoint.Loaded(tmp_path, {saving.CONFIG: {"optimizer": {"lr": 0.06}}})
+    resume.check_same_config(found, {"optimizer": {"lr": 0.06}})
     with pytest.raises(UserError, match=r"optimizer\.lr: 0\.06 -> 0\.1.*resume_force"):
-        resume.check_same_config(source, {"optimizer": {"lr": 0.1}})
+        resume.check_same_config(found, {"optimizer": {"lr": 0.1}})
     with caplog.at_level(logging.WARNING):
-        resume.check_same_config(source, {"optimizer": {"lr": 0.1}, "resume_force": True})
+        resume.check_same_config(found, {"optimizer": {"lr": 0.1}, "resume_force": True})
     assert "optimizer.lr" in caplog.text
-    checkpoint.save(source, {"state_dict": {}})
-    assert resume.check_same_config(source, {}) == source
+    resume.check_same_config(checkpoint.Loaded(tmp_path, {}), {})
