@@ -77,7 +77,7 @@ class CheckedFile(io.RawIOBase):
         self._starts = [member.start for member in self.members]
 
     def _open_archive(self) -> zipfile.ZipFile | None:
-        """None for a file that is no archive: torch's older format, a pickle, or nothing of ours."""
+        """None for a file that is none: of torch's older format, a pickle, or nothing of ours."""
         magic = self.file.read(4)
         self.file.seek(0)
         if not magic:
@@ -95,7 +95,7 @@ class CheckedFile(io.RawIOBase):
             name, extra = struct.unpack("<HH", self.file.read(_LOCAL_HEADER)[-4:])
             start = info.header_offset + _LOCAL_HEADER + name + extra
             if info.compress_type != zipfile.ZIP_STORED or info.external_attr & _DIRECTORY:
-                raise Damaged(f"{self.path} is damaged ({info.filename} is not as torch.save writes it)")
+                raise Damaged(f"{self.path} is damaged (the entry of {info.filename})")
             found.append(_Member(info.filename, start, start + info.file_size, info.CRC))
         return sorted(found, key=lambda member: member.start)
 

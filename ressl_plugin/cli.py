@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 
-from ressl_plugin import __version__, arguments, cli_experiments, cli_run, packages, terminal
+from ressl_plugin import __version__, arguments, cli_experiments, cli_run, packages, pipes, terminal
 from ressl_plugin.arguments import command, read_config, with_config
 from ressl_plugin.errors import RunFault, UserError
 
@@ -23,11 +21,9 @@ def main(argv: list[str] | None = None) -> int:
     a file gone); stopped with everything saved: 130 by Ctrl-C, 143 by SIGTERM, 75 by SIGUSR1 (the
     cluster wants the machine back; start again with resume=true). A bug: a traceback and 1.
     """
+    pipes.outlive_readers()
     terminal.show_everything()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for noise in ("Experiment logs directory", "The number of training batches", ".*treespec",
-                  "The '.*_dataloader' does not have many workers"):  # fmt: skip
-        warnings.filterwarnings("ignore", noise)
     for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     words, overrides = arguments.apart(sys.argv[1:] if argv is None else argv)
@@ -58,16 +54,13 @@ def guarded(call) -> int:
     except KeyboardInterrupt:
         print("ressl: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except BrokenPipeError:  # `ressl table … | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except ModuleNotFoundError as error:
         known = packages.missing(error)
         if known is None:
             raise
         print(f"ressl: error: {known}", file=sys.stderr)
         return USER_MISTAKE
-    except (RuntimeError, OSError) as error:
+    except Exception as error:
         from ressl_plugin.faults import explain
 
         known = explain(error)
@@ -104,8 +97,6 @@ def _pretrain(commands):
         from ressl_plugin.distributed import launched_first
         from ressl_plugin.pretrain import pretrain
 
-        # Lightning sets its own level on import; what it would say is said by us or not needed
-        logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
         folder = pretrain(cfg, meter=args.meter)
         if launched_first():
             print(f"run: {folder}")

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import multiprocessing
+import pickle
 import signal
+import traceback
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -15,8 +19,12 @@ from ressl_plugin.data.workers import own_words
 from ressl_plugin.errors import CheckpointError, RunFault, UserError
 from ressl_plugin.saving import Preempted
 
+NONE = "no checkpoint was made"
 HOPELESS = 100  # steps left out in a row
 SKIPPED = "ressl_skipped_steps"
+# By what a connection breaks: a socket, a pipe, half a message, `received 0 items of ancdata`.
+_BROKEN = (OSError, EOFError, pickle.UnpicklingError, multiprocessing.ProcessError, RuntimeError)
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
 class Faults(pl.Callback):
@@ -102,29 +110,30 @@ def last_good(folder: Path) -> str:
     for file in (folder / checkpoint.NAME, checkpoint.previous(folder / checkpoint.NAME)):
         if file.is_file():
             return f"the last good checkpoint is {file}"
-    return "no checkpoint was made"
+    return NONE
+
+
+def _goes_on(folder: Path, once: str = "") -> str:
+    """The end of a message: from where the run can be continued, if from anywhere."""
+    good = last_good(folder)
+    return good if good == NONE else f"{good}, resume=true continues from it{once}"
 
 
 @contextlib.contextmanager
 def reported(trainer: pl.Trainer, folder: Path):
-    """Ctrl-C and images that vanish during a run, as what they are.
+    """What ends a training, as what it is.
 
     Raises:
         KeyboardInterrupt: where Lightning makes an exit of it.
         SIGTERMException: with an exit status, which Lightning's own has not.
-        RunFault: an image cannot be read any more, though it could when the run began.
+        RunFault: a data worker was killed, memory or disk are full, an image cannot be read any
+            more, though it could when the run began.
     """
     try:
         yield
     except SIGTERMException as error:
         raise SIGTERMException(error.code or 128 + signal.SIGTERM) from None
-    except (Preempted, CheckpointError):
-        raise
-    except RuntimeError as error:
-        # what ended the run ended a worker first
-        stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
-        if stop is not None and _is_a_workers_death(error):
-            raise stop from error
+    except (Preempted, CheckpointError, RunFault):
         raise
     except SystemExit:
         if trainer.interrupted:
@@ -136,30 +145,59 @@ def reported(trainer: pl.Trainer, folder: Path):
         if not any(c.stepping for c in trainer.callbacks if isinstance(c, Faults)):
             raise UserError(text) from error
         raise RunFault(
-            f"{text}; {last_good(folder)}: once the images are as they were, resume=true goes on"
+            f"{text}; {_goes_on(folder, ' once the images are as they were')}"
         ) from error
+    except Exception as error:
+        # what ended the run ended a worker first
+        stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
+        if stop is not None and is_a_workers_death(error):
+            raise stop from error
+        if (known := explain(error)) is None:
+            raise
+        raise RunFault(f"{known}; {_goes_on(folder)}") from error
 
 
-def explain(error: RuntimeError | OSError) -> str | None:
+def explain(error: Exception) -> str | None:
     """One line for a fault that a user can do something about; None for a bug."""
-    if _is_a_workers_death(error):
-        return (
-            "a data loading worker was killed (often for memory): lower data.num_workers; "
-            "resume=true continues from the last checkpoint"
-        )
+    if is_a_workers_death(error):
+        return "a data loading worker was killed (often for memory): lower data.num_workers"
     if isinstance(error, torch.OutOfMemoryError):
-        return (
-            "out of GPU memory: lower optimizer.batch_size or use precision=bf16-mixed; "
-            "resume=true continues from the last checkpoint"
-        )
+        return "out of GPU memory: lower optimizer.batch_size or use precision=bf16-mixed"
     if isinstance(error, OSError) and error.errno in checkpoint.FULL:
         place = f"{error.filename}: " if error.filename else ""
-        return f"{place}{error.strerror}; make room, resume=true continues a training"
+        return f"{place}{error.strerror}; make room"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; resume=true continues a training"
+        return f"{error.filename}: {error.strerror}"
     return None
 
 
-def _is_a_workers_death(error: Exception) -> bool:
-    text = str(error)
-    return "DataLoader worker" in text and ("exited unexpectedly" in text or "killed" in text)
+def is_a_workers_death(error: BaseException | None) -> bool:
+    """Whether a lost data worker is what an exception comes from.
+
+    PyTorch says so itself in three ways. In a fourth the connection to a worker breaks before the
+    worker counts as dead: then whatever the connection raised is all there is.
+    """
+    while error is not None:
+        text = str(error)
+        if isinstance(error, RuntimeError) and (
+            ("DataLoader worker" in text and ("exited unexpectedly" in text or "killed" in text))
+            or "Pin memory thread exited unexpectedly" in text
+        ):
+            return True
+        if isinstance(error, _BROKEN) and _from_a_worker(error):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _from_a_worker(error: Exception) -> bool:
+    """Whether it was raised while a batch was being received: not by what a worker itself raised,
+    nor where this process has no more files."""
+    if getattr(error, "errno", None) in _TOO_MANY_FILES or "Too many open files" in str(error):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(
+        frame.f_code.co_name == "_try_get_data"
+        and frame.f_globals.get("__name__") == "torch.utils.data.dataloader"
+        for frame, _ in frames
+    )

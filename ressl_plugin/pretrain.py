@@ -9,7 +9,7 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import LearningRateMonitor, TQDMProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
@@ -31,9 +31,11 @@ from ressl_plugin.faults import Faults, reported
 from ressl_plugin.meter import Meter
 from ressl_plugin.monitor import CollapseMonitor, Events, KeepMetrics, MetricsFile
 from ressl_plugin.profile import Profile
+from ressl_plugin.progress import quiet
 from ressl_plugin.resume import check_fits, resume_from
 from ressl_plugin.saving import AtomicCheckpointIO, CheckpointCallback
 from ressl_plugin.training_data import PretrainData
+from ressl_plugin.training_progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +43,7 @@ STRATEGIES = (
     "auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"
 )  # fmt: skip
 
+@quiet()
 def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """Train `cfg.method` and return the run directory.
 
@@ -172,8 +175,8 @@ def make_trainer(
         LearningRateMonitor("step") if distributed.launched_first() else None,  # needs a logger
         Profile(folder, cfg.precision) if cfg.profile else None,
     ]
-    if cfg.get("enable_progress_bar", True):  # each refresh waits for the device
-        callbacks.append(TQDMProgressBar(refresh_rate=cfg.performance.log_every))
+    if cfg.get("enable_progress_bar", True):
+        callbacks.append(Progress(refresh=cfg.performance.log_every))
     settings = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": cfg.performance.log_every,

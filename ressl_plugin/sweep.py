@@ -136,6 +136,8 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
             "this command starts its own trainings, one after the other; run it without torchrun "
             "or srun (devices=N uses the GPUs of this machine)"
         )
+    if cfg.resume is True:  # of what there is: nobody has asked for it
+        cfg.resume = run.has_checkpoint(run.directory(cfg))
     if device_count(runnable(cfg).devices, torch.cuda.device_count()) == 1:
         from ressl_plugin.pretrain import pretrain
 

@@ -73,6 +73,9 @@ def test_a_file_is_read_once(run, monkeypatch):
 # Damage to the file on the disk -----------------------------------------------------------------
 
 
+MORE = [pytest.param(number, marks=pytest.mark.slow) for number in (1, 2, 3)]
+
+
 def damaged(data: bytes, number: int) -> bytes:
     """A bit is another, or the end is missing; every second bit outside the one large tensor."""
     draw = random.Random(number)
@@ -85,7 +88,7 @@ def damaged(data: bytes, number: int) -> bytes:
 
 
 @pytest.mark.parametrize("how", [bytes, sealed])
-@pytest.mark.parametrize("first", [0, *(pytest.param(n, marks=pytest.mark.slow) for n in (1, 2, 3))])
+@pytest.mark.parametrize("first", [0, *MORE])
 def test_damage_is_found_or_does_not_matter(run, how, first, recwarn):
     """150 flips of a bit and truncations; where one is not found, nothing has changed."""
     path = run / "last.ckpt"

@@ -5,6 +5,7 @@ import logging
 import math
 import multiprocessing
 import os
+import pickle
 import resource
 import signal
 import subprocess
@@ -23,7 +24,7 @@ from torch._utils import ExceptionWrapper
 from ressl_plugin import checkpoint, cli, faults, method, pretrain, registry, results, saving
 from ressl_plugin import run as runs
 from ressl_plugin.data.workers import own_words
-from ressl_plugin.errors import UserError
+from ressl_plugin.errors import RunFault, UserError
 from ressl_plugin.loss import relational_loss
 from ressl_plugin.method import ReSSL
 
@@ -309,6 +310,100 @@ def test_known_faults_have_a_line_and_bugs_have_none():
     assert "x.png" in faults.explain(FileNotFoundError(2, "No such file", "x.png"))
     assert "No space left" in faults.explain(OSError(errno.ENOSPC, "No space left on device"))
     assert faults.explain(RuntimeError("size mismatch")) is None
+    assert faults.explain(ConnectionResetError(errno.ECONNRESET, "Connection reset")) is None
+
+
+class Numbers(torch.utils.data.Dataset):
+    """Two numbers, or an exception of the data set's own."""
+
+    def __init__(self, error=None):
+        self.error = error
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        if self.error:
+            raise self.error
+        return index
+
+
+BROKEN = [
+    ConnectionResetError(errno.ECONNRESET, "Connection reset by peer"),
+    ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+    BrokenPipeError(errno.EPIPE, "Broken pipe"),
+    FileNotFoundError(errno.ENOENT, "No such file or directory"),
+    EOFError(),
+    pickle.UnpicklingError("pickle data was truncated"),
+    multiprocessing.AuthenticationError("digest sent was rejected"),
+    RuntimeError("received 0 items of ancdata"),
+]
+
+
+class Breaking:
+    """In place of the queue by which batches come from the workers."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def get(self, timeout):
+        raise self.error
+
+
+def what_ends(loader, error=None):
+    """What the loader raises, with its queue broken by `error`, or not."""
+    batches = iter(loader)
+    queue = batches._data_queue
+    try:
+        if error:
+            batches._data_queue = Breaking(error)
+        next(batches)
+    except Exception as found:
+        return found
+    finally:
+        batches._data_queue = queue
+        batches._shutdown_workers()
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda e: type(e).__name__)
+def test_every_way_to_report_a_lost_worker_is_a_fault(tmp_path, error):
+    """The connection breaks before the worker counts as dead. The same exception raised by the
+    data set, or in this process, is something else."""
+    ended = what_ends(torch.utils.data.DataLoader(Numbers(), num_workers=1), error)
+    assert "worker was killed" in faults.explain(ended)
+    trainer = SimpleNamespace(callbacks=[], global_step=1)
+    with pytest.raises(RunFault, match="worker was killed"), faults.reported(trainer, tmp_path):
+        raise ended
+    own = what_ends(torch.utils.data.DataLoader(Numbers(error), num_workers=1))
+    assert own is not None and not faults.is_a_workers_death(own)
+    assert not faults.is_a_workers_death(error.with_traceback(None))
+
+
+def test_a_workers_death_behind_other_exceptions():
+    killed = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+    for cause in (killed, RuntimeError("Pin memory thread exited unexpectedly")):
+        behind = SystemError("<built-in method> returned a result with an exception set")
+        behind.__cause__ = cause
+        assert faults.is_a_workers_death(behind)
+    loader = torch.utils.data.DataLoader(Numbers(), num_workers=1)
+    full = what_ends(loader, OSError(errno.EMFILE, "Too many open files"))
+    assert full is not None and not faults.is_a_workers_death(full)
+
+
+def test_only_a_training_is_told_to_resume(tmp_path, capsys):
+    """And only where there is something to resume from."""
+    gone = FileNotFoundError(2, "No such file or directory", "x.png")
+
+    def fails():
+        raise gone
+
+    assert cli.guarded(fails) == cli.FAULT
+    assert capsys.readouterr().err == "ressl: x.png: No such file or directory\n"
+    trainer = SimpleNamespace(callbacks=[], global_step=1)
+    for end in ("no checkpoint was made", "last.ckpt, resume=true continues from it"):
+        with pytest.raises(RunFault, match=f"{end}$"), faults.reported(trainer, tmp_path):
+            raise gone
+        (tmp_path / "last.ckpt").touch()
 
 
 def test_a_workers_user_error_is_its_own_words():

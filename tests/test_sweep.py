@@ -30,6 +30,7 @@ def test_a_sweep_trains_every_cell_once(images, tmp_path):
     words = command(images, tmp_path, "max_epochs=1", "-m", "method_kwargs.temperature_k=0.04,0.05")
     code, text = run(tmp_path, words)
     assert code == 0, text
+    assert "resume=true" not in text, "nobody has asked for it"
     folders = [tmp_path / "temperature_k=0.04", tmp_path / "temperature_k=0.05"]
     assert not [f for f in folders if (f / "cache").exists()], "decoded images, once a cell"
     before = [(f / "last.ckpt").stat().st_mtime_ns for f in folders]

@@ -6,12 +6,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from ressl_plugin.data import known
 from ressl_plugin.data.images import EXTENSIONS, BadImage, decode, is_image_name, printable
 from ressl_plugin.data.walk import is_dir, walk
 from ressl_plugin.errors import UserError
+from ressl_plugin.progress import bar as progress_bar
 
 # What happens to each kind. Converted ones are usable as they are (images.to_rgb says how).
 CONVERTED = ("grayscale", "palette", "alpha", "16-bit", "cmyk", "animated", "colour-space")
@@ -114,7 +113,8 @@ def check_folder(root, labels=True, progress=True, seen=False, workers=None):
             return name, stamp, error.kind, error.detail
 
     pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))  # Pillow frees the GIL
-    with pool, tqdm(total=len(names), desc=f"checking {root.name}", disable=not progress) as bar:
+    how = {"desc": f"checking {root.name}", "unit": "images", "disable": not progress}
+    with pool, progress_bar(total=len(names), **how) as bar:
         try:
             for name, stamp, kind, detail in _in_order(pool, verdict, names):
                 bar.update()

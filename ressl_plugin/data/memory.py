@@ -12,12 +12,12 @@ import numpy as np
 import PIL
 import torch
 from PIL import Image
-from tqdm import tqdm
 
 from ressl_plugin.data import known
 from ressl_plugin.data.images import fit, load_image, size_of
 from ressl_plugin.data.lock import locked
 from ressl_plugin.errors import UserError
+from ressl_plugin.progress import bar as progress_bar
 
 VERSION = 2  # 2: with a checksum of the pixels
 _CHUNK = 512
@@ -184,11 +184,12 @@ def _write(dataset, path, progress):
     """Decode in threads, write in order. Plain writes, not a memory map: on a full disk these
     raise OSError, where a map would kill the process."""
     partial, shape = path.with_name(f"{path.name}.partial"), None
+    how = {"desc": "decoding", "unit": "images", "disable": not progress}
     try:
         with (
             partial.open("wb") as file,
             ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            tqdm(total=len(dataset), desc="decoding images", disable=not progress) as bar,
+            progress_bar(total=len(dataset), **how) as bar,
         ):
             for start in range(0, len(dataset), _CHUNK):
                 indexes = range(start, min(start + _CHUNK, len(dataset)))

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
-from tqdm import tqdm
 
 from ressl_plugin.errors import UserError
+from ressl_plugin.progress import bar as progress_bar
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def raw_pixels(loader: Iterable, progress: bool = False) -> tuple[torch.Tensor, 
 
 
 def _pairs(loader, what, progress):
-    for batch in tqdm(loader, desc=what, unit="batch", leave=False, disable=not progress):
+    for batch in progress_bar(loader, desc=what, unit="batches", disable=not progress):
         images, labels = batch[-2:]
         images = images[0] if isinstance(images, (list, tuple)) else images
         yield images, torch.as_tensor(labels)

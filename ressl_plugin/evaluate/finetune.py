@@ -16,10 +16,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
-from tqdm import tqdm
 
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.linear import topk_accuracy
+from ressl_plugin.progress import bar as progress_bar
 
 DECAY, DECAY_AT = 0.2, (0.6, 0.8)
 FEW = 0.03  # share of the labels up to which the first pair of rates is taken
@@ -150,7 +150,8 @@ def finetune(
         sgd = torch.optim.SGD(groups, momentum=0.9)
         drops = sorted({max(1, round(share * epochs)) for share in DECAY_AT})
         decay = torch.optim.lr_scheduler.MultiStepLR(sgd, drops, DECAY)
-        for _ in tqdm(range(epochs), desc="fine-tuning", unit="epoch", disable=not progress):
+        how = {"desc": "fine-tuning", "unit": "epochs", "disable": not progress}
+        for _ in progress_bar(range(epochs), **how):
             network.train()
             for images, targets in loader:
                 images = images.to(device, memory_format=torch.channels_last)

@@ -234,6 +234,8 @@ def trained(
     from omegaconf import OmegaConf
 
     from ressl_plugin import host
+    from ressl_plugin.progress import quiet
+    from ressl_plugin.training_progress import Progress
 
     name = "config" if cfg is not None else protocol_named(protocol).name
     cfg = OmegaConf.create(cfg if cfg is not None else _recipe(protocol_named(protocol)))
@@ -245,6 +247,7 @@ def trained(
     flags = [(p, p.requires_grad) for p in backbone.parameters()]
     modes = [(m, m.training) for m in backbone.modules()]
     options = {
+        "callbacks": [Progress()] if trainer.get("enable_progress_bar", True) else [],
         "logger": False,
         "enable_checkpointing": False,
         "enable_model_summary": False,
@@ -254,7 +257,7 @@ def trained(
         "max_epochs": cfg.max_epochs,
     }
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), quiet():
             torch.manual_seed(seed)
             fit = pl.Trainer(**options)
             model = host.LinearModel(backbone, cfg)
