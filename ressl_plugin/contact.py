@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ressl_plugin import config, data
+from ressl_plugin import config, data, files
 from ressl_plugin.errors import UserError
 from ressl_plugin.training_data import HostViews
 
@@ -43,8 +44,16 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
     picture = sheet.sheet(originals, read, views)
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    picture.save(out)
+    files.replace(out, _encoded(picture, out))
     return out
+
+
+def _encoded(picture, out: Path) -> bytes:
+    # in memory: Pillow's own error for a full disk says nothing, and leaves half a picture
+    content = io.BytesIO()
+    content.name = out.name  # its suffix is the format
+    picture.save(content)
+    return content.getvalue()
 
 
 def _host(cfg, read, dataset, rows, originals):

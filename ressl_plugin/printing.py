@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import logging
 from contextlib import contextmanager
 from pathlib import Path
+
+from ressl_plugin import files
 
 COLUMN = 3.3  # width of a column in inches
 # Paul Tol's "muted": ten colours that stay apart under the common colour-vision deficiencies
@@ -48,4 +51,6 @@ def figure_of(height: float, path: str | Path, layout: str | None = "constrained
         FigureCanvasAgg(figure)
         yield figure, paths
         for file in paths:
-            figure.savefig(file)
+            content = io.BytesIO()  # on a full disk half a picture is worse than none
+            figure.savefig(content, format=file.suffix[1:])
+            files.replace(file, content.getvalue())

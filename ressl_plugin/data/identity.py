@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ressl_plugin import files
 from ressl_plugin.errors import UserError
 
 FILE = "data.json"  # in a run directory
@@ -37,7 +38,7 @@ def identify(dataset) -> dict:
     }
 
 
-def sizes(files) -> list[int]:
+def sizes(paths) -> list[int]:
     """Bytes of each file, in order; asked for in threads, because shared disks answer late.
 
     Raises:
@@ -51,7 +52,7 @@ def sizes(files) -> list[int]:
             raise UserError(f"{file} is gone or cannot be read ({error.strerror})") from error
 
     with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(size, files, chunksize=256))
+        return list(pool.map(size, paths, chunksize=256))
 
 
 def differences(saved: dict, now: dict) -> str | None:
@@ -64,10 +65,7 @@ def differences(saved: dict, now: dict) -> str | None:
 
 def keep(run_dir: str | Path, found: dict) -> None:
     """Write RUN/data.json, from which tables learn what a run was trained on."""
-    path = Path(run_dir) / FILE
-    partial = path.with_name(f".{FILE}.tmp")
-    partial.write_text(json.dumps({"train": found}))
-    partial.replace(path)
+    files.replace(Path(run_dir) / FILE, json.dumps({"train": found}).encode())
 
 
 def of_run(run_dir: str | Path) -> dict | None:

@@ -5,7 +5,6 @@ Nothing but time is lost with it: in `$RESSL_CACHE`, or in the user's cache fold
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -15,6 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import PIL
+
+from ressl_plugin import files
 
 log = logging.getLogger(__name__)
 
@@ -72,15 +73,11 @@ def _stamps_file(root: Path) -> Path:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(content)
-        os.replace(partial, path)
+        files.replace(path, content)
     except OSError as error:
         _say(f"{path.parent} cannot be written ({error.strerror})")
-        with contextlib.suppress(OSError):
-            partial.unlink()
 
 
 @cache

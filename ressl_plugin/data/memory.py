@@ -17,6 +17,7 @@ from ressl_plugin.data import known
 from ressl_plugin.data.images import fit, load_image, size_of
 from ressl_plugin.data.lock import locked
 from ressl_plugin.errors import UserError
+from ressl_plugin.files import replace
 from ressl_plugin.progress import bar as progress_bar
 
 VERSION = 2  # 2: with a checksum of the pixels
@@ -129,7 +130,7 @@ def _cached(dataset, folder, progress):
                 if not _valid(array, sidecar, key):
                     sidecar.unlink(missing_ok=True)  # it must never describe another array
                     _write(dataset, array, progress)
-                    _replace(sidecar, json.dumps({**key, "crc32": _checksum(array)}).encode())
+                    replace(sidecar, json.dumps({**key, "crc32": _checksum(array)}).encode())
         return np.load(array, mmap_mode="c")  # torch wants writable; nothing reaches the file
     except OSError as error:
         raise UserError(f"the image cache {array} cannot be written ({error})") from error
@@ -226,9 +227,3 @@ def _several_sizes(dataset, index, found, first):
         f"{first[1]}x{first[0]}; images in memory have one size: data.image_size=… makes them so, "
         "data.backend=host draws views of any size"
     )
-
-
-def _replace(path, content):
-    partial = path.with_name(f"{path.name}.partial")
-    partial.write_bytes(content)
-    os.replace(partial, path)
