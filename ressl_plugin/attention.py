@@ -5,8 +5,6 @@ of all scores is held: PyTorch's attention for the CPU keeps them in the cache o
 elsewhere an online softmax runs over chunks of the queue.
 """
 
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor
 
@@ -83,25 +81,3 @@ def refuse_second_derivative(loss: str) -> None:
             f"{loss}: no second derivative (create_graph=True): its gradient is computed in the "
             "forward pass"
         )
-
-
-@contextmanager
-def float32_products():
-    """Full float32 products: "medium" precision means bfloat16 on some CPUs, "high" TF32 on GPUs,
-    and at a temperature of 0.04 either shows in the target."""
-    settings = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
-    before = [setting.fp32_precision for setting in settings]
-    try:
-        general = torch.get_float32_matmul_precision()
-    except RuntimeError:  # they were set one by one, and have no name together
-        general = None
-    # Not one by one: torch.compile asks for the general setting, and PyTorch refuses to answer
-    # when the two disagree.
-    torch.set_float32_matmul_precision("highest")
-    try:
-        yield
-    finally:
-        if general:
-            torch.set_float32_matmul_precision(general)
-        for setting, precision in zip(settings, before):
-            setting.fp32_precision = precision

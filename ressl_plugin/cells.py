@@ -5,32 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from ressl_plugin.evaluate.subject import method_name
+from ressl_plugin.evaluate.voc import NAME as VOC
 from ressl_plugin.paper import SMALL, TABLES
 from ressl_plugin.views import recipe
 
-METHODS = {
-    "ressl": "ReSSL",
-    "ressl_host": "ReSSL (solo-learn's)",
-    "simclr": "SimCLR",
-    "byol": "BYOL",
-    "simsiam": "SimSiam",
-    "mocov2plus": "MoCoV2",
-    "swav": "SwAV",
-    "supervised": "Supervised",
-    "random": "Random",
-}
 # Tables 6 to 10 spell one method otherwise
 LATER = {"MoCoV2": "MoCo v2"}
 RECIPE_TAU_T = {"cifar10": 0.05, "stl10": 0.05, "cifar100": 0.04, "tiny-imagenet": 0.04}
 TABLE_5_TAU_T = 0.04  # on all four data sets
-VOC = "voc07"
 RECIPE_K = {"cifar10": 4096, "cifar100": 4096, "stl10": 16384, "tiny-imagenet": 16384}
-
-
-def method_name(cfg: Mapping) -> str:
-    """The paper's name of a config's method, or the config's own."""
-    name = cfg.get("method") or "?"
-    return METHODS.get(name, name)
 
 
 def teacher_ops(cfg: Mapping) -> str:

@@ -12,8 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import settings
 from ressl_plugin.errors import UserError
+from ressl_plugin.schema import LARGEST_IMAGE
 from ressl_plugin.settings import COLDEST, LONGEST_QUEUE, WIDEST
-from ressl_plugin.views.recipe import LARGEST
 
 log = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ BETWEEN = {
     "max_epochs": (1, 10**7),
     "seed": (0, 2**32 - 1),
     "data.num_workers": (0, 1024),
-    "data.image_size": (1, LARGEST),
+    "data.image_size": (1, LARGEST_IMAGE),
 }
 WIDTHS = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
 LINEAR_SCHEDULERS = (*CHOICES["scheduler.name"], "reduce", "exponential")

@@ -10,7 +10,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ressl_plugin import batchnorm
-from ressl_plugin.attention import float32_products
+from ressl_plugin.precision import float32_products
 
 FLOAT = 4  # bytes of a float32, which parameters, queue and loss are kept in
 

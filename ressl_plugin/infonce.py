@@ -14,8 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ressl_plugin.attention import float32_products, read, refuse_second_derivative
+from ressl_plugin.attention import read, refuse_second_derivative
 from ressl_plugin.errors import UserError
+from ressl_plugin.precision import float32_products
 
 
 def info_nce(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> Tensor:

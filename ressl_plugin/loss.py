@@ -16,8 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .attention import float32_products, read, refuse_second_derivative
+from .attention import read, refuse_second_derivative
 from .errors import UserError
+from .precision import float32_products
 
 # Up to this many queue rows the formula itself is as fast.
 _FEW_ROWS = 512

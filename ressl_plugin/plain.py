@@ -1,18 +1,12 @@
-"""States and configs as tensors and plain values: what loads without pickle and compares."""
+"""Configs as plain values, and in what two of them differ."""
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from enum import Enum
 from functools import cache
-from pathlib import Path
 
-import numpy as np
-import torch
 from omegaconf import Container, OmegaConf
 
 from ressl_plugin import schema
-from ressl_plugin.errors import CheckpointError
 
 # Where a run lies, what it reports and how it is watched: nothing of it reaches the weights.
 NEUTRAL = (
@@ -25,42 +19,10 @@ NEUTRAL = (
 )  # fmt: skip
 
 
-def to_plain(value, where="checkpoint"):
-    """Tensors and plain values of ``value``: what ``weights_only`` reads back.
-
-    Raises:
-        CheckpointError: something else, named by its place.
-    """
-    if value is None or isinstance(value, (torch.Tensor, bool, int, float, str, bytes)):
-        return value.value if isinstance(value, Enum) else value
-    if isinstance(value, (torch.Size, torch.dtype, torch.device, Counter)):
-        return value
-    if isinstance(value, Container):
-        return OmegaConf.to_container(value, resolve=True)
-    if isinstance(value, OrderedDict) and all(isinstance(t, torch.Tensor) for t in value.values()):
-        return value  # a state dict: it carries its modules' versions as an attribute
-    if isinstance(value, dict):
-        return {to_plain(k, where): to_plain(v, f"{where}[{k!r}]") for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        items = [to_plain(v, f"{where}[{i}]") for i, v in enumerate(value)]
-        return tuple(items) if isinstance(value, tuple) else items
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
-        return torch.from_numpy(value.copy())
-    if isinstance(value, Enum):
-        return to_plain(value.value, where)
-    if isinstance(value, Path):
-        return str(value)
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
-    raise CheckpointError(f"{where} is a {kind}: a checkpoint holds tensors and plain values only")
-
-
 def plain_config(config) -> dict:
     """A config as nested plain values, interpolations resolved."""
-    if isinstance(config, Container):
-        return OmegaConf.to_container(config, resolve=True)
-    return to_plain(dict(config), "config")
+    config = config if isinstance(config, Container) else OmegaConf.create(dict(config))
+    return OmegaConf.to_container(config, resolve=True)
 
 
 def config_differences(saved, now) -> list[str]:

@@ -22,7 +22,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ressl_plugin import checkpoint, distributed
 from ressl_plugin.boundaries import can_resume_here, followed_by
 from ressl_plugin.errors import CheckpointError, NotSaved, RunFault
-from ressl_plugin.plain import plain_config, to_plain
+from ressl_plugin.plain import plain_config
+from ressl_plugin.plain_values import to_plain
 from ressl_plugin.rng import gather_rng, restore_rng
 from ressl_plugin.schedule import apply_settings, settings
 

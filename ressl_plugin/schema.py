@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 MISSING = "???"  # OmegaConf's mark for "must be given"
+LARGEST_IMAGE = 8192  # pixels a side; beyond, a slip of the finger
 
 
 @dataclass

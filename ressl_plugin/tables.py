@@ -15,6 +15,7 @@ from ressl_plugin import cells, results
 from ressl_plugin.data import identity
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate.subject import method_name
 from ressl_plugin.paper import TABLES
 from ressl_plugin.plain import decisive
 from ressl_plugin.render import number, render
@@ -27,32 +28,6 @@ OTHERS = (
     "Rows other than ReSSL's: solo-learn's methods with the settings of "
     "scripts/benchmark/methods.yaml, not their authors'; MoCo is its two-sided mocov2plus."
 )
-
-
-def comparison_table(records: list[dict], format: str = "markdown") -> str:
-    """Representations (rows) by protocol (columns): mean ± spread of the latest record of each.
-
-    Args:
-        records: result records that have `representation`, as `evaluate.compare` makes them.
-
-    Raises:
-        UserError: no such record.
-    """
-    records = [r for r in records if r.get("representation")]
-    if not records:
-        raise UserError(
-            "no records to compare; evaluate the representations first (results.json has none)"
-        )
-    found = {(r["representation"], r["protocol"]): r for r in records}
-    rows = list(dict.fromkeys(r["representation"] for r in records))
-    columns = list(dict.fromkeys(r["protocol"] for r in records))
-
-    def text(row, column):
-        record = found.get((row, column))
-        return number(record["value"], record.get("spread")) if record else ""
-
-    body = [[row, *(text(row, column) for column in columns)] for row in rows]
-    return render(["representation", *columns], body, format)
 
 
 def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
@@ -77,7 +52,7 @@ def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
             lines.append(
                 [
                     label,
-                    first.get("representation") or cells.method_name(cfg),
+                    first.get("representation") or method_name(cfg),
                     first["data"],
                     _epochs(cfg, first),
                     f"{first['evaluator']}: {first['protocol']}",

@@ -7,9 +7,9 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from ressl_plugin import results, tables
+from ressl_plugin import results
 from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate.compare import compare
+from ressl_plugin.evaluate.compare import compare, comparison_table
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_compare_gives_records_that_results_takes(compared, tmp_path):
 
 
 def test_comparison_table(compared):
-    text = tables.comparison_table(compared, "csv")
+    text = comparison_table(compared, "csv")
     header, pixels, half = csv.reader(io.StringIO(text))
     assert header == ["representation", "linear, 1 a class", "linear, 5 a class", "linear, all",
                       "kNN, k=20 T=0.07"]  # fmt: skip
@@ -43,20 +43,20 @@ def test_comparison_table(compared):
     first = compared[0]
     assert pixels[1] == f"{first['value']:.2f} ± {first['spread']:.2f}"
     assert pixels[3] == f"{compared[2]['value']:.2f}"
-    latex = tables.comparison_table(compared, "latex")
+    latex = comparison_table(compared, "latex")
     assert r"$\pm$" in latex and r"\toprule" in latex and "%" not in latex
-    markdown = tables.comparison_table(compared)
+    markdown = comparison_table(compared)
     lines = markdown.splitlines()
     assert len(lines) == 4 and len({len(line) for line in lines}) == 1
 
 
 def test_the_latest_record_counts(compared):
     newer = {**compared[0], "value": 1.0, "spread": None}
-    assert "| 1.00 " in tables.comparison_table([*compared, newer])
+    assert "| 1.00 " in comparison_table([*compared, newer])
 
 
 def test_mistakes_are_named(compared):
     with pytest.raises(UserError, match="no records"):
-        tables.comparison_table([])
+        comparison_table([])
     with pytest.raises(UserError, match="'html' unknown; one of markdown, latex, csv"):
-        tables.comparison_table(compared, "html")
+        comparison_table(compared, "html")

@@ -12,7 +12,7 @@ from ranks import on_ranks
 from ressl_plugin import checkpoint, config, distributed, online
 from ressl_plugin.means import Means
 from ressl_plugin.method import ReSSL
-from ressl_plugin.plain import to_plain
+from ressl_plugin.plain_values import to_plain
 from ressl_plugin.pretrain import pretrain
 
 MEANS = ("train_ressl_loss", "target_entropy", "embedding_spread", "train_acc5", "val_loss")

@@ -20,7 +20,8 @@ from toy_run import BATCHES, CONFIG, STEPS, PositionedLoader, losses, same_run, 
 
 from ressl_plugin import checkpoint, resume, saving
 from ressl_plugin.errors import CheckpointError, NotSaved, RunFault, UserError
-from ressl_plugin.plain import config_differences, to_plain
+from ressl_plugin.plain import config_differences
+from ressl_plugin.plain_values import to_plain
 from ressl_plugin.rng import restore_rng, rng_state
 
 

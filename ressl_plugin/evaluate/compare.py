@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import knn, linear
+from ressl_plugin.render import number, render
 
 
 def compare(
@@ -20,7 +22,7 @@ def compare(
         data: the data set's name, for the records.
 
     Returns:
-        Records for `results.append`, each with `representation`; `tables.comparison_table` sets
+        Records for `results.append`, each with `representation`; `comparison_table` sets
         them out.
     """
     records = []
@@ -53,3 +55,29 @@ def compare(
             }
         )
     return records
+
+
+def comparison_table(records: list[dict], format: str = "markdown") -> str:
+    """Representations (rows) by protocol (columns): mean ± spread of the latest record of each.
+
+    Args:
+        records: result records that have `representation`, as `compare` makes them.
+
+    Raises:
+        UserError: no such record.
+    """
+    records = [r for r in records if r.get("representation")]
+    if not records:
+        raise UserError(
+            "no records to compare; evaluate the representations first (results.json has none)"
+        )
+    found = {(r["representation"], r["protocol"]): r for r in records}
+    rows = list(dict.fromkeys(r["representation"] for r in records))
+    columns = list(dict.fromkeys(r["protocol"] for r in records))
+
+    def text(row, column):
+        record = found.get((row, column))
+        return number(record["value"], record.get("spread")) if record else ""
+
+    body = [[row, *(text(row, column) for column in columns)] for row in rows]
+    return render(["representation", *columns], body, format)

@@ -8,8 +8,7 @@ import numpy as np
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
-from ressl_plugin import data, results, tables
-from ressl_plugin.cells import VOC, method_name
+from ressl_plugin import data, results
 from ressl_plugin.data import statistics
 from ressl_plugin.devices import device_count
 from ressl_plugin.errors import UserError
@@ -19,9 +18,11 @@ from ressl_plugin.evaluate.subject import (
     append,
     data_sets_of,
     device_named,
+    method_name,
     weights_of,
     with_overrides,
 )
+from ressl_plugin.evaluate.voc import NAME as VOC07
 from ressl_plugin.run import Run, open_run
 
 
@@ -158,6 +159,7 @@ def _print_agreement(run: Run, protocol: str) -> None:
 def compare(path, overrides, draws=10, device="auto") -> None:
     """`ressl compare`: trained, untrained and raw pixels at 1, 5 and all labels, and kNN."""
     from ressl_plugin.evaluate.compare import compare as side_by_side
+    from ressl_plugin.evaluate.compare import comparison_table
 
     if draws < 2:
         raise UserError(f"--draws {draws}: at least 2, or there is no spread to state")
@@ -169,7 +171,7 @@ def compare(path, overrides, draws=10, device="auto") -> None:
         "raw pixels": splits.pixels(),
     }
     records = side_by_side(representations, run.cfg.data.dataset, draws=draws)
-    table = tables.comparison_table(records)
+    table = comparison_table(records)
     print(table, flush=True)  # before it is written: a full disk must not cost the numbers
     for record in records:
         trained = record["representation"] == method_name(run.cfg)
@@ -189,7 +191,7 @@ def lowshot(path, overrides, voc, per_class, draws, device="auto", protocol="pcl
         raise UserError(f"--draws {draws}: at least 1")
     if voc is not None:
         found = svm.voc(run.backbone(), voc, run.cfg, counts, draws, place, protocol=protocol)
-        title, metric, name = svm.TITLES[protocol], "mAP", VOC
+        title, metric, name = svm.TITLES[protocol], "mAP", VOC07
     else:
         found = svm.single_label(*Splits(run, place).of(run.backbone()), counts, draws)
         title, metric, name = "SVM", "top1", run.cfg.data.dataset

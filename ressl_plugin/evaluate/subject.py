@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 
 import torch
 from omegaconf import OmegaConf
@@ -16,6 +17,24 @@ from ressl_plugin.evaluate import features
 from ressl_plugin.run import Run, open_run
 
 log = logging.getLogger(__name__)
+
+METHODS = {
+    "ressl": "ReSSL",
+    "ressl_host": "ReSSL (solo-learn's)",
+    "simclr": "SimCLR",
+    "byol": "BYOL",
+    "simsiam": "SimSiam",
+    "mocov2plus": "MoCoV2",
+    "swav": "SwAV",
+    "supervised": "Supervised",
+    "random": "Random",
+}
+
+
+def method_name(cfg: Mapping) -> str:
+    """The paper's name of a config's method, or the config's own."""
+    name = cfg.get("method") or "?"
+    return METHODS.get(name, name)
 
 
 def device_named(name: str) -> torch.device:

@@ -12,6 +12,7 @@ from ressl_plugin.data.identity import sizes
 from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.ap import IGNORE
 
+NAME = "voc07"  # in records
 CLASSES = (
     "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
     "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",

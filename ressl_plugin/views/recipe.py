@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from ressl_plugin.errors import UserError
+from ressl_plugin.schema import LARGEST_IMAGE
 from ressl_plugin.views.presets import COLOUR, INTERPOLATIONS, OPERATIONS, PLAIN_KEYS, PRESETS
 
-LARGEST, MOST_VIEWS = 8192, 64  # pixels a side, views an entry: beyond, a slip of the finger
+MOST_VIEWS = 64  # of an entry: beyond, a slip of the finger
 IMAGENET_MEAN_STD = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
@@ -144,7 +145,7 @@ def _resolve(given, where):
                 )
     size = given.pop("crop_size", None)
     if size is not None:
-        _whole(size, 1, LARGEST, f"{where}.crop_size")
+        _whole(size, 1, LARGEST_IMAGE, f"{where}.crop_size")
         largest = entries[0]["crop_size"]
         for entry in entries:
             entry["crop_size"] = max(1, round(entry["crop_size"] * size / largest))
@@ -163,7 +164,7 @@ def _complete(entry, where):
     """Fill in what an entry leaves out, in place, and check every value."""
     if "crop_size" not in entry:
         raise UserError(f"{where}.crop_size is missing; give the view's side in pixels")
-    _whole(entry["crop_size"], 1, LARGEST, f"{where}.crop_size")
+    _whole(entry["crop_size"], 1, LARGEST_IMAGE, f"{where}.crop_size")
     _whole(entry.setdefault("num_crops", 1), 0, MOST_VIEWS, f"{where}.num_crops")
     jitter = entry.get("color_jitter", {})
     for key in OPERATIONS["color_jitter"]:
