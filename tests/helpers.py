@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import copy
+import hashlib
+import pickle
 
 import numpy as np
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from torchvision import datasets
 
 VIEW = {
     "crop_size": 16,
@@ -94,6 +97,28 @@ def random_batches(steps: int, n: int, views: int = 2, size: int = 16, classes: 
         ]
         for i in range(steps)
     ]
+
+
+def fake_cifar(root, monkeypatch, train, test, classes=10):
+    """CIFAR-10's own format with so many images; torchvision is told their checksums."""
+    folder = root / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
+    generator = np.random.default_rng(0)
+
+    def write(name, content):
+        (folder / name).write_bytes(pickle.dumps(content))
+        return name, hashlib.md5((folder / name).read_bytes()).hexdigest()
+
+    def batch(count):
+        pixels = generator.integers(0, 256, (count, 3072), dtype=np.uint8)
+        return {"data": pixels, "labels": [i % classes for i in range(count)]}
+
+    monkeypatch.setattr(datasets.CIFAR10, "train_list", [write("data_batch_1", batch(train))])
+    monkeypatch.setattr(datasets.CIFAR10, "test_list", [write("test_batch", batch(test))])
+    name, md5 = write("batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
+    meta = {"filename": name, "key": "label_names", "md5": md5}
+    monkeypatch.setattr(datasets.CIFAR10, "meta", meta)
+    return root
 
 
 def image_folder(root, classes=3, per_class=8, size=16, seed=0, splits=("train", "val")):

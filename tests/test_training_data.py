@@ -1,16 +1,13 @@
 """Validation images that stay on the device are those that the evaluators see."""
 
 import csv
-import hashlib
-import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 import torch
-import torchvision.datasets as tv
-from helpers import image_folder
+from helpers import fake_cifar, image_folder
 from omegaconf import OmegaConf
 from PIL import Image
 from test_faults import command, run
@@ -37,25 +34,7 @@ def test_clean_batches_are_the_evaluators_images_in_order():
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """CIFAR-10's own format, 8 training and 6 test images; torchvision is told their checksums."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-
-    def write(name, content):
-        (folder / name).write_bytes(pickle.dumps(content))
-        return name, hashlib.md5((folder / name).read_bytes()).hexdigest()
-
-    def batch(count):
-        pixels = np.random.default_rng(0).integers(0, 256, (count, 3072), dtype=np.uint8)
-        return {"data": pixels, "labels": [i % 10 for i in range(count)]}
-
-    monkeypatch.setattr(tv.CIFAR10, "train_list", [write("data_batch_1", batch(8))])
-    monkeypatch.setattr(tv.CIFAR10, "test_list", [write("test_batch", batch(6))])
-    name, md5 = write("batches.meta", {"label_names": [f"class {i}" for i in range(10)]})
-    monkeypatch.setattr(
-        tv.CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5}
-    )  # fmt: skip
-    return tmp_path
+    return fake_cifar(tmp_path, monkeypatch, train=8, test=6)
 
 
 def test_online_evaluation_keeps_its_cadence(cifar):
