@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
 from pathlib import Path
@@ -43,23 +44,35 @@ def _is_override(word: str, command: str) -> bool:
     return command not in _ON_FILES or not (in_a_folder or os.path.exists(word))
 
 
+class WithDefaults(argparse.HelpFormatter):
+    """Help texts end with the default, where there is one and they do not tell it themselves."""
+
+    def _get_help_string(self, action):
+        text, default = action.help, action.default
+        told = "default" in text or not action.option_strings
+        if told or default in (None, False, argparse.SUPPRESS):
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        return f"{text} (default: {shown})"
+
+
 def command(commands, name, call, **kwargs):
     """A subcommand that calls `call(args)`."""
-    sub = commands.add_parser(name, **kwargs)
+    sub = commands.add_parser(name, formatter_class=WithDefaults, **kwargs)
     sub.set_defaults(call=call)
     return sub
 
 
-def with_config(sub):
-    """Arguments that name a config and change it."""
+def with_config(sub, run: str = ""):
+    """Arguments that name a config (or, with `run` as its help says, a run) and change it."""
     sub.add_argument(
         "words",
         nargs="*",
-        metavar="CONFIG|key=value",
-        help="a YAML file or a recipe such as digits/ressl, and Hydra overrides",
+        metavar="RUN|CONFIG|key=value" if run else "CONFIG|key=value",
+        help=f"{run}a YAML file or a recipe such as digits/ressl, and Hydra overrides",
     )
     sub.add_argument("--config-path", "-cp", help="folder of --config-name, as the host has it")
-    sub.add_argument("--config-name", "-cn")
+    sub.add_argument("--config-name", "-cn", help="a YAML file there, in place of CONFIG")
     sub.add_argument("--cfg", nargs="?", const="job", help="print the resolved config and stop")
 
 

@@ -126,7 +126,8 @@ def _table(commands):
     sub.add_argument("runs", nargs="+", type=Path)
     sub.add_argument("--paper", type=int, choices=range(1, 11), metavar="1-10",
                      help="in the layout of this table of the paper")
-    sub.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown")
+    sub.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown",
+                     help="of what is printed")
 
 
 def _views(commands):
@@ -138,9 +139,10 @@ def _views(commands):
 
     sub = command(commands, "views", call, help="a picture of a few images and their views")
     with_config(sub)
-    sub.add_argument("--out", type=Path, default=Path("views.png"))
-    sub.add_argument("--images", type=int, default=6)
-    sub.add_argument("--backend", choices=("host", "dali", "batched"), default="batched")
+    sub.add_argument("--out", type=Path, default=Path("views.png"), help="picture to make")
+    sub.add_argument("--images", type=int, default=6, help="so many of the data set")
+    sub.add_argument("--backend", choices=("host", "dali", "batched"), default="batched",
+                     help="who draws the views")
 
 
 def _data(commands):

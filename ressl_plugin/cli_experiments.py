@@ -20,10 +20,10 @@ def paper(commands):
     sub.add_argument("name", help="table1 ... table10, figure2, figure3, or a YAML file")
     sub.add_argument("overrides", nargs="*", metavar="key=value", help="for every cell")
     sub.add_argument("--data", nargs="+", metavar="NAME", help="only these data sets")
-    sub.add_argument("--out", type=Path, default=Path("runs/paper"))
+    sub.add_argument("--out", type=Path, default=Path("runs/paper"), help="folder of the runs")
     sub.add_argument("--fast", action="store_true", help="linear: on features extracted once")
     sub.add_argument("--voc", type=Path, help="VOCdevkit folder, for Table 9")
-    sub.add_argument("--device", default="auto")
+    sub.add_argument("--device", default="auto", help="of the evaluators: auto, cpu, cuda, cuda:1")
 
 
 def benchmark(commands):
@@ -38,5 +38,5 @@ def benchmark(commands):
     sub = command(commands, "benchmark", call, help="several methods on the same data and budget")
     with_config(sub)
     sub.add_argument("--methods", nargs="+", help="default: all seven")
-    sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
-    sub.add_argument("--out", type=Path, default=Path("runs/benchmark"))
+    sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a run for each")
+    sub.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the runs")

@@ -17,7 +17,8 @@ def linear(commands):
         on_run.linear(target, overrides, args.protocol, args.fast, args.device, bool(args.cfg))
 
     sub = command(commands, "linear", call, help="linear classifier on the frozen backbone")
-    with_config(sub)
+    with_config(sub, "a run directory or a checkpoint in one (with --protocol or --fast); or "
+                "a linear recipe that names its run: ")
     sub.add_argument("--protocol", choices=("small", "imagenet"),
                      help="the paper's for small images or ImageNet; default: by crop size")
     sub.add_argument("--fast", action="store_true",
@@ -38,7 +39,8 @@ def knn(commands):
     on_a_run(sub)
     sub.add_argument("--k", type=int, nargs="+", help="default: a sweep")
     sub.add_argument("--temperature", type=float, nargs="+", help="default: a sweep")
-    sub.add_argument("--distance", choices=("cosine", "euclidean"), default="cosine")
+    sub.add_argument("--distance", choices=("cosine", "euclidean"), default="cosine",
+                     help="between features")
 
 
 def compare(commands):
@@ -78,13 +80,14 @@ def lowshot(commands):
     sub = command(commands, "lowshot", call, help="linear SVMs on few labels (Table 9)")
     on_a_run(sub)
     sub.add_argument("--voc", type=Path, help="VOCdevkit folder; default: the run's own data")
-    sub.add_argument("--per-class", nargs="+", default=["16", "32", "64", "full"])
-    sub.add_argument("--draws", type=int, default=5)
+    sub.add_argument("--per-class", nargs="+", default=["16", "32", "64", "full"],
+                     help="labelled images of a class")
+    sub.add_argument("--draws", type=int, default=5, help="draws of the labelled images")
     sub.add_argument(
         "--protocol",
         choices=("pcl", "goyal"),
         default="pcl",
-        help="of VOC07: as PCL's code, which the paper follows (default), or its forerunner's",
+        help="of VOC07: as PCL's code, which the paper follows, or its forerunner's",
     )
 
 
@@ -107,7 +110,7 @@ def finetune(commands):
     sub = command(commands, "finetune", call, help="the whole network on few labels (Table 10)")
     on_a_run(sub)
     sub.add_argument("--labels", default="0.01", help="a fraction, or a file of image names")
-    sub.add_argument("--epochs", type=int, default=20)
+    sub.add_argument("--epochs", type=int, default=20, help="of training")
     usual = "default: SwAV's, by the share of the labels"
     sub.add_argument("--lr-backbone", type=float, help=usual)
     sub.add_argument("--lr-head", type=float, help=usual)

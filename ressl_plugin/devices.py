@@ -24,11 +24,7 @@ def runnable(cfg: DictConfig) -> DictConfig:
             would undo each other.
     """
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))
-    if cfg.accelerator not in ACCELERATORS:
-        raise UserError(
-            f"config: accelerator={cfg.accelerator!r}: one of {', '.join(ACCELERATORS)}; "
-            "no other is supported"
-        )
+    check_accelerator(cfg.accelerator)
     gpus = torch.cuda.device_count()
     wants_gpu = cfg.accelerator in ("gpu", "cuda") or (cfg.accelerator == "auto" and gpus)
     if wants_gpu and not gpus:
@@ -44,12 +40,37 @@ def runnable(cfg: DictConfig) -> DictConfig:
             raise UserError(
                 f"config: devices={count}: at most {MOST_PROCESSES} processes on the processor"
             )
+        check_processor(cfg.devices)
         cfg.accelerator, cfg.devices = "cpu", count
     _set_statistics(cfg, wants_gpu, count * cfg.num_nodes)
     distributed.check_launch(count, cfg.num_nodes)
     alone = count * cfg.num_nodes == 1
     cfg.strategy = "auto" if alone and cfg.strategy in (None, "ddp") else cfg.strategy or "ddp"
     return cfg
+
+
+def check_accelerator(name: str) -> None:
+    """Raises:
+    UserError: one that is not supported.
+    """
+    if name not in ACCELERATORS:
+        raise UserError(
+            f"config: accelerator={name!r}: one of {', '.join(ACCELERATORS)}; no other is supported"
+        )
+
+
+def check_processor(devices) -> None:
+    """A list of devices is a number of processes on the processor: its first ones, each once.
+
+    Raises:
+        UserError: GPUs that a machine without any is asked for.
+    """
+    listed = _listed(devices)
+    if isinstance(listed, list) and sorted(listed) != list(range(len(listed))):
+        raise UserError(
+            f"config: devices={devices}: the processor has no such device; devices=1 is one "
+            "process on it"
+        )
 
 
 def _set_statistics(cfg: DictConfig, wants_gpu: bool, processes: int) -> None:
@@ -95,6 +116,8 @@ def _listed(devices) -> int | list[int]:
         if not all(part.strip().isdecimal() for part in parts):
             return 0
         # "2" are two devices and "2," is the third, as Lightning reads them
+        if any(len(part) > 9 for part in parts):
+            return 0
         devices = [int(part) for part in parts] if "," in devices else int(parts[0] if parts else 0)
     if isinstance(devices, (list, tuple, ListConfig)):
         return list(devices) if all(type(i) is int for i in devices) else 0

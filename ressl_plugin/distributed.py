@@ -31,6 +31,7 @@ def check_launch(devices: int, nodes: int) -> None:
 
     Raises:
         UserError: torchrun or srun started another number; each would train a run of its own.
+            Several nodes, and nothing that says where the others are: all would wait for them.
     """
     env = os.environ
     if "TORCHELASTIC_RUN_ID" in env:
@@ -39,6 +40,11 @@ def check_launch(devices: int, nodes: int) -> None:
         all_ = int(env["SLURM_NTASKS"])
         launcher, here = "srun", all_ // int(env.get("SLURM_NNODES", 1))
     else:
+        if nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= env.keys():
+            raise UserError(
+                f"config: num_nodes={nodes}: nothing started this on several nodes; use torchrun "
+                f"--nnodes={nodes} or srun, or set MASTER_ADDR and NODE_RANK on each node"
+            )
         return
     if (here, all_) != (devices, devices * nodes):
         raise UserError(

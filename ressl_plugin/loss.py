@@ -11,6 +11,7 @@ read of the queue (attention.py) gives all reads and log-sum-exps. So nothing of
 is known when the forward pass ends.
 """
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -158,7 +159,9 @@ def _check(student, teacher, queue, tau_s, tau_t, chunk):
         raise UserError(
             f"relational loss: empty student {tuple(student.shape)} or queue {tuple(queue.shape)}"
         )
-    if not (tau_s > 0 and tau_t > 0):
-        raise UserError(f"temperatures must be above 0; got tau_s {tau_s}, tau_t {tau_t}")
+    if not (0 < tau_s < math.inf and 0 < tau_t < math.inf):
+        raise UserError(
+            f"temperatures must be above 0 and finite; got tau_s {tau_s}, tau_t {tau_t}"
+        )
     if chunk is not None and chunk < 1:
         raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")

@@ -127,8 +127,19 @@ def read_config(path: Path) -> DictConfig:
 
 
 def directory(cfg: DictConfig) -> Path:
-    """Where this config's run goes: `run_dir`, or runs/<name>."""
-    return Path(cfg.run_dir or Path("runs") / cfg.name)
+    """Where this config's run goes: `run_dir`, or runs/<name>.
+
+    Raises:
+        UserError: no run_dir, and a name that is none of a folder within runs/.
+    """
+    if cfg.run_dir:
+        return Path(cfg.run_dir)
+    parts = Path(cfg.name).parts
+    if not parts or cfg.name.startswith("/") or ".." in parts or "\0" in cfg.name:
+        raise UserError(
+            f"config: name={cfg.name!r}: names the run's folder in runs/; a word, or run_dir=…"
+        )
+    return Path("runs") / cfg.name
 
 
 def has_checkpoint(folder: Path) -> bool:

@@ -207,7 +207,7 @@ class LinearConfig:
 
     name: str = "linear"
     pretrained_feature_extractor: str = MISSING  # a run directory or a checkpoint
-    pretrain_method: str = "ressl"
+    pretrain_method: str | None = None  # must be the run's; null takes the run's
     seed: int = 5
     max_epochs: int = 100
     devices: Any = 1

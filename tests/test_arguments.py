@@ -1,3 +1,5 @@
+import argparse
+
 import pytest
 
 from ressl_plugin import arguments, cli, pretrain, reproduce
@@ -68,3 +70,16 @@ def test_commands_get_them(monkeypatch, capsys):
 def test_a_word_too_many_is_named(capsys):
     assert cli.main(["pretrain", "digits/ressl", "cifar/ressl"]) == cli.USER_MISTAKE
     assert "cifar/ressl" in capsys.readouterr().err
+
+
+def test_help_texts_name_what_is_wanted_and_the_defaults(capsys):
+    (commands,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    for name, sub in commands.choices.items():
+        text = " ".join(sub.format_help().split())
+        for action in sub._actions:
+            assert action.help or not action.option_strings, f"{name} {action.option_strings}"
+            if action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
+                given = action.default if isinstance(action.default, list) else [action.default]
+                told = f"default: {' '.join(map(str, given))}"
+                assert told in text, f"{name} {action.option_strings}"
+    assert "RUN|CONFIG" in commands.choices["linear"].format_help()

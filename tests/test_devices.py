@@ -47,6 +47,23 @@ def test_auto_is_what_there_is(gpus):
     assert (cfg.accelerator, cfg.devices, cfg.strategy) == ("auto", 2, "ddp")
 
 
+@pytest.mark.parametrize("devices", [[99], [1], [0, 0], [-1], "99,"])
+def test_gpus_on_a_machine_without_any(gpus, devices):
+    gpus(0)
+    for accelerator in ("cpu", "auto"):
+        with pytest.raises(UserError, match="the processor has no such device"):
+            ready(accelerator=accelerator, devices=devices)
+    assert ready(accelerator="cpu", devices=[0]).devices == 1
+
+
+def test_several_nodes_without_a_launcher_would_wait_for_ever(monkeypatch):
+    with pytest.raises(UserError, match="num_nodes=2: nothing started this on several nodes"):
+        ready(num_nodes=2)
+    monkeypatch.setenv("MASTER_ADDR", "first")
+    monkeypatch.setenv("NODE_RANK", "0")
+    assert ready(num_nodes=2).num_nodes == 2
+
+
 @pytest.mark.parametrize(
     ("devices", "message"),
     [(4, "has 2 GPU"), ([7], "GPUs are 0 to 1"), ("0,2", "0 to 1"), ([1, 1], "each once at most")],

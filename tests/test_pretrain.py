@@ -7,7 +7,7 @@ from helpers import image_folder, make_config
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
-from ressl_plugin import config, method, pretrain
+from ressl_plugin import config, method, pretrain, run
 from ressl_plugin.errors import UserError
 
 
@@ -133,6 +133,18 @@ def test_an_error_of_ours_before_the_first_step_is_not_the_users(tmp_path):
 
     with pytest.raises(ValueError, match="a bug"):
         pretrain.pretrain(on_images(tmp_path), callbacks=[Faulty()])
+
+
+@pytest.mark.parametrize("name", ["", "..", "../..", "../../x", "a/../../b", "/tmp/x", ".", "a\0b"])
+def test_a_name_stays_within_runs(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    cfg = on_images(tmp_path)
+    cfg.run_dir, cfg.name = None, name
+    with pytest.raises(UserError, match="config: name="):
+        pretrain.pretrain(cfg)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+    cfg.run_dir = "elsewhere"  # then a name is a label
+    assert str(run.directory(cfg)) == "elsewhere"
 
 
 def test_keys_of_the_host_without_effect_are_named_once(tmp_path, caplog):

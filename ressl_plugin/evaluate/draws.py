@@ -24,8 +24,7 @@ def stratified_draw(targets, per_class: int | str, seed: int) -> np.ndarray:
         members = np.flatnonzero(targets == label)
         if len(members) < per_class:
             raise UserError(
-                f"class {label} has {len(members)} images, {per_class} labels a class wanted; "
-                "ask for fewer"
+                f"class {label} has {len(members)} images, too few for {per_class} labels a class"
             )
         rows.append(generator.choice(members, per_class, replace=False))
     return np.sort(np.concatenate(rows))

@@ -23,7 +23,7 @@ from ressl_plugin.evaluate.subject import (
     with_overrides,
 )
 from ressl_plugin.evaluate.voc import NAME as VOC07
-from ressl_plugin.run import Run, open_run
+from ressl_plugin.run import Run
 
 
 def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="auto") -> None:
@@ -65,11 +65,13 @@ def linear(target, overrides, protocol=None, fast=False, device="auto", show=Fal
     from ressl_plugin.evaluate import recipes
 
     path, recipe = recipes.resolve(target, overrides)
-    if show:
-        print(OmegaConf.to_yaml(recipe if recipe is not None else open_run(path).cfg), end="")
-        return
     if recipe is None:
         recipes.check_overrides(overrides)
+    if show:
+        shown = recipe if recipe is not None else with_overrides(path, overrides).cfg
+        print(OmegaConf.to_yaml(shown), end="")
+        return
+    if recipe is None:
         _by_protocol(with_overrides(path, overrides), protocol, fast, device)
         return
     if fast or protocol:

@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from ressl_plugin import config, data
-from ressl_plugin.devices import device_count
+from ressl_plugin.devices import check_accelerator, check_processor, device_count
 from ressl_plugin.errors import UserError
 from ressl_plugin.run import Run
 
@@ -72,10 +72,10 @@ def details(recipe: DictConfig) -> dict:
 
 
 def check_backbone(recipe: DictConfig, run: Run) -> None:
-    """The recipe's backbone must be the run's; what it leaves open is the run's.
+    """The recipe's backbone and method must be the run's; what it leaves open is the run's.
 
     Raises:
-        UserError: another backbone.
+        UserError: another backbone or method.
     """
     theirs = run.cfg.backbone.name
     if OmegaConf.is_missing(recipe.backbone, "name"):
@@ -84,6 +84,12 @@ def check_backbone(recipe: DictConfig, run: Run) -> None:
     if ours != theirs:
         raise UserError(
             f"backbone.name={ours}: {run.dir} was trained with {theirs}; set backbone.name={theirs}"
+        )
+    method, theirs = recipe.pretrain_method, run.cfg.method
+    if method is not None and method.removesuffix("_host") != theirs.removesuffix("_host"):
+        raise UserError(
+            f"pretrain_method={method}: {run.dir} was trained with {theirs}; set "
+            f"pretrain_method={theirs}"
         )
 
 
@@ -112,9 +118,16 @@ def check_settings(recipe: DictConfig) -> None:
 
 
 def device(recipe: DictConfig) -> str:
-    """The device that the recipe's accelerator and devices name: auto, cpu, cuda, cuda:3."""
+    """The device that the recipe's accelerator and devices name: auto, cpu, cuda, cuda:3.
+
+    Raises:
+        UserError: an accelerator that is not supported, a GPU on a machine without any.
+    """
+    check_accelerator(recipe.accelerator)
     named = {"gpu": "cuda"}.get(recipe.accelerator, recipe.accelerator)
     no_gpu = named == "cpu" or (named == "auto" and not torch.cuda.is_available())
+    if no_gpu:
+        check_processor(recipe.devices)
     if no_gpu or not isinstance(recipe.devices, (list, ListConfig)):
         return named
     return f"cuda:{recipe.devices[0]}"

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Mapping
 
 import torch
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
@@ -45,13 +46,11 @@ def device_named(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        first = str(error).splitlines()[0]
-        raise UserError(f"--device {name}: not usable here ({first}); auto or cpu is") from None
-    return device
+    gpus = torch.cuda.device_count()
+    known = ["cpu", *(["cuda"] if gpus else []), *(f"cuda:{i}" for i in range(gpus))]
+    if name not in known:
+        raise UserError(f"--device {name}: not usable here; auto or one of {', '.join(known)} is")
+    return torch.device(name)
 
 
 def with_overrides(path: str, overrides: list[str]) -> Run:
@@ -62,12 +61,13 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
         if not equals or key.split(".")[0] not in config.known_keys():
             raise UserError(f"{word}: not key=value with a key of the run's config")
     try:
-        changes = OmegaConf.from_dotlist(list(overrides))
-        trained_on = run.cfg.data.dataset
-        run.cfg = config.finish(OmegaConf.merge(run.cfg, changes))
-        statistics.keep(run.cfg, trained_on)
-    except OmegaConfBaseException as error:
-        raise UserError(f"{' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+        changed = OmegaConf.merge(run.cfg, OmegaConf.from_dotlist(list(overrides)))
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # of a value
+        text = " ".join(str(error).split())
+        raise UserError(f"{' '.join(overrides)}: {text}") from None
+    trained_on = run.cfg.data.dataset
+    run.cfg = config.finish(changed)
+    statistics.keep(run.cfg, trained_on)
     if run.epochs not in (None, run.cfg.max_epochs) and run.cfg.method != "random":
         log.warning(
             "%s has trained %d of its %d epochs; its numbers are those of an unfinished run",
