@@ -1,6 +1,7 @@
 """Whatever stands in a linear recipe: it works, or it is one line about it."""
 
 import copy
+import logging
 
 import pytest
 import yaml
@@ -81,11 +82,11 @@ def works_or_user_error(file, recipe, mapping):
 
 
 @pytest.fixture
-def quiet(monkeypatch):
+def quiet():
     """No lines of Lightning's for each of many trainings."""
-    from lightning.pytorch.utilities import rank_zero
-
-    monkeypatch.setattr(rank_zero.log, "disabled", True)
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @examples(40)

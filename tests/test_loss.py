@@ -200,6 +200,7 @@ def test_compiles_into_one_graph():
         (((4, 8), (4, 8), (0, 8)), {}, "empty"),
         (((4, 8), (4, 8), (9, 8)), {"tau_t": 0.0}, "temperatures"),
         (((4, 8), (4, 8), (9, 8)), {"tau_s": -1.0}, "temperatures"),
+        (((4, 8), (4, 8), (9, 8)), {"tau_t": float("inf")}, "temperatures"),
         (((4, 8), (4, 8), (9, 8)), {"chunk": 0}, "chunk"),
     ],
 )

@@ -57,7 +57,7 @@ def test_the_order_of_the_images_is_the_seeds(monkeypatch):
 @pytest.mark.parametrize(
     ("accelerator", "devices", "name"),
     [("auto", 1, "auto"), ("gpu", 1, "cuda"), ("gpu", [3], "cuda:3"), ("cpu", [0], "cpu"),
-     ("auto", [1], "cuda:1" if torch.cuda.is_available() else "auto")],
+     ("auto", [0], "cuda:0" if torch.cuda.is_available() else "auto")],
 )  # fmt: skip
 def test_the_gpu_that_a_recipe_names_is_taken(accelerator, devices, name):
     assert recipes.device(linear(accelerator=accelerator, devices=devices)) == name
