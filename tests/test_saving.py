@@ -229,6 +229,28 @@ def test_a_key_that_an_older_version_did_not_know_has_its_default_there():
     ]
 
 
+def test_a_key_that_an_earlier_version_did_not_have_had_its_default():
+    saved = {"method": "ressl", "data": {"dataset": "cifar10"}}
+    assert (
+        config_differences(saved, {"method": "ressl", "data": {**saved["data"], "exif": False}})
+        == []
+    )
+    now = {"method": "ressl", "data": {**saved["data"], "exif": True}}
+    assert config_differences(saved, now) == ["data.exif: False -> True"]
+
+
+def test_where_the_data_are_is_no_difference():
+    places = {
+        "train_path": "a",
+        "val_path": "b",
+        "download": True,
+        "num_workers": 2,
+        "check": False,
+    }
+    saved = {"data": {"dataset": "cifar10", **places}}
+    assert config_differences(saved, {"data": {"dataset": "cifar10"}}) == []
+
+
 def test_resuming_with_another_config(tmp_path, caplog):
     found = checkpoint.Loaded(tmp_path, {saving.CONFIG: {"optimizer": {"lr": 0.06}}})
     resume.check_same_config(found, {"optimizer": {"lr": 0.06}})
