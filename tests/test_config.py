@@ -1,9 +1,11 @@
-"""Configs: every recipe is the paper's, every mistake is named."""
+"""Configs: every recipe is complete, every mistake is named."""
+
+import importlib.util
 
 import pytest
 from omegaconf import OmegaConf
 
-from ressl_plugin import config
+from ressl_plugin import config, pretrain
 from ressl_plugin.errors import UserError
 
 MINIMAL = """
@@ -222,3 +224,16 @@ def test_a_control_character_in_a_key_does_not_break_the_line(minimal):
     with pytest.raises(UserError) as error:
         config.finish(cfg)
     assert len(str(error.value).splitlines()) == 1
+
+
+def test_wandb_that_is_not_installed_is_named_with_both_ways_out(minimal, tmp_path, monkeypatch):
+    """solo-learn's own ressl.yaml enables it."""
+    found = importlib.util.find_spec
+    absent = lambda name, *more: None if name == "wandb" else found(name, *more)
+    monkeypatch.setattr(importlib.util, "find_spec", absent)
+    cfg = finished(minimal, "wandb.enabled=true")
+    with pytest.raises(UserError) as error:
+        pretrain.loggers(cfg, tmp_path)
+    assert "wandb.enabled=true (false does without)" in str(error.value)
+    assert "pip install 'ressl_plugin[wandb]'" in str(error.value)
+    assert len(pretrain.loggers(finished(minimal, "wandb.enabled=false"), tmp_path)) == 2
