@@ -50,7 +50,7 @@ def check_kwargs(cfg) -> None:
         return
     if bad := sorted(OF_FILES & kwargs.keys()):
         raise UserError(f"config: backbone.kwargs: {', '.join(bad)}: not to be given in a config")
-    _check_sizes(kwargs)
+    check_sizes(kwargs, "config: backbone.kwargs")
     factory = host.BACKBONES.get(cfg.backbone.name)
     if factory is None:  # whoever builds it says so
         return
@@ -75,14 +75,14 @@ def _builds(factory, method) -> bool:
     return True
 
 
-def _check_sizes(node, key="backbone.kwargs") -> None:
+def check_sizes(node, key: str) -> None:
     """Beyond, a number is a slip of the finger, and costs all memory before anything is said."""
     items = node.items() if isinstance(node, dict) else enumerate(node)
     for name, value in items:
         if isinstance(value, (dict, list)):
-            _check_sizes(value, f"{key}.{name}")
+            check_sizes(value, f"{key}.{name}")
         elif isinstance(value, (int, float)) and not abs(value) <= WIDEST:
-            raise UserError(f"config: {key}.{name}: must be a number up to {WIDEST}")
+            raise UserError(f"{key}.{name}: must be a number up to {WIDEST}")
 
 
 def offer(name: str) -> None:

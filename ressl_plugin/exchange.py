@@ -130,7 +130,7 @@ def import_checkpoint(path, cfg) -> Imported:
     origin = _origin(path, weights, expected)
     names = {k: _rename(k, origin, weights) for k in weights}
     state = {ours: weights[k] for k, ours in names.items() if ours}
-    if "queue" in state and origin in FOREIGN_QUEUE:
+    if "queue" in state and origin in FOREIGN_QUEUE and state["queue"].dim() == 2:
         state["queue"] = state["queue"].T.contiguous()
     _compare(path, state, expected)
     notes = _drop_other_queue(state, expected)
@@ -158,7 +158,11 @@ def _weights(path) -> dict[str, Tensor]:
         if isinstance(loaded.get(key), dict):
             loaded = loaded[key]
             break
-    return {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    weights = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for key, value in weights.items():
+        if value.layout != torch.strided or value.is_meta or value.is_complex():
+            raise UserError(f"{path}: {key} is no plain tensor of numbers")
+    return weights
 
 
 def _origin(path, weights, expected) -> str:
@@ -186,13 +190,13 @@ def _rename(name, origin, weights) -> str | None:
     for prefix, ours in ORIGINS[origin]:
         if name.startswith(prefix):
             rest = name[len(prefix) :]
-            if ours.endswith("backbone.") and rest[0].isdigit():
-                number, _, rest = rest.partition(".")
+            number, _, inner = rest.partition(".")
+            if ours.endswith("backbone.") and number.isdecimal():
                 pooled = not any(k.startswith(f"{prefix}3.") for k in weights)
                 number = str(int(number) - 1) if pooled and int(number) > 2 else number
                 if number not in SEQUENTIAL:
                     return None
-                rest = f"{SEQUENTIAL[number]}.{rest}"
+                rest = f"{SEQUENTIAL[number]}.{inner}"
             elif ours.endswith("projector.") and origin in REFERENCE:
                 layer, dot, rest = rest.partition(".")
                 rest = HEAD.get(layer, layer) + dot + rest

@@ -40,10 +40,11 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
             "ReSSL's numbers in every table; add method=mocov2plus"
         )
     log.info("%s", found.report())
-    classes = found.state_dict.get("classifier.weight")
+    weight = found.state_dict.get("classifier.weight")  # (C, d)
+    classes = None if weight is None or weight.dim() != 2 else len(weight)
     views = SimpleNamespace(
         recipe=data.view_recipe(cfg),
-        num_classes=len(classes) if classes is not None else cfg.data.num_classes,
+        num_classes=classes or cfg.data.num_classes,
     )
     given = OmegaConf.create(OmegaConf.to_container(cfg))
     given.devices = devices.device_count(cfg.devices, 1)

@@ -110,9 +110,10 @@ def load_exported(path) -> nn.Module:
     weights = read_safetensors(file)
     if hashlib.sha256(file.read_bytes()).hexdigest() != card.get("sha256"):
         raise UserError(f"{file}: not the file that {file.with_suffix('.json')} describes (sha256)")
-    network = build(card, path)
-    _belong(network, weights, file)
+    with torch.device("meta"):  # nothing is allocated for a network that is another
+        _belong(build(card, path), weights, file)
     check_finite(weights, file)
+    network = build(card, path)
     network.load_state_dict(weights)
     return network.eval()
 
@@ -145,7 +146,7 @@ def read_card(path) -> dict:
         card = json.loads(Path(path).read_text())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}; the weights' JSON belongs there") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # not JSON, or nested without end
         raise UserError(f"{path}: not JSON ({error})") from None
     if not isinstance(card, dict) or card.get("format") != FORMAT:
         raise UserError(f"{path}: not the description of an exported backbone ({FORMAT})")
@@ -172,6 +173,7 @@ def build(card: dict, path) -> nn.Module:
         make = partial(timm.create_model, name, pretrained=False, num_classes=0)
     else:
         raise UserError(f"{path}: {card.get('flavour')} has no architecture {name!r}")
+    backbones.check_sizes(kwargs, f"{path}: kwargs")
     try:
         network = make(**kwargs)
     except Exception as error:  # whatever the library makes of arguments that only it can judge

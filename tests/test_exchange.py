@@ -277,6 +277,26 @@ def test_another_architecture(tmp_path, parts, cfg, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["", "²", "0a.weight", "99.weight", "9" * 30 + ".weight"])
+def test_odd_names_are_left_out(tmp_path, parts, name):
+    name = f"encoder_q.net.{name}"
+    torch.save({**under("encoder_q.net.", parts["student"]), name: torch.ones(1)}, tmp_path / "x")
+    found = exchange.import_checkpoint(tmp_path / "x", config())
+    assert found.unexpected == [name] and len(found.mapped) == len(parts["student"])
+
+
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.parametrize(
+    "value",
+    [torch.eye(OUT).to_sparse(), torch.empty(OUT, device="meta"), torch.ones(OUT, 9) * 1j],
+    ids=["sparse", "meta", "complex"],
+)
+def test_tensors_that_no_network_has(tmp_path, parts, value):
+    torch.save(foreign(parts, "moco") | {"queue": value}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="queue is no plain tensor"):
+        exchange.import_checkpoint(tmp_path / "x.pth", config())
+
+
 def test_a_queue_of_another_size_starts_afresh(tmp_path, parts):
     torch.save(foreign(parts, "moco"), tmp_path / "x.pth")
     found = exchange.import_checkpoint(tmp_path / "x.pth", config(queue_size=64))

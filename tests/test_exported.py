@@ -145,6 +145,9 @@ def rewrite(exported, **changes):
         ({"kwargs": {"no_such": 1}}, "cannot be built"),
         ({"kwargs": {"width_per_group": "x"}}, "cannot be built"),
         ({"kwargs": {"norm_layer": {}}}, "cannot be built"),
+        # petabytes, if it were built before it is compared
+        ({"architecture": "resnet50", "kwargs": {"width_per_group": 2**16}}, "does not belong"),
+        ({"kwargs": {"layers": [10**9]}}, r"kwargs\.layers\.0: must be a number up to"),
         ({"stem": 5}, "stem"),
         ({"kwargs": [1]}, "kwargs"),
         ({"format": "else"}, "not the description"),
@@ -168,9 +171,10 @@ def test_damaged_or_absent(exported):
     file.write_bytes(data[:-10])
     with pytest.raises(UserError, match="safetensors"):
         exchange.load_exported(exported)
-    exported.with_suffix(".json").write_text("{")
-    with pytest.raises(UserError, match="not JSON"):
-        exchange.load_exported(exported)
+    for text in ("{", '{"a":' * 10**5):
+        exported.with_suffix(".json").write_text(text)
+        with pytest.raises(UserError, match="not JSON"):
+            exchange.load_exported(exported)
     with pytest.raises(UserError, match="No such file"):
         exchange.load_exported(exported.with_name("other"))
 
