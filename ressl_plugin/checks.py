@@ -199,7 +199,7 @@ def _check_steps(scheduler: DictConfig) -> None:
             "config: scheduler.name=step: scheduler.lr_decay_steps must say after which epochs, "
             "such as [60, 80]"
         )
-    if any(step < 0 for step in steps or []):
+    if any(type(step) is not int or step < 0 for step in steps or []):
         raise UserError(f"config: scheduler.lr_decay_steps={list(steps)}: epochs, from 0 on")
 
 

@@ -33,7 +33,7 @@ def from_a_check(error) -> bool:
     cause = error
     while isinstance(cause, type(error)):
         cause = cause.__cause__ or cause.__context__
-    if cause is None:
+    if cause is None or isinstance(cause, OSError | UnicodeDecodeError):  # of a file
         return True
     place = cause.__traceback__
     while place.tb_next is not None:

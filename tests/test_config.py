@@ -138,6 +138,7 @@ def test_a_config_made_for_the_host_works_unchanged(tmp_path, caplog):
         ("optimizer.kwargs.lr=1", "optimizer.kwargs.lr: set optimizer.lr"),
         ("optimizer.kwargs={fused: true, foreach: true}", "fused and foreach cannot both"),
         ("scheduler.lr_decay_steps=[-1]", "scheduler.lr_decay_steps=[-1]: epochs"),
+        ("scheduler.lr_decay_steps=[[]]", "scheduler.lr_decay_steps=[[]]: epochs"),
         ("a=" + "[" * 5000, "more than 4096 characters"),
         ("a=" + "[" * 500, "more than 32 brackets"),
         ("x" * 3000 + "=1", "mine.yaml"),
