@@ -8,11 +8,12 @@ import time
 import numpy as np
 import pytest
 from helpers import image_folder
-from PIL import Image
+from PIL import ExifTags, Image
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed (the `dali` extra)")
 
-from ressl_plugin.data import FolderImages
+from ressl_plugin.data import FolderImages, load_image
+from ressl_plugin.errors import UserError
 from ressl_plugin.views.dali import DaliLoader
 from ressl_plugin.views.recipe import read
 
@@ -31,6 +32,29 @@ def test_a_name_that_is_no_utf_8(tmp_path):
     (batch,) = DaliLoader(FolderImages(tmp_path), views(), 1, draw_colour=colour)
     got = (batch[1][0][0] * 255).round().permute(1, 2, 0).byte().numpy()
     assert np.array_equal(got, pixels)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_exif_orientation_is_heeded_if_asked_for(tmp_path, turned):
+    pixels = np.linspace(0, 255, 32 * 32 * 3).reshape(32, 32, 3).astype(np.uint8)
+    (tmp_path / "a").mkdir()
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(pixels).save(tmp_path / "a" / "1.jpg", quality=95, exif=exif)
+    images = FolderImages(tmp_path)
+    images.exif = turned
+    (batch,) = DaliLoader(images, views(), 1, draw_colour=lambda images, *_: images)
+    got = (batch[1][0][0] * 255).round().permute(1, 2, 0).numpy()
+    wanted = np.asarray(load_image(tmp_path / "a" / "1.jpg", turned), np.float32)
+    assert np.abs(got - wanted).max() <= 3
+    assert np.abs(got - np.rot90(wanted)).max() > 100
+
+
+def test_a_gif_is_refused_before_anything_is_read(tmp_path):
+    (tmp_path / "a").mkdir()
+    Image.new("P", (32, 32)).save(tmp_path / "a" / "1.gif")
+    with pytest.raises(UserError, match=r"DALI reads no GIF, and .*1\.gif.*data\.backend=host"):
+        DaliLoader(FolderImages(tmp_path), views(), 1)
 
 
 def test_a_fork_does_not_end_its_parents_pipelines(tmp_path):
