@@ -186,7 +186,7 @@ def _check_common(cfg: DictConfig, choices: dict) -> None:
     for key, bounds in BETWEEN.items():
         _between(cfg, key, *bounds)
     _check_fraction(cfg.data.fraction)
-    check_area(cfg.data.linear_area)
+    _check_area(cfg.data.linear_area)
     _check_steps(cfg.scheduler)
     kwargs = cfg.optimizer.kwargs
     settings.check_optimizer(cfg.optimizer.name, OmegaConf.to_container(kwargs) if kwargs else {})
@@ -308,7 +308,7 @@ def _check_fraction(fraction: float) -> None:
         )
 
 
-def check_area(area: list[float] | None) -> None:
+def _check_area(area: list[float] | None) -> None:
     """data.linear_area: null, or two fractions of an image's area.
 
     Raises:

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 from helpers import VIEW, image_folder, make_config
-from omegaconf import OmegaConf
 from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -165,6 +164,6 @@ def test_an_evaluation_on_other_data_keeps_the_runs_statistics(folder, monkeypat
 def test_areas_that_cannot_be(area):
     with pytest.raises(UserError, match=r"data\.linear_area=\[.*: \[least, most\]"):
         finished(linear_area=area)
-    cfg = OmegaConf.merge(finished(), {"data": {"linear_area": area}})  # as a linear recipe does
-    with pytest.raises(UserError, match=r"data\.linear_area"):
-        recipes.training_transform(cfg)
+    recipe = config.load("cifar/ressl", [f"data.linear_area={area}"], "linear")
+    with pytest.raises(UserError, match=r"data\.linear_area=\[.*: \[least, most\]"):
+        config.finish_linear(recipe)
