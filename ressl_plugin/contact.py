@@ -13,13 +13,15 @@ from ressl_plugin import config, data, files
 from ressl_plugin.errors import UserError
 from ressl_plugin.training_data import HostViews
 
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".pdf")
+
 
 def write(target: str, overrides: list[str], out: Path, images: int = 6, backend: str = "batched"):
-    """Draw a few training images' views with one back end into a PNG.
+    """Draw a few training images' views with one back end into a picture.
 
     Args:
         target, overrides: as in config.load.
-        out: PNG to write.
+        out: file to write, a picture by its suffix.
         images: rows of the sheet.
         backend: host, dali or batched.
 
@@ -27,8 +29,11 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
         The file's path.
 
     Raises:
-        UserError: the data are missing, a back end that cannot draw the recipe.
+        UserError: the data are missing, a back end that cannot draw the recipe, no picture's name.
     """
+    out = Path(out)
+    if out.suffix.lower() not in SUFFIXES or out.is_dir():
+        raise UserError(f"--out {out}: the name of a picture, ending in {', '.join(SUFFIXES)}")
     if images < 1:
         raise UserError(f"--images {images}: at least 1")
     cfg = config.finish(config.load(target, overrides))
@@ -42,7 +47,6 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
     from ressl_plugin.views import sheet
 
     picture = sheet.sheet(originals, read, views)
-    out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     files.replace(out, _encoded(picture, out))
     return out

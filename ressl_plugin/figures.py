@@ -15,7 +15,16 @@ import numpy as np
 from ressl_plugin.errors import UserError
 from ressl_plugin.metrics import read_metrics
 from ressl_plugin.neighbours import neighbours, neighbours_of_run
-from ressl_plugin.printing import COLUMN, MARKERS, PALETTE, figure_of
+from ressl_plugin.printing import (
+    COLUMN,
+    MARKERS,
+    PALETTE,
+    SMALL,
+    figure_of,
+    fitted,
+    need_matplotlib,
+    width_of,
+)
 
 __all__ = [
     "COLUMN",
@@ -41,7 +50,7 @@ PANELS = {
         {
             "online linear": ("val_acc1",),
             "kNN": ("val_knn_acc1", "knn_acc1"),
-            "teacher, online linear": ("val_momentum_acc1",),
+            "teacher, online linear": ("momentum_val_acc1",),
         },
     ),
 }
@@ -88,8 +97,13 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
         figure.align_ylabels(axes)
         axes[-1].set_xlabel("epoch")
         axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        first, last = axes[-1].dataLim.intervalx
+        if first == last:  # a lone epoch would be given ticks of its hundredths
+            axes[-1].set(xlim=(first - 1, first + 1), xticks=[first])
     return paths
 
+
+UNLABELLED = "#AAAAAA"
 
 # --- feature space ------------------------------------------------------------------------------
 
@@ -119,27 +133,26 @@ def feature_space(
     limit: int = 10_000,
     seed: int = 0,
 ) -> list[Path]:
-    """Feature spaces coloured by class, one panel a representation (Fig. 3).
+    """Feature spaces coloured by class, one panel a representation (Fig. 3); grey without label.
 
     Args:
         spaces: title -> features (N, d); two panels stand side by side.
-        targets: (N,) labels of the images, the same for all panels.
+        targets: (N,) labels of the images, the same for all panels; -1: none.
         class_names: names by label; the labels themselves without it.
         limit: more images than this are projected by PCA instead of t-SNE.
 
     Raises:
-        UserError: labels missing, or fewer than 5 images.
+        UserError: fewer than 5 images.
     """
     targets = np.asarray(targets)
-    if len(targets) == 0 or targets.min() < 0:
-        raise UserError("feature space: the images have no labels to colour them by")
-    classes = np.unique(targets)
+    classes = np.unique(targets[targets >= 0])
     names = [str(class_names[c]) if class_names is not None else str(c) for c in classes]
     columns = min(2, len(spaces))
     rows = math.ceil(len(spaces) / columns)
-    legend = len(classes) <= 20
+    need_matplotlib()
+    names, across = _legend_of(names if len(classes) <= 20 else [])
     side = COLUMN / columns
-    height = rows * (side + 0.2) + (0.05 + 0.14 * math.ceil(len(classes) / 5) if legend else 0)
+    height = rows * (side + 0.2) + (0.05 + 0.14 * math.ceil(len(names) / across) if names else 0)
     with figure_of(height, path) as (figure, paths):
         figure.get_layout_engine().set(h_pad=0.06)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -149,33 +162,47 @@ def feature_space(
             points, how = embed(features, seed, limit)
             order = np.random.default_rng(seed).permutation(len(points))  # no class on top
             size = float(np.clip(4000 / len(points) / columns, 0.4, 8))
-            for i, label in enumerate(classes):
-                rows_of = order[targets[order] == label]
+            ax.scatter(*points[targets < 0].T, s=size, color=UNLABELLED, linewidths=0)
+            handles = [
                 ax.scatter(
-                    *points[rows_of].T,
+                    *points[order[targets[order] == label]].T,
                     s=size,
                     color=_colour(i, len(classes)),
                     marker=MARKERS[i % len(MARKERS)] if len(classes) <= 10 else "o",
                     linewidths=0,
-                    label=names[i],
                 )
+                for i, label in enumerate(classes)
+            ]
             ax.set_title(f"{title} ({how})")
             ax.set(xticks=[], yticks=[])
             ax.set_box_aspect(1)
             ax.spines[:].set_visible(True)
-        if legend:
-            handles, labels = axes[0].get_legend_handles_labels()
-            figure.legend(
+        if names:
+            texts = figure.legend(
                 handles,
-                labels,
+                names,
                 loc="outside lower center",
-                ncols=min(5, len(classes)),
+                ncols=across,
                 frameon=False,
                 markerscale=math.sqrt(12 / size),
                 handletextpad=0.1,
                 columnspacing=0.9,
-            )
+            ).get_texts()
+            for text in texts:
+                text.set_parse_math(False)
     return paths
+
+
+def _legend_of(names: list[str], most: int = 5) -> tuple[list[str], int]:
+    """Names cut to half the figure's width, and how many columns of them it holds."""
+    em, marker, gap, border = SMALL / 72, 2.1, 0.9, 1.8  # as Legend sets them, in font sizes
+    half = (COLUMN - (border + gap) * em) / 2 - marker * em
+    names = [fitted(name, half) for name in names]
+    for columns in range(min(most, len(names)), 2, -1):
+        widest = (max(map(width_of, part)) for part in np.array_split(names, columns))
+        if sum(widest) + (columns * (marker + gap) - gap + border) * em <= COLUMN:
+            return names, columns
+    return names, min(2, len(names))
 
 
 def _colour(i: int, count: int):

@@ -11,10 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ressl_plugin.errors import UserError
-from ressl_plugin.printing import COLUMN, figure_of
+from ressl_plugin.printing import COLUMN, SMALL, figure_of, fitted, need_matplotlib, width_of
 
+TEST_SETS = ("cifar10", "cifar100", "stl10")  # that come with the training set
 WRONG = "#D81B1B"
 QUERY = "#222222"
+PLAIN = "#CCCCCC"  # a picture that is white at its border would have no edge
 
 
 def nearest(queries: Tensor, bank: Tensor, k: int = 10) -> Tensor:
@@ -33,31 +35,33 @@ def neighbours(
 ) -> list[Path]:
     """Rows of a query and its nearest images, those of another class framed in red.
 
+    Without a label for every image nothing is said of classes.
+
     Args:
         panels: title -> (query images (Q, H, W, 3) as the network saw them, indices (Q, k) into the
             bank, nearest first); one block of rows each, "weak" and "contrastive" in the paper.
         bank_images: (N, H, W, 3), uint8 or floats in [0, 1], anything indexable by integer.
-        bank_targets: (N,), query_targets: (Q,).
+        bank_targets: (N,), query_targets: (Q,), -1 for no label.
         path: where to, without suffix.
-        class_names: names by label, written beside the rows when short enough.
+        class_names: names by label, written beside the rows, cut where they are long.
 
     Returns:
         Paths of the PNG and the PDF.
 
     Raises:
-        UserError: nothing to draw, or labels missing.
+        UserError: nothing to draw.
     """
+    need_matplotlib()
     query_targets, bank_targets = np.asarray(query_targets), np.asarray(bank_targets)
     if not panels or len(query_targets) == 0:
         raise UserError("neighbours: no query images")
-    if query_targets.min() < 0 or bank_targets.min() < 0:
-        raise UserError("neighbours: the images have no labels to tell right from wrong by")
+    labelled = query_targets.min() >= 0 and bank_targets.min() >= 0
     first = np.asarray(next(iter(panels.values()))[1])
     queries, k = first.shape
     # cells: query, a gap, k neighbours; one line for each panel's title
     gap, title = 0.35, 0.16
-    names = [str(class_names[t]) if class_names is not None else str(t) for t in query_targets]
-    margin = 0.06 + 0.05 * min(12, max(map(len, names)))
+    names = [_name(target, class_names) for target in query_targets]
+    margin = 0.06 + max(map(width_of, names))
     side = (COLUMN - margin - 0.02) / (k + 1 + gap)
     block = title + queries * side
     height = len(panels) * block + 0.18
@@ -65,25 +69,32 @@ def neighbours(
         for number, (name, (images, indices)) in enumerate(panels.items()):
             top = height - number * block - title
             wrong = bank_targets[np.asarray(indices)] != query_targets[:, None]
-            share = (
-                f"{name}: {100 * (1 - wrong.mean()):.0f} % of the neighbours of the query's class"
-            )
-            _text(figure, height, 0.02, top + 0.04, share)
+            if labelled:
+                right = 100 * (1 - wrong.mean())
+                name = f"{name}: {right:.0f} % of the neighbours of the query's class"
+            _text(figure, height, 0.02, top + 0.04, name)
             for q in range(queries):
                 y = top - (q + 1) * side
-                _text(figure, height, margin - 0.03, y + side / 2, names[q][:12], "right", "center")
+                _text(figure, height, margin - 0.03, y + side / 2, names[q], "right", "center")
                 _cell(figure, height, margin, y, side, images[q], QUERY)
                 for j in range(k):
                     x = margin + (j + 1 + gap) * side
-                    frame = WRONG if wrong[q, j] else None
+                    frame = WRONG if labelled and wrong[q, j] else PLAIN
                     _cell(figure, height, x, y, side, bank_images[int(indices[q][j])], frame)
         _text(figure, height, margin, 0.05, "query")
-        _text(figure, height, margin + (1 + gap) * side, 0.05, "nearest first; red: another class")
+        legend = "nearest first; red: another class" if labelled else "nearest first"
+        _text(figure, height, margin + (1 + gap) * side, 0.05, legend)
     return paths
 
 
+def _name(target, class_names):
+    if target < 0:
+        return ""
+    return fitted(str(class_names[target]) if class_names is not None else str(target), 0.66)
+
+
 def _text(figure, height, x, y, text, ha="left", va="baseline"):
-    figure.text(x / COLUMN, y / height, text, ha=ha, va=va, fontsize=6)
+    figure.text(x / COLUMN, y / height, text, ha=ha, va=va, fontsize=SMALL, parse_math=False)
 
 
 def _cell(figure, height, x, y, side, image, frame):
@@ -94,9 +105,8 @@ def _cell(figure, height, x, y, side, image, frame):
     image = np.asarray(image)
     ax.imshow(image if image.dtype == np.uint8 else image.clip(0, 1), interpolation="nearest")
     ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(frame is not None)
-    for spine in ax.spines.values():
-        spine.set(color=frame, linewidth=0.6 if frame == QUERY else 1.4)
+    ax.spines[:].set_visible(True)
+    ax.spines[:].set(color=frame, linewidth={QUERY: 0.6, PLAIN: 0.4}.get(frame, 1.4))
 
 
 def neighbours_of_run(
@@ -105,13 +115,14 @@ def neighbours_of_run(
     """`neighbours` of a run: queries from the validation images, neighbours among the training's.
 
     Each query is of another class where there are as many; it is seen once by the run's weak view
-    (the teacher's) and once by its first contrastive view, the bank without augmentation.
+    (the teacher's) and once by its first contrastive view, the bank without augmentation. Without
+    validation images the queries are training images, and no neighbour is the query itself.
 
     Args:
         run: has `cfg` and `backbone()`; see `ressl_plugin.run.Run`.
 
     Raises:
-        UserError: labels or images are missing.
+        UserError: images are missing.
     """
     from torchvision import transforms
 
@@ -121,12 +132,14 @@ def neighbours_of_run(
 
     cfg, backbone = run.cfg, run.backbone()
     size = data.crop_size(cfg)
-    bank, targets = extract(backbone, data.evaluation_loader(cfg, "train"), device)
+    loader = data.evaluation_loader(cfg, "train", need_labels=False)
+    bank, targets = extract(backbone, loader, device)
     stored = round(size * 256 / 224) if size >= 96 else size
     fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
     pictures = transforms.Compose(fit)
-    val = data.open(cfg, "val", pictures, need_labels=True)
-    train = data.open(cfg, "train", pictures, need_labels=True)
+    train = data.open(cfg, "train", pictures)
+    held_out = cfg.data.val_path is not None or cfg.data.dataset in TEST_SETS
+    val = data.open(cfg, "val", pictures) if held_out else train
 
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(val), generator=generator).tolist()
@@ -146,7 +159,10 @@ def neighbours_of_run(
         batch = [(drawn[crop], torch.zeros(len(rows)))]
         features, _ = extract(backbone, batch, device, progress=False)
         seen_by_network = (drawn[crop] * std + mean).permute(0, 2, 3, 1).numpy()
-        panels[name] = (seen_by_network, nearest(features, bank, k).numpy())
+        found = nearest(features, bank, k if held_out else k + 1).numpy()
+        if not held_out:
+            found = np.stack([_others(near, row) for near, row in zip(found, rows)])
+        panels[name] = (seen_by_network, found)
     return neighbours(
         panels,
         _Pictures(train),
@@ -155,6 +171,11 @@ def neighbours_of_run(
         path,
         val.classes,
     )
+
+
+def _others(near, row):
+    """`near` without `row`, or without its last where the view is far from its own image."""
+    return near[near != row][: len(near) - 1]
 
 
 class _Pictures:

@@ -7,7 +7,7 @@ import logging
 from contextlib import contextmanager
 from pathlib import Path
 
-from ressl_plugin import files
+from ressl_plugin import files, packages
 
 COLUMN = 3.3  # width of a column in inches
 # Paul Tol's "muted": ten colours that stay apart under the common colour-vision deficiencies
@@ -16,13 +16,14 @@ PALETTE = (
     "#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777",
 )  # fmt: skip
 MARKERS = "os^DvPX<>p"
+SMALL = 6  # points of labels
 STYLE = {
     "font.size": 7,
     "axes.titlesize": 7,
     "axes.labelsize": 7,
-    "xtick.labelsize": 6,
-    "ytick.labelsize": 6,
-    "legend.fontsize": 6,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
     "axes.linewidth": 0.6,
     "xtick.major.width": 0.6,
     "ytick.major.width": 0.6,
@@ -34,9 +35,37 @@ STYLE = {
 }
 
 
+def need_matplotlib() -> None:
+    """Raises UserError where it is not installed: it is an extra of the package."""
+    packages.need("matplotlib", "drawing")
+
+
+def width_of(text: str, size: float = SMALL) -> float:
+    """Inches that `text` takes at `size` points."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    font.set_size(size, 72)
+    font.set_text(text)
+    return font.get_width_height()[0] / 64 / 72
+
+
+def fitted(text: str, width: float, size: float = SMALL) -> str:
+    """`text`, or as much of it as `width` inches hold, ending in an ellipsis."""
+    if width_of(text, size) <= width:
+        return text
+    lengths = range(len(text) - 1, 0, -1)
+    return next((text[:n] + "…" for n in lengths if width_of(text[:n] + "…", size) <= width), "…")
+
+
 @contextmanager
 def figure_of(height: float, path: str | Path, layout: str | None = "constrained"):
-    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends."""
+    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    need_matplotlib()
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

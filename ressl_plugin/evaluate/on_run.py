@@ -23,6 +23,7 @@ from ressl_plugin.evaluate.subject import (
     with_overrides,
 )
 from ressl_plugin.evaluate.voc import NAME as VOC07
+from ressl_plugin.printing import need_matplotlib
 from ressl_plugin.run import Run
 
 
@@ -167,10 +168,11 @@ def compare(path, overrides, draws=10, device="auto") -> None:
         raise UserError(f"--draws {draws}: at least 2, or there is no spread to state")
     run = with_overrides(path, overrides)
     splits = Splits(run, device_named(device))
+    pixels = splits.pixels()
     representations = {
         method_name(run.cfg): splits.of(run.backbone()),
         "untrained backbone": splits.of(run.backbone(trained=False)),
-        "raw pixels": splits.pixels(),
+        **({} if pixels is None else {"raw pixels": pixels}),
     }
     records = side_by_side(representations, run.cfg.data.dataset, draws=draws)
     table = comparison_table(records)
@@ -254,23 +256,28 @@ def finetune(
 
 
 def figures(path, overrides, device="auto") -> list[Path]:
-    """`ressl figures`: curves, feature space (Fig. 3), neighbours (Fig. 2), as PNG and PDF."""
+    """`ressl figures`: curves, feature space (Fig. 3), neighbours (Fig. 2), as PNG and PDF.
+
+    Labels colour the points and frame the neighbours, where there are any.
+    """
     from ressl_plugin import figures as drawing
 
+    need_matplotlib()
     run = with_overrides(path, overrides)
     folder = run.dir / "figures"
     made = []
     if (run.dir / "metrics.csv").is_file():
         size = run.cfg.method_kwargs.get("queue_size")
         made += drawing.curves(run.dir, folder / "curves", size)
-    splits = Splits(run, device_named(device))
-    images = _sample(splits.loader("train"))  # the paper's are training images, too
-    x, y = features.extract(run.backbone(), images, splits.device)
-    untrained, _ = features.extract(run.backbone(trained=False), images, splits.device)
-    classes = splits.loader("train").dataset.classes
+    place = device_named(device)
+    loader = data.evaluation_loader(run.cfg, "train", need_labels=False)
+    images = _sample(loader)  # the paper's are training images, too
+    x, y = features.extract(run.backbone(), images, place)
+    untrained, _ = features.extract(run.backbone(trained=False), images, place)
+    classes = loader.dataset.classes
     spaces = {"untrained": untrained, method_name(run.cfg): x}
     made += drawing.feature_space(spaces, y, folder / "features", classes)
-    made += drawing.neighbours_of_run(run, folder / "neighbours", splits.device)
+    made += drawing.neighbours_of_run(run, folder / "neighbours", place)
     for file in made:
         print(file)
     return made

@@ -18,6 +18,7 @@ from ressl_plugin.evaluate import features
 from ressl_plugin.run import Run, open_run
 
 log = logging.getLogger(__name__)
+PIXELS = 2**29  # values that are held in memory; the classifier needs several times as much
 
 METHODS = {
     "ressl": "ReSSL",
@@ -101,8 +102,21 @@ class Splits:
         train = features.extract(backbone, self.loader("train"), self.device)
         return (*train, *features.extract(backbone, self.loader("val"), self.device))
 
-    def pixels(self) -> tuple:
-        """The same of raw pixels."""
+    def pixels(self) -> tuple | None:
+        """The same of raw pixels; None, and a message, where they are beyond PIXELS."""
+        loaders = [self.loader(split) for split in ("train", "val")]
+        images = sum(len(loader.dataset) for loader in loaders)
+        each = loaders[0].dataset[0][0].numel()
+        if images * each > PIXELS:
+            log.warning(
+                "raw pixels are left out: %d images of %d values take %.0f GB, at most %.0f are "
+                "compared (CIFAR-10 takes 0.7); a smaller data.image_size takes less",
+                images,
+                each,
+                images * each * 4 / 1e9,
+                PIXELS * 4 / 1e9,
+            )
+            return None
         train = features.raw_pixels(self.loader("train"))
         return (*train, *features.raw_pixels(self.loader("val")))
 

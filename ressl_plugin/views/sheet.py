@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 CELL = 128  # pixels that a large view takes at least; smaller views stay smaller in proportion
 GAP = 8
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (110, 110, 110)
+EDGE = (200, 200, 200)  # around every picture: a white one would have no end on white paper
 
 
 def sheet(images, recipe, views):
@@ -44,7 +45,9 @@ def sheet(images, recipe, views):
                 view = recipe.crops[column - 1]
                 picture = _shown(views[column - 1][row], view)
                 picture = picture.resize([side * scale for side in picture.size], Image.NEAREST)
-            page.paste(picture, (x, top + row * (cell + GAP)))
+            y = top + row * (cell + GAP)
+            pen.rectangle((x - 1, y - 1, x + picture.width, y + picture.height), outline=EDGE)
+            page.paste(picture, (x, y))
         x += width + GAP
     return page
 

@@ -1,0 +1,57 @@
+"""`ressl features RUN OUT.npz`: the features of clean images, for other programs."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from ressl_plugin import data
+from ressl_plugin.errors import UserError
+from ressl_plugin.evaluate.features import extract
+from ressl_plugin.evaluate.subject import device_named, with_overrides
+from ressl_plugin.neighbours import TEST_SETS
+
+
+def save(path, out: Path, overrides, device="auto") -> Path:
+    """Write the run's features, in the order of its data set.
+
+    `out` gets train_features (N, d) float32, train_targets (N,), -1 without label, classes (their
+    names), and val_features, val_targets if the run has validation images.
+
+    Example:
+        >>> with np.load("features.npz") as file:
+        ...     x, y = file["train_features"], file["train_targets"]
+
+    Raises:
+        UserError: no such run, images missing, or a name that is not of an .npz.
+    """
+    out = Path(out)
+    if out.suffix != ".npz" or out.is_dir():
+        raise UserError(f"{out}: the file to write, a name that ends in .npz")
+    run = with_overrides(path, overrides)
+    place, backbone = device_named(device), run.backbone()
+    held_out = run.cfg.data.val_path is not None or run.cfg.data.dataset in TEST_SETS
+    arrays = {}
+    for split in ("train", "val")[: 1 + held_out]:
+        loader = data.evaluation_loader(run.cfg, split, need_labels=False)
+        features, targets = extract(backbone, loader, place)
+        arrays[f"{split}_features"] = features.numpy()
+        arrays[f"{split}_targets"] = targets.numpy()
+        if split == "train":
+            arrays["classes"] = np.array([str(name) for name in loader.dataset.classes], dtype=str)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=out.parent, suffix=".npz", delete=False) as file:
+        try:
+            np.savez(file, **arrays)
+        except BaseException:
+            Path(file.name).unlink()
+            raise
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, out)
+    for name, array in arrays.items():
+        print(f"{name}: {' x '.join(map(str, array.shape))} {array.dtype}")
+    print(out)
+    return out
