@@ -11,7 +11,8 @@ from ressl_plugin.errors import UserError
 
 _WITHOUT = ("table", "data", "export")  # commands that take no overrides
 # commands whose first word is a file of the user's, maybe solo-learn's "name-id-ep=999.ckpt"
-_ON_FILES = ("linear", "knn", "compare", "lowshot", "finetune", "figures", "import")
+_ON_FILES = ("linear", "knn", "compare", "lowshot", "finetune", "features", "figures",
+             "import")  # fmt: skip
 _PLACES = ("--out", "--voc", "--config-path", "-cp", "--config-name", "-cn")  # a path follows
 _OVERRIDE = re.compile(r"[+]{0,2}[A-Za-z_][\w./@:]*=|~[A-Za-z_][\w./@:]*(=|$)")
 
@@ -91,9 +92,11 @@ def read_config(args):
     return names[0], args.overrides
 
 
-def on_a_run(sub):
-    """Arguments of an evaluator."""
+def on_a_run(sub, out=None):
+    """Arguments of an evaluator; `out`: what it writes, if that has to be named."""
     sub.add_argument("run", help="a run directory or a checkpoint in one")
+    if out:
+        sub.add_argument("out", type=Path, help=out)
     sub.add_argument(
         "overrides",
         nargs="*",

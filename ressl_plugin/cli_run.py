@@ -1,4 +1,5 @@
-"""Subcommands that evaluate a run: linear, knn, compare, lowshot, finetune, figures."""
+"""Subcommands that evaluate a run: linear, knn, compare, lowshot, finetune, features,
+figures."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ def linear(commands):
     sub.add_argument("--fast", action="store_true",
                      help="on features extracted once: logistic regression at its optimum, or the "
                           "--protocol that is named")
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1; default: auto")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
 
 
 def knn(commands):
@@ -37,10 +38,12 @@ def knn(commands):
 
     sub = command(commands, "knn", call, help="weighted kNN on features of clean images")
     on_a_run(sub)
-    sub.add_argument("--k", type=int, nargs="+", help="default: a sweep")
-    sub.add_argument("--temperature", type=float, nargs="+", help="default: a sweep")
+    sub.add_argument("--k", type=int, nargs="+", help="neighbours; default: 1 5 10 20 50 100 200")
+    sub.add_argument("--temperature", type=float, nargs="+",
+                     help="T of a neighbour's weight exp(cosine / T); default: 0.02 0.05 0.07 0.1 "
+                          "0.2 0.5 1.0")
     sub.add_argument("--distance", choices=("cosine", "euclidean"), default="cosine",
-                     help="between features")
+                     help="by which neighbours are near")
 
 
 def compare(commands):
@@ -116,6 +119,18 @@ def finetune(commands):
     sub.add_argument("--lr-head", type=float, help=usual)
 
 
+def features(commands):
+    """Add `ressl features`."""
+
+    def call(args):
+        from ressl_plugin.evaluate import save_features
+
+        save_features.save(args.run, args.out, args.overrides, args.device)
+
+    sub = command(commands, "features", call, help="features of clean images into a .npz")
+    on_a_run(sub, out="the .npz to write")
+
+
 def figures(commands):
     """Add `ressl figures`."""
 
@@ -127,4 +142,4 @@ def figures(commands):
     on_a_run(command(commands, "figures", call, help="curves, feature space, neighbours"))
 
 
-COMMANDS = (linear, knn, compare, lowshot, finetune, figures)
+COMMANDS = (linear, knn, compare, lowshot, finetune, features, figures)

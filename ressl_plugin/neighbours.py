@@ -161,7 +161,7 @@ def neighbours_of_run(
         seen_by_network = (drawn[crop] * std + mean).permute(0, 2, 3, 1).numpy()
         found = nearest(features, bank, k if held_out else k + 1).numpy()
         if not held_out:
-            found = np.stack([_others(near, row) for near, row in zip(found, rows)])
+            found = np.stack([others(near, row) for near, row in zip(found, rows)])
         panels[name] = (seen_by_network, found)
     return neighbours(
         panels,
@@ -173,7 +173,7 @@ def neighbours_of_run(
     )
 
 
-def _others(near, row):
+def others(near, row):
     """`near` without `row`, or without its last where the view is far from its own image."""
     return near[near != row][: len(near) - 1]
 

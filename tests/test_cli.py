@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from helpers import image_folder
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ressl_plugin import cli, data, results
-from ressl_plugin.evaluate import recipes
+from ressl_plugin.evaluate import recipes, subject
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -111,6 +112,49 @@ def test_figures_and_table(run, capsys):
     assert cli.main(["table", str(run), "--format", "csv"]) == 0
 
 
+@pytest.fixture(scope="module")
+def unlabelled_run(digits, tmp_path_factory):
+    """A run on a flat folder of images, without labels and validation images."""
+    folder = tmp_path_factory.mktemp("unlabelled")
+    (folder / "images").mkdir()
+    for i, file in enumerate(sorted((digits / "train").rglob("*.png"))[::10]):
+        shutil.copy(file, folder / "images" / f"{i}.png")
+    more = (f"data.train_path={folder}/images", "data.val_path=null", "data.no_labels=true",
+            "max_epochs=1")  # fmt: skip
+    assert cli.main(words(digits, folder / "run", *more)) == 0
+    return folder / "run"
+
+
+def test_figures_need_no_labels(unlabelled_run, capsys):
+    pytest.importorskip("matplotlib", reason="the extra `figures` is not installed")
+    assert cli.main(["figures", str(unlabelled_run)]) == 0
+    made = capsys.readouterr().out.split()
+    assert {"curves.png", "features.png", "neighbours.png"} <= {p.rsplit("/", 1)[-1] for p in made}
+
+
+def test_features_are_written(run, unlabelled_run, digits, tmp_path, capsys):
+    out = tmp_path / "f.npz"
+    assert cli.main(["features", str(run), str(out), "seed=2"]) == 0
+    with np.load(out) as file:
+        assert file["train_features"].shape == (1437, 8)
+        assert file["val_features"].shape == (360, 8) and file["val_features"].dtype == np.float32
+        assert np.bincount(file["val_targets"]).sum() == 360 and len(file["classes"]) == 10
+        assert file["train_features"].std() > 0
+    assert cli.main(["features", str(unlabelled_run), str(out)]) == 0
+    with np.load(out) as file:
+        assert set(file["train_targets"]) == {-1} and "val_features" not in file
+    assert "ends in .npz" in error(capsys, "features", run, tmp_path / "f.csv")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["f.npz"]
+
+
+def test_raw_pixels_are_bounded(run, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(subject, "PIXELS", 1000)
+    assert cli.main(["compare", str(run), "--draws", "2"]) == 0
+    assert "raw pixels are left out: 1797 images of" in caplog.text
+    out = capsys.readouterr().out
+    assert "untrained backbone" in out and "raw pixels" not in out
+
+
 def test_linear_by_recipe_and_by_protocol(run, digits, tmp_path, capsys):
     recipe = tmp_path / "linear.yaml"
     recipe.write_text(
@@ -206,6 +250,24 @@ def test_a_contact_sheet_of_the_views(digits, tmp_path, backend):
     assert cli.main(words) == 0
     with Image.open(out) as sheet:
         assert len(sheet.convert("L").getcolors(1 << 20)) > 20  # a picture, not a blank page
+
+
+@pytest.mark.parametrize("name", ["v.xyz", "v", "folder.png"])
+def test_a_contact_sheet_is_a_picture(tmp_path, capsys, name):
+    (tmp_path / "folder.png").mkdir()
+    assert "the name of a picture" in error(capsys, "views", "digits/ressl", "--out",
+                                            tmp_path / name)  # fmt: skip
+
+
+def test_help_gives_the_defaults(capsys):
+    for name, wanted in (("knn", "1 5 10 20 50 100 200"), ("lowshot", "16 32 64 full"),
+                         ("finetune", "default: 20"), ("views", "default: views.png"),
+                         ("benchmark", "default: 1 2 3")):  # fmt: skip
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        out = " ".join(capsys.readouterr().out.split())
+        assert wanted in out
+        assert "default: False" not in out and "default: []" not in out
 
 
 def test_printing_the_config_trains_nothing(digits, tmp_path, capsys):

@@ -8,7 +8,7 @@ from PIL import Image
 from ressl_plugin import data, figures
 from ressl_plugin.config import finish, load
 from ressl_plugin.errors import UserError
-from ressl_plugin.neighbours import WRONG, nearest, neighbours_of_run
+from ressl_plugin.neighbours import WRONG, nearest, neighbours_of_run, others
 
 
 def red(path):
@@ -60,10 +60,27 @@ def test_a_run_shows_its_weak_and_contrastive_views(tmp_path):
     assert paths[0].read_bytes() != other[0].read_bytes()
 
 
-def test_labels_are_needed(tmp_path):
+@pytest.mark.parametrize("rows", [[0], [3, 1]])
+def test_a_query_out_of_the_bank_is_not_its_own_neighbour(rows):
+    bank = torch.eye(5)
+    near = np.stack([others(nearest(bank[[r]], bank, 4).numpy()[0], r) for r in rows])
+    assert near.shape == (len(rows), 3) and not any(r in found for r, found in zip(rows, near))
+    assert others(np.array([2, 1, 0]), row=4).tolist() == [2, 1]
+
+
+def test_a_white_picture_has_an_edge(tmp_path):
+    white = np.full((3, 8, 8, 3), 255, dtype=np.uint8)
+    panel = {"weak": (white[:1], np.array([[0, 1, 2]]))}
+    png, _ = figures.neighbours(panel, white, [0, 0, 0], [0], tmp_path / "n")
+    grey = np.asarray(Image.open(png).convert("L"))
+    row = grey[len(grey) // 2] < 250
+    assert np.count_nonzero(row[1:] & ~row[:-1]) >= 8  # two edges of four pictures
+
+
+def test_without_labels_nothing_is_wrong(tmp_path):
     picture = np.zeros((2, 4, 4, 3))
     panel = {"weak": (picture, np.array([[0], [1]]))}
-    with pytest.raises(UserError, match="no labels"):
-        figures.neighbours(panel, picture, [0, -1], [0, 1], tmp_path / "n")
+    png, _ = figures.neighbours(panel, picture, [-1, -1], [-1, 1], tmp_path / "n")
+    assert red(png) == 0
     with pytest.raises(UserError, match="no query"):
         figures.neighbours({}, picture, [0, 1], [], tmp_path / "n")

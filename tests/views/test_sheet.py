@@ -40,6 +40,15 @@ def test_original_and_views_stand_side_by_side_at_four_times_their_size():
         assert len(places) == 3 and len({y for y, _ in places}) == 1, i
 
 
+def test_a_white_picture_has_an_edge():
+    plain = {"crop_size": 32, "mean": [0.4] * 3, "std": [0.2] * 3}
+    recipe = read([{**plain, "role": "student"}, {**plain, "role": "teacher"}])
+    white = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
+    page = np.asarray(sheet(white, recipe, [torch.full((1, 3, 32, 32), 3.0)] * 2).convert("L"))
+    row = page[-70]  # across all pictures
+    assert np.count_nonzero(row < 250) == 6
+
+
 def test_small_crops_are_shown_small_and_every_row_is_there():
     recipe = read([{"preset": "multicrop4", "crop_size": 32}])
     one, three = (sheet(images(n), recipe, draw(recipe)(images(n))) for n in (1, 3))
