@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -43,14 +42,13 @@ def save(path, out: Path, overrides, device="auto") -> Path:
         if split == "train":
             arrays["classes"] = np.array([str(name) for name in loader.dataset.classes], dtype=str)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=out.parent, suffix=".npz", delete=False) as file:
-        try:
+    partial = out.with_name(f".{out.name}")
+    try:
+        with partial.open("wb") as file:
             np.savez(file, **arrays)
-        except BaseException:
-            Path(file.name).unlink()
-            raise
-    os.chmod(file.name, 0o644)
-    os.replace(file.name, out)
+        os.replace(partial, out)
+    finally:
+        partial.unlink(missing_ok=True)
     for name, array in arrays.items():
         print(f"{name}: {' x '.join(map(str, array.shape))} {array.dtype}")
     print(out)
