@@ -219,7 +219,11 @@ def _temporary(path) -> Path:
 
 
 class _Remembering(io.RawIOBase):
-    """Passes bytes on; keeps what ended a write, which torch may replace by an error of its own."""
+    """Passes bytes on; keeps what ended a write, which torch may replace by an error of its own.
+
+    After that it takes everything: an archive that is not finished is when it is deleted, perhaps
+    when the file is closed, and an exception in there would abort the process.
+    """
 
     def __init__(self, file):
         self.file, self.error = file, None
@@ -228,6 +232,8 @@ class _Remembering(io.RawIOBase):
         return True
 
     def write(self, data):
+        if self.error is not None:
+            return len(memoryview(data).cast("B"))
         try:
             return self.file.write(data)
         except BaseException as error:  # a signal's, too
@@ -240,8 +246,9 @@ def _write(path, state):
         remembering = _Remembering(file)
         try:
             torch.save(state, remembering)
-        except Exception as error:
-            raise (remembering.error or _first(error)) from None
+        except BaseException as error:
+            remembering.error = remembering.error or _first(error)
+            raise remembering.error from None
         file.flush()
         os.fsync(file.fileno())
 
@@ -264,7 +271,7 @@ def _made_room(error: OSError, path) -> bool:
     return True
 
 
-def _first(error: Exception) -> BaseException:
+def _first(error: BaseException) -> BaseException:
     """What ended torch.save: its archive, cut off by that, ends with a complaint of its own."""
     cut_off = isinstance(error, RuntimeError) and "inline_container" in str(error)
     return error.__context__ if cut_off and error.__context__ is not None else error

@@ -1,6 +1,7 @@
 """Nothing that happens to a disk or a writer loses the last good checkpoint."""
 
 import errno
+import gc
 import io
 import os
 import resource
@@ -266,6 +267,27 @@ def test_what_ends_a_save_is_what_is_raised(run, monkeypatch, at):
         checkpoint.save(run / "last.ckpt", state(NEW))
     assert found.value is died
     monkeypatch.undo()
+    assert same(checkpoint.load(run), OLD)
+
+
+def test_an_exception_between_two_writes_does_not_abort_the_process(run, monkeypatch):
+    """torch's archive, not finished, is written to the end when it is deleted: after the close."""
+    died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    def dies(*_):
+        raise died
+
+    monkeypatch.setattr(torch.serialization._open_zipfile_writer_buffer, "__exit__", dies)
+
+    def work():
+        try:
+            checkpoint.save(run / "last.ckpt", state(NEW))
+        except RuntimeError as found:
+            assert found is died
+        died.__traceback__ = None
+        gc.collect()
+
+    assert in_child(work) == 0
     assert same(checkpoint.load(run), OLD)
 
 
