@@ -10,6 +10,7 @@ from torch import nn
 
 from ressl_plugin import checkpoint, run
 from ressl_plugin.checkpoint import Loaded
+from ressl_plugin.checkpoint_schema import check_training
 from ressl_plugin.data import identity
 from ressl_plugin.errors import UserError
 from ressl_plugin.plain import config_differences, plain_config
@@ -43,6 +44,7 @@ def resume_from(cfg: DictConfig, data: dict) -> Loaded | None:
         return None
     source = checkpoint.find(folder if cfg.resume is True else cfg.resume)
     found = Loaded(source, checkpoint.load(source))
+    check_training(source, found.state)
     check_same_config(found, cfg)
     check_same_data(source, found.state, cfg, data)
     return found

@@ -18,6 +18,7 @@ from torch import nn
 
 from ressl_plugin import backbone as backbones
 from ressl_plugin import checkpoint, config, distributed, yaml_files
+from ressl_plugin.checkpoint_schema import check_weights
 from ressl_plugin.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -42,6 +43,7 @@ class Run:
     @cached_property
     def _read(self) -> tuple:
         saved = checkpoint.load(self.file)  # its optimizer's state is not kept
+        check_weights(self.file, saved)
         return saved["state_dict"], None if "imported" in saved else epochs_trained(saved)
 
     @property

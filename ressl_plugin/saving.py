@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin import checkpoint, distributed
 from ressl_plugin.boundaries import can_resume_here, followed_by
+from ressl_plugin.checkpoint_schema import check_optimizers
 from ressl_plugin.errors import CheckpointError, NotSaved, RunFault
 from ressl_plugin.plain import plain_config
 from ressl_plugin.plain_values import to_plain
@@ -222,6 +223,8 @@ class CheckpointCallback(Callback):
 
     def on_train_start(self, trainer, pl_module):
         self._install_handlers()
+        if trainer.ckpt_path:
+            check_optimizers(trainer.ckpt_path, trainer.optimizers)
         if self._settings is not None:
             apply_settings(trainer, *self._settings, self._factor)
         states, self._states = self._states, None
