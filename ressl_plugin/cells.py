@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from pathlib import Path
 
 from ressl_plugin.evaluate.subject import method_name
 from ressl_plugin.evaluate.voc import NAME as VOC
-from ressl_plugin.paper import SMALL, TABLES
+from ressl_plugin.paper import (
+    EPOCHS,
+    SMALL,
+    SUPERVISED_EPOCHS,
+    TABLES,
+    TEST_SETS,
+    TRAINING_SETS,
+)
 from ressl_plugin.views import recipe
 
 # Tables 6 to 10 spell one method otherwise
@@ -68,9 +76,9 @@ def cell(number: int, cfg: Mapping, record: Mapping) -> tuple | None:
     if cfg.get("method") != "ressl":
         return None  # Tables 2 to 5 are ablations of ReSSL
     if number == 2:
-        return (data, _number(kwargs["temperature_q"])), _number(kwargs["temperature_k"])
+        return (data, _number(kwargs.get("temperature_q"))), _number(kwargs.get("temperature_k"))
     if number == 5:
-        return data, int(kwargs["queue_size"])
+        return data, kwargs.get("queue_size")
     ops = teacher_ops(cfg)
     if number == 4:
         return ops, data
@@ -93,7 +101,8 @@ def misfit(number: int, cfg: Mapping) -> str | None:
     if cfg.get("method") == "ressl" and number <= 5 and data in SMALL:
         tau_t = TABLE_5_TAU_T if number == 5 else RECIPE_TAU_T[data]
         held = {"queue_size": RECIPE_K[data], "temperature_q": 0.1, "temperature_k": tau_t}
-        varied = {2: ("temperature_q", "temperature_k"), 5: ("queue_size",)}.get(number, ())
+        temperatures = ("temperature_q", "temperature_k")
+        varied = {2: temperatures, 3: temperatures, 5: ("queue_size",)}.get(number, ())
         for key in held.keys() - varied:
             found[key], wanted[key] = kwargs.get(key), held[key]
         if number not in (3, 4):
@@ -102,13 +111,71 @@ def misfit(number: int, cfg: Mapping) -> str | None:
     return ", ".join(f"{k}={found[k]} instead of {wanted[k]}" for k in differing) or None
 
 
-def paper_number(cfg: Mapping, record: Mapping) -> tuple[float, int] | None:
+def deviations(
+    number: int, cfg: Mapping, record: Mapping, trained_on: Mapping | None = None
+) -> list[str]:
+    """What the number of a record is of that the paper's is not: fewer epochs, other images.
+
+    Args:
+        number: of the table; cfg: the run's config; record: of its results.json.
+        trained_on: the identity of the images that the run was trained on (`data.identify`).
+
+    What a record does not say (those of version 0.1.0 know no images) is not counted.
+    """
+    found = []
+    if cfg.get("method") != "random":
+        wanted = SUPERVISED_EPOCHS.get(number) if cfg.get("method") == "supervised" else None
+        wanted = wanted or EPOCHS
+        epochs = record.get("epochs", cfg.get("max_epochs"))
+        if epochs is not None and epochs != wanted:
+            found.append(f"{epochs} epochs instead of {wanted}")
+    return found + other_images(record) + _trained_on_others(cfg, trained_on)
+
+
+def _trained_on_others(cfg: Mapping, trained_on: Mapping | None) -> list[str]:
+    images = (trained_on or {}).get("images")
+    usual = TRAINING_SETS.get(cfg["data"]["dataset"])
+    if not images or not usual or images == usual:
+        return []
+    return [f"trained on {images} images instead of {usual}"]
+
+
+def other_images(record: Mapping) -> list[str]:
+    """Half a sentence about the images that a record is of, if they are not the paper's."""
+    seen, usual = (record.get("data_sets") or {}).get("val"), TEST_SETS.get(record["data"])
+    if not seen or not usual or (seen["images"], seen["classes"]) == usual:
+        return []
+    return [
+        f"evaluated on {seen['images']} images of {seen['classes']} classes "
+        f"instead of {usual[0]} of {usual[1]}"
+    ]
+
+
+def data_name(cfg: Mapping, record: Mapping) -> str:
+    """The name of the images that a record is of; a folder's own name where the data set has none.
+
+    `datasets/digits/train` is digits.
+    """
+    data = cfg.get("data") or {}
+    if record["data"] not in ("custom", "npz") or not isinstance(data.get("train_path"), str):
+        return record["data"]
+    place = Path(data["train_path"])
+    name = place.parent.name if place.stem.lower() in ("train", "training") else place.stem
+    return name or record["data"]
+
+
+def paper_number(
+    cfg: Mapping, record: Mapping, trained_on: Mapping | None = None
+) -> tuple[float, int] | None:
     """(value, number of the table) of the paper's cell that a record can be set beside, if any.
 
-    The run must be one of the table (`misfit`); how many epochs it had is not asked, the paper's
-    have 200. A run of several tables is set beside the first.
+    The run must be one of the table (`misfit`), trained and evaluated on the paper's images; how many
+    epochs it had is not asked, the paper's have 200. A run of several tables is set beside the
+    first.
     """
     if not cfg or record.get("representation"):
+        return None
+    if other_images(record) or _trained_on_others(cfg, trained_on):
         return None
     for number in (n for n in TABLES if misfit(n, cfg) is None):
         place = cell(number, cfg, record)

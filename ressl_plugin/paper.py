@@ -24,6 +24,21 @@ class PaperTable:
         return self.values.get(row, {}).get(column)
 
 
+# images and classes that the paper evaluates on, and images that it pre-trains on
+TEST_SETS = {
+    "cifar10": (10_000, 10),
+    "cifar100": (10_000, 100),
+    "stl10": (8_000, 10),
+    "tiny-imagenet": (10_000, 200),
+    "imagenet": (50_000, 1000),
+    "voc07": (4_952, 20),
+}
+TRAINING_SETS = {"cifar10": 50_000, "cifar100": 50_000, "stl10": 105_000,
+                 "tiny-imagenet": 100_000, "imagenet": 1_281_167}  # fmt: skip
+EPOCHS = 200
+SUPERVISED_EPOCHS = {6: 120, 9: 90}  # of the row in these tables
+GRID = 14  # pairs of temperatures in Table 2, of which Table 3 takes the best
+
 SMALL = ("cifar10", "cifar100", "stl10", "tiny-imagenet")
 LINEAR = "linear top-1"
 

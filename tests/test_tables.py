@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import results, tables
 from ressl_plugin.data import identity
+from ressl_plugin.data import identity
 from ressl_plugin.errors import UserError
 from ressl_plugin.paper import TABLES
 
@@ -128,6 +129,7 @@ def test_low_shot_and_fine_tuning_are_found(tmp_path):
     five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
     run = make_run(tmp_path, "a", records, data__dataset="imagenet", backbone__name="resnet50",
                    augmentations=five)  # fmt: skip
+    assert {row["data"] for row in rows_of(tables.table([run], "csv"))} == {"voc07", "imagenet"}
     found = [(row["paper"], row["table"]) for row in rows_of(tables.table([run], "csv"))]
     assert found == [("79.17", "9"), ("86.31", "9"), ("57.90", "10")]
 
@@ -196,7 +198,7 @@ def test_a_paper_table_with_our_cells(tmp_path):
     assert cells["cifar10, 0.1", "0.01"]["difference"] == "-0.35"
     assert cells["stl10, 0.2", "0.07"] == {
         "row": "stl10, 0.2", "column": "0.07", "ours": "", "spread": "", "paper": "85.28",
-        "difference": "",
+        "difference": "", "note": "",
     }  # fmt: skip
     assert len(cells) == 8 * 7 + 1
 
@@ -207,6 +209,83 @@ def test_every_paper_table_is_printed_without_runs(which, format):
     assert tables.paper_table(which, [], format).count("\n") > 3
 
 
+def number(run, value, images=10_000, classes=10, digest="a", **more):
+    """A linear record that knows its images."""
+    seen = {"images": images, "classes": classes, "digest": digest}
+    results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1", "value": value,
+                         "data": "cifar10", "data_sets": {"val": seen}, **more})  # fmt: skip
+
+
+def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
+    short = make_run(tmp_path, "short", [], max_epochs=1)
+    number(short, 23.0, images=300, classes=3, epochs=1)
+    identity.keep(short, {"images": 600, "classes": 3, "digest": "b"})
+    whole = make_run(tmp_path, "whole", [], method="simclr")
+    number(whole, 84.0, epochs=200)
+    text = tables.paper_table(1, [short, whole])
+    assert "23.00* [90.20, -67.20]" in text and "84.00 [84.92, -0.92]" in text
+    assert (
+        "* 1 epochs instead of 200; evaluated on 300 images of 3 classes instead of 10000 of 10; "
+        "trained on 600 images instead of 50000: ReSSL / cifar10\n"
+    ) in text
+    (row,) = [r for r in rows_of(tables.paper_table(1, [short], "csv")) if r["ours"]]
+    assert row["note"].startswith("1 epochs instead of 200")
+    assert "% * 1 epochs" in tables.paper_table(1, [short], "latex")
+    first, second = rows_of(tables.table([short, whole], "csv"))
+    assert (first["images"], first["epochs"], first["paper"]) == ("300", "1", "")
+    assert (second["images"], second["paper"]) == ("10000", "84.92")
+
+
+def test_a_number_of_other_images_replaces_none(tmp_path):
+    run = make_run(tmp_path, "a", [])
+    number(run, 89.0)
+    number(run, 99.0, images=50_000, digest="b")
+    lines = rows_of(tables.table([run], "csv"))
+    assert [(line["ours"], line["images"]) for line in lines] == [
+        ("89.00", "10000"), ("99.00", "50000")]  # fmt: skip
+    assert "89.00 [90.20, -1.20]" in tables.paper_table(1, [run])
+    number(run, 89.5)  # the same images again
+    assert [line["ours"] for line in rows_of(tables.table([run], "csv"))] == ["99.00", "89.50"]
+
+
+def test_pixels_and_untrained_weights_have_no_epochs_and_knn_one_name(tmp_path):
+    run = make_run(tmp_path, "a", [("knn", "k=20 cosine T=0.07", "top1", 80.0)])
+    for name, more in (("ReSSL", {"epochs": 200}), ("untrained backbone", {}), ("raw pixels", {})):
+        results.append(run, {"evaluator": "knn", "protocol": "kNN, k=20 T=0.07", "metric": "top1",
+                             "value": 80.0, "data": "cifar10", "representation": name, **more})
+    number(run, 89.0)
+    lines = rows_of(tables.table([run, make_run(tmp_path, "b", [])], "csv"))
+    assert [(line["method"], line["epochs"]) for line in lines[-3:]] == [
+        ("untrained backbone", ""), ("raw pixels", ""), ("ReSSL", "200")]  # fmt: skip
+    knn = [line for line in lines if line["method"] == "ReSSL" and "knn" in line["evaluation"]]
+    assert {line["evaluation"] for line in knn} == {"knn: k=20 cosine T=0.07"}
+
+
+def test_a_folder_has_its_own_name_and_a_run_without_records_a_warning(tmp_path, caplog):
+    runs = [
+        make_run(tmp_path, name, LINEAR, data={"dataset": "custom", "train_path": path})
+        for name, path in (("a", "datasets/digits/train"), ("b", "/data/photos"), ("c", "p/tr.npz"))
+    ]
+    lines = rows_of(tables.table([*runs, make_run(tmp_path, "empty", [])], "csv"))
+    assert [line["data"] for line in lines] == ["digits", "photos", "tr"]
+    assert "empty: no results" in caplog.text
+
+
+def test_table_3_shows_the_best_of_the_grid(tmp_path):
+    runs = [
+        make_run(tmp_path, f"{tau}", [("linear", "small", "top1", value)],
+                 augmentations=[STRONG, STRONG], method_kwargs__temperature_k=tau)
+        for tau, value in ((0.01, 80.0), (0.02, 86.0), (0.03, 85.0))
+    ]  # fmt: skip
+    text = tables.paper_table(3, runs)
+    assert "86.00* [86.17, -0.17]" in text
+    assert "* the best of 3 of 14 pairs of temperatures: contrastive / cifar10" in text
+    other = make_run(tmp_path, "x", LINEAR, augmentations=[STRONG, STRONG], max_epochs=20,
+                     method_kwargs__temperature_k=0.02)  # fmt: skip
+    with pytest.raises(UserError, match="differ in more than the seed"):
+        tables.paper_table(3, [*runs, other])
+
+
 def test_every_ablation_and_its_cell(tmp_path):
     runs = [
         make_run(tmp_path, "a", LINEAR, augmentations=[STRONG, STRONG]),
@@ -215,7 +294,7 @@ def test_every_ablation_and_its_cell(tmp_path):
         make_run(tmp_path, "c", LINEAR, **TINY,
                  augmentations=[STRONG, {**WEAK, "grayscale": {"prob": 0.2}}]),
     ]  # fmt: skip
-    assert "89.00 [86.17, +2.83]" in tables.paper_table(3, runs)
+    assert "89.00* [86.17, +2.83]" in tables.paper_table(3, runs)
     assert "89.00 [42.28, +46.72]" in tables.paper_table(4, runs)
     assert "89.00 [89.37, -0.37]" in tables.paper_table(5, runs)
 
@@ -291,4 +370,7 @@ def test_runs_without_results_and_broken_ones(tmp_path):
         tables.paper_table(11)
     (tmp_path / "a" / "config.yaml").write_text("a: [")
     with pytest.raises(UserError, match=r"config\.yaml: not a config"):
+        tables.table([tmp_path / "a"])
+    (tmp_path / "a" / "config.yaml").write_text("data: 5")
+    with pytest.raises(UserError, match=r"config\.yaml: data=5: not a mapping"):
         tables.table([tmp_path / "a"])
