@@ -169,8 +169,8 @@ def paper_number(
 ) -> tuple[float, int] | None:
     """(value, number of the table) of the paper's cell that a record can be set beside, if any.
 
-    The run must be one of the table (`misfit`), trained and evaluated on the paper's images; how many
-    epochs it had is not asked, the paper's have 200. A run of several tables is set beside the
+    The run must be one of the table (`misfit`), trained and evaluated on the paper's images; how
+    many epochs it had is not asked, the paper's have 200. A run of several tables is set beside the
     first.
     """
     if not cfg or record.get("representation"):

@@ -210,7 +210,8 @@ def _weights(record) -> tuple:
 
 def _weight_of(record, weights) -> tuple:
     """Of several records for one cell the greatest is shown: of the weights evaluated last, on the
-    paper's images, by the protocol itself rather than by a recipe, and that rather than on features extracted once."""
+    paper's images, by the protocol itself rather than by a recipe, and that rather than on features
+    extracted once."""
     protocol = record["protocol"]
     if record["evaluator"] == "lowshot":
         return _weights(record) == weights, True, int("as PCL" in protocol)

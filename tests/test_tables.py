@@ -8,7 +8,6 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import results, tables
 from ressl_plugin.data import identity
-from ressl_plugin.data import identity
 from ressl_plugin.errors import UserError
 from ressl_plugin.paper import TABLES
 
@@ -212,8 +211,8 @@ def test_every_paper_table_is_printed_without_runs(which, format):
 def number(run, value, images=10_000, classes=10, digest="a", **more):
     """A linear record that knows its images."""
     seen = {"images": images, "classes": classes, "digest": digest}
-    results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1", "value": value,
-                         "data": "cifar10", "data_sets": {"val": seen}, **more})  # fmt: skip
+    results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
+                         "value": value, "data": "cifar10", "data_sets": {"val": seen}, **more})  # fmt: skip
 
 
 def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
