@@ -42,7 +42,9 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
         out: directory of the cells and of benchmark.md, benchmark.tex.
 
     Raises:
-        UserError: unknown method, a recipe that cannot work, a cell of another config in `out`.
+        UserError: unknown method, a recipe that cannot work, a cell of another config in `out`,
+            images or labels that are not there.
+        RunFault: a cell failed; the others are in the table.
     """
     base = config.finish(config.load(target, overrides))
     settings = read_methods(base)
@@ -55,14 +57,14 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
     cells = [cell_config(base, name, settings[name], seed, out) for name, seed in plan]
     for cfg in cells:
         sweep.same_experiment(cfg)
-    for i, cfg in enumerate(cells, 1):
-        print(f"[{i}/{len(cells)}] {cfg.run_dir}", flush=True)
-        run_cell(cfg)
-    folders = [Path(cfg.run_dir) for cfg in cells]
+    sweep.check_images(cells)
+    failed = sweep.each(cells, run_cell)
+    folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
     text = table(folders, settings)
     run.write_text(Path(out) / "benchmark.md", text)
     run.write_text(Path(out) / "benchmark.tex", table(folders, settings, "latex"))
     print(text, end="")
+    sweep.report(failed, cells)
     return text
 
 
@@ -78,7 +80,7 @@ def cell_config(base: DictConfig, method: str, settings: dict, seed: int, out: P
     """The complete config of one training."""
     cfg = OmegaConf.to_container(base)
     cfg.update(
-        method=method,
+        method=settings.get("method", method),
         name=f"{method}-seed{seed}",
         seed=seed,
         run_dir=str(Path(out) / f"{method}-seed{seed}"),
@@ -113,9 +115,14 @@ def views(base: DictConfig, kind: str) -> list[dict]:
         return [{**student, "num_crops": 2}]
     if kind == "pair":
         return [{**student, "num_crops": 1}, {**teacher, "num_crops": 1}]
+    if kind == "multicrop":  # SwAV's: two views and six of less than half the side
+        area = lambda low, high: {**student["rrc"], "crop_min_scale": low, "crop_max_scale": high}
+        size = round(student["crop_size"] * 96 / 224)
+        small = {**student, "crop_size": size, "num_crops": 6, "rrc": area(0.05, 0.14)}
+        return [{**student, "num_crops": 2, "rrc": area(0.14, 1.0)}, small]
     if kind == "weak":
         return [{**teacher, "num_crops": 2}]
-    raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair or weak")
+    raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair, weak or multicrop")
 
 
 def run_cell(cfg: DictConfig) -> None:

@@ -14,7 +14,7 @@ def paper(commands):
         from ressl_plugin import reproduce
 
         reproduce.reproduce(args.name, args.overrides, args.out, args.data, args.fast, args.voc,
-                            args.device)  # fmt: skip
+                            args.device, args.labels, args.cells, args.plan)  # fmt: skip
 
     sub = command(commands, "paper", call, help="a table or figure of the paper, run and printed")
     sub.add_argument("name", help="table1 ... table10, figure2, figure3, or a YAML file")
@@ -23,6 +23,9 @@ def paper(commands):
     sub.add_argument("--out", type=Path, default=Path("runs/paper"), help="folder of the runs")
     sub.add_argument("--fast", action="store_true", help="linear: on features extracted once")
     sub.add_argument("--voc", type=Path, help="VOCdevkit folder, for Table 9")
+    sub.add_argument("--labels", nargs="+", help="for Table 10: shares, or lists of image names")
+    sub.add_argument("--cells", nargs="+", help="only these, as --plan names them")
+    sub.add_argument("--plan", action="store_true", help="list cells and commands, run nothing")
     sub.add_argument("--device", default="auto", help="of the evaluators: auto, cpu, cuda, cuda:1")
 
 

@@ -110,7 +110,13 @@ def _cell(figure, height, x, y, side, image, frame):
 
 
 def neighbours_of_run(
-    run, path: str | Path, device="cpu", queries: int = 5, k: int = 10, seed: int = 0
+    run,
+    path: str | Path,
+    device="cpu",
+    queries: int = 5,
+    k: int = 10,
+    seed: int = 0,
+    split: str = "val",
 ) -> list[Path]:
     """`neighbours` of a run: queries from the validation images, neighbours among the training's.
 
@@ -138,7 +144,8 @@ def neighbours_of_run(
     fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
     pictures = transforms.Compose(fit)
     train = data.open(cfg, "train", pictures)
-    held_out = cfg.data.val_path is not None or cfg.data.dataset in TEST_SETS
+    there = cfg.data.val_path is not None or cfg.data.dataset in TEST_SETS
+    held_out = split == "val" and there
     val = data.open(cfg, "val", pictures) if held_out else train
 
     generator = torch.Generator().manual_seed(seed)

@@ -2,12 +2,13 @@
 
 The files are in scripts/ablation and scripts/paper:
 
-    table: 4                      of the paper; a figure has none
+    table: 4                      of the paper, or
+    figure: 2                     of the paper, 2 or 3
     evaluate: {linear: {}}        evaluators and their settings, those of EVALUATORS
     operations: {name: override}  short names for overrides, used in `cells`
     groups:                       lists of
       - recipe: cifar/ressl       with
-        words: [key=value]        for the whole group, and one of
+        words: [key=value]        or operations, for the whole group, and one of
         sweep: [key=a,b]          every combination (Hydra's grammar, as `ressl pretrain -m`)
         cells: {name: [words]}    named ones
         methods: [simclr]         by scripts/benchmark/methods.yaml; random: the untrained network
@@ -82,7 +83,9 @@ def read(name: str) -> dict:
     if not {"groups", "evaluate"} <= spec.keys():
         raise UserError(f"{path}: not the description of a table: `groups` and `evaluate` needed")
     with within(path):
-        _only(spec, ("table", "evaluate", "operations", "groups"))
+        _only(spec, ("table", "figure", "evaluate", "operations", "groups"))
+        if spec.get("figure", 2) not in (2, 3):
+            raise UserError(f"figure: {spec['figure']!r}: must be 2 or 3")
         if "table" in spec and (type(spec["table"]) is not int or spec["table"] not in TABLES):
             raise UserError(
                 f"table: {spec['table']!r}: must be a number from {min(TABLES)} to {max(TABLES)}; "
@@ -200,7 +203,7 @@ def _check_group(group, operations: dict) -> None:
         )
     with within("words"):
         for word in _list(group.get("words", []), "key=value"):
-            _override(word)
+            _override(word, operations)
     kinds = [kind for kind in KINDS if kind in group]
     if len(kinds) != 1:
         raise UserError(f"{' and '.join(kinds) or 'no cells'}: one of {', '.join(KINDS)} needed")

@@ -8,6 +8,7 @@ cell's name in common; the same training under another name is another cell.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import finetune, lowshot
 from ressl_plugin.plain import config_differences
 
+# Table 3 takes the best one of them
+TEMPERATURES = ("method_kwargs.temperature_q", "method_kwargs.temperature_k")
 FORMATS = {"markdown": "md", "latex": "tex", "csv": "csv"}
 
 
@@ -31,10 +34,14 @@ def reproduce(
     fast: bool = False,
     voc: Path | None = None,
     device: str = "auto",
+    labels: list[str] | None = None,
+    chosen: list[str] | None = None,
+    dry: bool = False,
 ) -> str:
     """Run what is missing of a table or figure; print the table and write it under `out`.
 
-    The file, the overrides, and the cells that are there are checked before the first training.
+    The file, the overrides, the cells that are there and the images are checked before the first
+    training. A cell that fails does not keep the others from being run.
 
     Args:
         name: table1 ... table10, figure2, figure3, or a YAML file.
@@ -42,10 +49,17 @@ def reproduce(
         only: data sets (`data.dataset`) to be run; None: all. The table shows every cell there is.
         fast: linear classifiers on features extracted once.
         voc: the VOCdevkit folder, for Table 9.
+        labels: for Table 10, shares or lists of images in place of the file's, as SimCLR's.
+        chosen: cells, as `cifar-ressl/simclr`; None: all.
+        dry: train nothing, print the cells, what is done of each and its command.
 
     Raises:
         UserError: no such table, a mistake in its file, an override that cannot work, a cell of
             another config in `out`, data or a device that is not there.
+        RunFault: a cell failed; the others are in the table.
+
+    Example:
+        >>> reproduce("table1", ["data.download=true"], only=["cifar10"])  # doctest: +SKIP
     """
     from ressl_plugin.evaluate.subject import device_named
 
@@ -55,16 +69,72 @@ def reproduce(
         planned = cells(spec, list(overrides), out)
         if "table" in spec:
             _check_places(spec["table"], planned)
-        wanted = _of_data(planned, only, name)
+        wanted = _chosen(_of_data(planned, only, name), chosen, out)
         for cfg in wanted:
             sweep.same_experiment(cfg)
-        if "lowshot" in spec["evaluate"]:
+        if labels and "finetune" in spec["evaluate"]:
+            for word in labels:
+                finetune.labels_named(word)
+            spec["evaluate"]["finetune"]["labels"] = labels
+        if not dry and "lowshot" in spec["evaluate"]:
             _check_voc(voc)
-    for i, cfg in enumerate(wanted, 1):
-        print(f"[{i}/{len(wanted)}] {cfg.run_dir}", flush=True)
+        if not dry:
+            sweep.check_images(wanted, labels="lowshot" not in spec["evaluate"])
+    if dry:
+        options = [*(["--fast"] if fast else []), *(["--voc", str(voc)] if voc else []),
+                   *(["--labels", *labels] if labels else [])]  # fmt: skip
+        text = "".join(_planned(name, overrides, out, options, spec, cfg, fast) for cfg in wanted)
+        print(text, end="")
+        return text
+
+    def work(cfg):
         train(cfg)
         for evaluator, settings in spec["evaluate"].items():
             evaluate(Path(cfg.run_dir), evaluator, settings, fast, voc, device)
+
+    failed = sweep.each(wanted, work)
+    text = _printed(spec, planned, out, device) if not failed or "table" in spec else ""
+    sweep.report(failed, wanted)
+    return text
+
+
+def _chosen(planned: list[DictConfig], names: list[str] | None, out: Path) -> list[DictConfig]:
+    known = {str(Path(cfg.run_dir).relative_to(out)): cfg for cfg in planned}
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        raise UserError(f"--cells {' '.join(unknown)}: there are {', '.join(known)}")
+    return [cfg for name, cfg in known.items() if not names or name in names]
+
+
+def _planned(name, overrides, out, options, spec, cfg, fast) -> str:
+    """The lines of `--plan` about one cell."""
+    folder = Path(cfg.run_dir)
+    wanted = 1 if cfg.method == "random" else cfg.max_epochs
+    if sweep.finished(folder, wanted):
+        state = "trained"
+    elif run.has_checkpoint(folder):
+        state = f"{run.open_run(folder).epochs} of {cfg.max_epochs} epochs trained"
+    else:
+        state = "to be trained"
+    for evaluator, settings in spec["evaluate"].items():
+        due = _due(folder, evaluator, settings, fast) if state == "trained" else ["all"]
+        if due and due != ["all"]:
+            state += f"; {evaluator}: {', '.join(map(str, due))} to be done"
+        else:
+            state += f"; {evaluator}: {'to be done' if due else 'done'}"
+    command = ["ressl", "paper", name, *overrides, "--out", str(out), *options]
+    cell_name = str(folder.relative_to(out))
+    return f"{folder}: {state}\n    {shlex.join([*command, '--cells', cell_name])}\n"
+
+
+def _printed(spec: dict, planned: list[DictConfig], out: Path, device: str) -> str:
+    """The table or figure of what is there, printed and written under `out`."""
+    if "figure" in spec:
+        from ressl_plugin import paper_figures
+
+        draw = {2: paper_figures.figure2, 3: paper_figures.figure3}[spec["figure"]]
+        for file in draw([Path(cfg.run_dir) for cfg in planned], out, device):
+            print(file)
     if "table" not in spec:
         return ""
     folders = [Path(cfg.run_dir) for cfg in planned if Path(cfg.run_dir).is_dir()]
@@ -102,7 +172,8 @@ def _check_places(number: int, planned: list[DictConfig]) -> None:
             continue
         for other in found.setdefault(place, []):
             keys = {difference.partition(":")[0] for difference in config_differences(other, cfg)}
-            if keys != {"seed"}:
+            free = {"seed", *TEMPERATURES} if number == 3 else {"seed"}
+            if not keys or not keys <= free:
                 raise UserError(
                     f"{other.run_dir} and {cfg.run_dir} are both {place[0]} / {place[1]} of Table "
                     f"{number}: cells must differ in what the table varies, or in the seed alone"
@@ -144,8 +215,9 @@ def cells(spec: dict, overrides: list[str], out: Path) -> list[DictConfig]:
 
 
 def _of_group(group: dict, operations: dict, overrides: list[str], out: Path) -> Iterator:
-    recipe, words = group["recipe"], group.get("words", [])
-    folder = out / "-".join([recipe.replace("/", "-"), *map(sweep.short, words)])
+    recipe, names = group["recipe"], group.get("words", [])
+    folder = out / "-".join([recipe.replace("/", "-"), *map(sweep.short, names)])
+    words = [operations.get(name, name) for name in names]
     if "methods" in group:
         base = config.finish(config.load(recipe, [*words, *overrides]))
         for method in group["methods"]:
@@ -212,27 +284,40 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
     Raises:
         UserError: images or labels that the evaluator needs are not there.
     """
+    from ressl_plugin.evaluate import on_run
+
+    due = _due(folder, evaluator, settings, fast)
+    if evaluator == "figures" and due:
+        on_run.figures(folder, [], device)
+    elif evaluator == "linear" and due:
+        protocol = None if fast else due[0]
+        on_run.linear(str(folder), [], protocol, fast, device)
+    elif evaluator == "lowshot" and due:
+        on_run.lowshot(folder, [], voc, list(map(str, due)), settings["draws"], device)
+    elif evaluator == "finetune":
+        for labels in due:
+            on_run.finetune(folder, [], str(labels), settings["epochs"], device=device)
+
+
+def _due(folder: Path, evaluator: str, settings: dict, fast: bool) -> list:
+    """What of an evaluator is still to be done on a trained cell."""
     from ressl_plugin.evaluate import logistic, on_run
 
     opened = run.open_run(folder)
     if evaluator == "figures":
-        if not _drawn(opened):
-            on_run.figures(folder, [], device)
-        return
+        return [] if _drawn(opened) else ["figures"]
     latest = _latest(opened, evaluator)
     if evaluator == "linear":
-        protocol = None if fast else on_run.default_protocol(opened.cfg)
-        if (protocol or logistic.NAME) not in latest:
-            on_run.linear(str(folder), [], protocol, fast, device)
-    elif evaluator == "lowshot":
+        protocol = logistic.NAME if fast else on_run.default_protocol(opened.cfg)
+        return [] if protocol in latest else [protocol]
+    if evaluator == "lowshot":
         counts = [lowshot.count_named(str(count)) for count in settings["per_class"]]
-        due = [count for count in counts if not _drawn_as(latest, count, settings["draws"])]
-        if due:
-            on_run.lowshot(folder, [], voc, list(map(str, due)), settings["draws"], device)
-    else:
-        for labels in settings["labels"]:
-            if not _tuned_as(latest.get(f"labels {labels}"), settings["epochs"]):
-                on_run.finetune(folder, [], str(labels), settings["epochs"], device=device)
+        return [count for count in counts if not _drawn_as(latest, count, settings["draws"])]
+    return [
+        labels
+        for labels in settings["labels"]
+        if not _tuned_as(latest.get(f"labels {labels}"), settings["epochs"])
+    ]
 
 
 def _latest(opened: run.Run, evaluator: str) -> dict[str, dict]:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from ressl_plugin import config, data, results, run, stems, yaml_files
 from ressl_plugin.data import identity
 from ressl_plugin.devices import device_count, runnable
-from ressl_plugin.errors import UserError
+from ressl_plugin.errors import RunFault, UserError
 from ressl_plugin.plain import config_differences
 
 log = logging.getLogger(__name__)
@@ -80,11 +80,63 @@ def multirun(target: str, overrides: list[str]) -> list[Path]:
         cfg.resume = True
         same_experiment(cfg)
         configs.append(cfg)
+    missing = [cfg for cfg in configs if not finished(Path(cfg.run_dir), cfg.max_epochs)]
+    report(each(configs, lambda cfg: train(cfg) if cfg in missing else None), configs)
+    return [Path(cfg.run_dir) for cfg in configs]
+
+
+def each(configs: list[DictConfig], work) -> list[str]:
+    """`work(cfg)` for every cell, whatever becomes of the others; the places of those that failed.
+
+    A fault of a run (its loss not finite, a worker killed, no memory) is said and ends its cell
+    alone; a mistake, an interruption and a bug end all.
+    """
+    from ressl_plugin.faults import explain
+
+    failed = []
     for number, cfg in enumerate(configs, 1):
         print(f"[{number}/{len(configs)}] {cfg.run_dir}", flush=True)
-        if not finished(Path(cfg.run_dir), cfg.max_epochs):
-            train(cfg)
-    return [Path(cfg.run_dir) for cfg in configs]
+        try:
+            work(cfg)
+        except RunFault as error:
+            reason = str(error)
+        except (RuntimeError, OSError) as error:
+            reason = explain(error)
+            if reason is None:
+                raise
+        else:
+            continue
+        log.error("%s: %s", cfg.run_dir, reason)
+        failed.append(cfg.run_dir)
+    return failed
+
+
+def report(failed: list[str], configs: list) -> None:
+    """What became of `each`.
+
+    Raises:
+        RunFault: some cells failed.
+    """
+    if failed:
+        raise RunFault(
+            f"{len(failed)} of {len(configs)} cells failed: {', '.join(failed)}; the others are "
+            "finished, the same command tries these again"
+        )
+
+
+def check_images(configs: list[DictConfig], labels: bool = True) -> None:
+    """The images of every cell are there, before the first of them is trained.
+
+    Args:
+        labels: evaluators need labelled training and validation images.
+
+    Raises:
+        UserError: a file or folder is missing, or labels are.
+    """
+    splits = ("train", "val") if labels else ("pretrain",)
+    for cfg in {OmegaConf.to_yaml(cfg.data): cfg for cfg in configs}.values():
+        for split in splits:
+            data.open(cfg, split, need_labels=labels)
 
 
 def same_experiment(cfg: DictConfig) -> None:
@@ -128,7 +180,8 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
 
     Raises:
         UserError: started under torchrun or srun, whose processes would all sweep.
-        SystemExit: the training in its own process failed; it has said why.
+        RunFault: the training had to stop.
+        SystemExit: the training in its own process was a mistake or interrupted; it has said why.
     """
     launcher = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS"
     if int(os.environ.get(launcher) or 1) > 1:
@@ -155,6 +208,8 @@ def _train_in_a_process(cfg: DictConfig, meter: bool) -> None:
         file.write_text(OmegaConf.to_yaml(cfg))
         command = [sys.executable, "-m", "ressl_plugin.cli", "pretrain", str(file)]
         code = wait_for([*command, *["--meter"] * meter])
+    if code == 3:  # see cli.main
+        raise RunFault("the training failed, for the reason above")
     if code:
         raise SystemExit(code)
 

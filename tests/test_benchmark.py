@@ -139,3 +139,10 @@ def test_supervised_learns_and_needs_labels(out, words):
     cfg.data.no_labels = True
     with pytest.raises(UserError, match="no labels"):
         Supervised(cfg)
+
+
+def test_images_without_labels_are_refused_before_the_first_training(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "run_cell", lambda cfg: pytest.fail("trained"))
+    unlabelled = [*words[1:], "data.no_labels=true"]
+    with pytest.raises(UserError, match="have no label, and labels are needed"):
+        benchmark.benchmark("digits/ressl", unlabelled, None, [1], tmp_path)

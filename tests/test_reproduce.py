@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import checkpoint, cli, config, plan, reproduce, results, run, sweep
 from ressl_plugin.cells import VOC
-from ressl_plugin.errors import UserError
+from ressl_plugin.errors import RunFault, UserError
 from ressl_plugin.evaluate import finetune, logistic, on_run
 
 # --- evaluations that are there -----------------------------------------------------------------
@@ -294,7 +294,89 @@ def test_seeds_share_a_place_in_the_table_and_a_cell_named_twice_is_one(tmp_path
     trained = []
     monkeypatch.setattr(reproduce, "train", lambda cfg: trained.append(cfg.seed))
     monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    monkeypatch.setattr(sweep, "check_images", lambda *args, **kwargs: None)
     (tmp_path / "out").mkdir()
     again = "  - {recipe: digits/ressl, sweep: ['seed=2,3']}\n"
     text = reproduced(tmp_path, group("sweep: ['seed=1,2']") + again + "table: 1")
     assert trained == [1, 2, 3] and "Table 1" in text
+
+
+# --- the plan, the images, a cell that fails ----------------------------------------------------
+
+
+@pytest.fixture
+def there(monkeypatch):
+    """The images are there."""
+    monkeypatch.setattr(sweep, "check_images", lambda *args, **kwargs: None)
+
+
+def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained, capsys):
+    file, out = written(tmp_path, group("methods: [simclr, byol]")), tmp_path / "out"
+    argv = ["paper", file, "accelerator=cpu", "devices=1", "--out", str(out)]
+    assert cli.main([*argv, "--plan"]) == 0 and not out.exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{out}/digits-ressl/simclr: to be trained; linear: to be done"
+    command = lines[1].split()
+    assert command[:2] == ["ressl", "paper"] and command[-2:] == ["--cells", "digits-ressl/simclr"]
+    assert len(lines) == 4 and "digits-ressl/byol" in lines[2]
+    # a cell that is trained, and then evaluated
+    words = ["accelerator=cpu", "devices=1"]
+    cfg, _ = reproduce.cells(plan.read(file), words, out)
+    folder = out / "digits-ressl" / "simclr"
+    run.start(cfg, cfg)
+    done = {"state_dict": {}, "epoch": cfg.max_epochs - 1, "global_step": 0}
+    checkpoint.save(folder / "last.ckpt", done)
+    assert cli.main([*argv, "--plan"]) == 0
+    assert "simclr: trained; linear: small to be done" in capsys.readouterr().out
+    record(folder, "linear", "small")
+    assert cli.main([*argv, "--plan", "--cells", "digits-ressl/simclr"]) == 0
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith("simclr: trained; linear: done")
+
+
+def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, there):
+    trained = []
+    monkeypatch.setattr(reproduce, "train", lambda cfg: trained.append(cfg.method))
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    text = group("methods: [simclr, byol]")
+    reproduced(tmp_path, text, chosen=["digits-ressl/byol"])
+    assert trained == ["byol"]
+    with pytest.raises(UserError, match="--cells byol: there are digits-ressl/simclr, "):
+        reproduced(tmp_path, text, chosen=["byol"])
+
+
+def test_published_lists_of_labels_replace_the_shares(tmp_path, monkeypatch, there):
+    asked = []
+    monkeypatch.setattr(reproduce, "train", lambda cfg: None)
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: asked.append(args[2]["labels"]))
+    text = spec("{finetune: {labels: [0.01], epochs: 20}}")
+    names = str(tmp_path / "1percent.txt")
+    with pytest.raises(UserError, match=r"1percent.txt' is no fraction .* and no file"):
+        reproduced(tmp_path, text, labels=[names])
+    (tmp_path / "1percent.txt").write_text("a.JPEG\n")
+    reproduced(tmp_path, text, labels=[names])
+    assert asked == [[names]]
+
+
+def test_missing_images_are_found_before_anything_is_trained(tmp_path, untrained):
+    text = group("methods: [simclr]")
+    with pytest.raises(UserError, match=r"data.train_path=.*/absent: no such file"):
+        reproduced(tmp_path, text, [f"data.train_path={tmp_path}/absent"])
+
+
+def test_a_cell_that_fails_does_not_keep_the_others_from_being_run(
+    tmp_path, monkeypatch, there, caplog
+):
+    trained = []
+
+    def train(cfg):
+        trained.append(cfg.seed)
+        if cfg.seed == 1:
+            raise RunFault("the loss is not finite at step 3")
+
+    monkeypatch.setattr(reproduce, "train", train)
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    text = group("sweep: ['seed=1,2']")
+    with pytest.raises(RunFault, match=r"1 of 2 cells failed: .*seed=1; "):
+        reproduced(tmp_path, text)
+    assert trained == [1, 2] and "seed=1: the loss is not finite at step 3" in caplog.text

@@ -128,3 +128,19 @@ def test_a_cell_of_another_config_can_be_forced(tmp_path):
         sweep.same_experiment(cfg)
     cfg.resume_force = True
     sweep.same_experiment(cfg)
+
+
+def test_a_diverged_cell_does_not_end_the_sweep(images, tmp_path):
+    words = command(images, tmp_path, "max_epochs=1", "-m", "optimizer.lr=1e18,0.1")
+    code, text = run(tmp_path, words)
+    assert code == cli.FAULT and "1 of 2 cells failed" in last_line(text), text
+    assert "lr=1e18: the loss is not finite" in text
+    assert sweep.finished(tmp_path / "lr=0.1", 1) and not sweep.finished(tmp_path / "lr=1e18", 1)
+
+
+def test_a_bug_ends_the_sweep_at_once():
+    def work(cfg):
+        raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        sweep.each([OmegaConf.create({"run_dir": "a"}), OmegaConf.create({"run_dir": "b"})], work)

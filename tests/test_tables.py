@@ -211,8 +211,8 @@ def test_every_paper_table_is_printed_without_runs(which, format):
 def number(run, value, images=10_000, classes=10, digest="a", **more):
     """A linear record that knows its images."""
     seen = {"images": images, "classes": classes, "digest": digest}
-    results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
-                         "value": value, "data": "cifar10", "data_sets": {"val": seen}, **more})  # fmt: skip
+    record = {"evaluator": "linear", "protocol": "small", "metric": "top1", "data": "cifar10"}
+    results.append(run, {**record, "value": value, "data_sets": {"val": seen}, **more})
 
 
 def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
