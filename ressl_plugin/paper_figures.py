@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from ressl_plugin import figures
-from ressl_plugin.cells import LATER, method_name
+from ressl_plugin.cells import LATER
 from ressl_plugin.evaluate import features
-from ressl_plugin.evaluate.subject import Splits, device_named
+from ressl_plugin.evaluate.subject import Splits, device_named, method_name
 from ressl_plugin.run import open_run
 
 
