@@ -80,7 +80,7 @@ def cell_config(base: DictConfig, method: str, settings: dict, seed: int, out: P
     """The complete config of one training."""
     cfg = OmegaConf.to_container(base)
     cfg.update(
-        method=settings.get("method", method),
+        method=method,
         name=f"{method}-seed{seed}",
         seed=seed,
         run_dir=str(Path(out) / f"{method}-seed{seed}"),
@@ -115,14 +115,9 @@ def views(base: DictConfig, kind: str) -> list[dict]:
         return [{**student, "num_crops": 2}]
     if kind == "pair":
         return [{**student, "num_crops": 1}, {**teacher, "num_crops": 1}]
-    if kind == "multicrop":  # SwAV's: two views and six of less than half the side
-        area = lambda low, high: {**student["rrc"], "crop_min_scale": low, "crop_max_scale": high}
-        size = round(student["crop_size"] * 96 / 224)
-        small = {**student, "crop_size": size, "num_crops": 6, "rrc": area(0.05, 0.14)}
-        return [{**student, "num_crops": 2, "rrc": area(0.14, 1.0)}, small]
     if kind == "weak":
         return [{**teacher, "num_crops": 2}]
-    raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair, weak or multicrop")
+    raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair or weak")
 
 
 def run_cell(cfg: DictConfig) -> None:

@@ -22,7 +22,7 @@ EVALUATIONS = {
 # Rows whose methods solo-learn does not have, or has in another form: the paper's numbers stand
 QUOTED = {
     6: ["InstDisc", "LocalAgg", "MoCHi", "CPC v2", "PCL v2", "AdCo", "CLSA-Single", "WCL"],
-    7: ["AdCo", "CLSA-Multi"],
+    7: ["SwAV", "AdCo", "CLSA-Multi"],
     8: ["SEED"],
     9: ["PCL v2"],
 }

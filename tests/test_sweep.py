@@ -134,8 +134,8 @@ def test_a_diverged_cell_does_not_end_the_sweep(images, tmp_path):
     words = command(images, tmp_path, "max_epochs=1", "-m", "optimizer.lr=1e18,0.1")
     code, text = run(tmp_path, words)
     assert code == cli.FAULT and "1 of 2 cells failed" in last_line(text), text
-    assert "lr=1e18: the loss is not finite" in text
-    assert sweep.finished(tmp_path / "lr=0.1", 1) and not sweep.finished(tmp_path / "lr=1e18", 1)
+    assert "lr=1e+18: the loss is not finite" in text
+    assert sweep.finished(tmp_path / "lr=0.1", 1) and not sweep.finished(tmp_path / "lr=1e+18", 1)
 
 
 def test_a_bug_ends_the_sweep_at_once():
