@@ -16,7 +16,7 @@ def seed_of(*numbers: int) -> int:
     """Well-mixed 63-bit seed: neighbouring steps and ranks share no stream."""
     # the length in front, because SeedSequence takes (1, 2) and (1, 2, 0) for the same
     sequence = np.random.SeedSequence((len(numbers), *numbers))
-    return int(sequence.generate_state(1, np.uint64)[0] >> 1)
+    return int(sequence.generate_state(1, np.uint64)[0]) >> 1  # NumPy 1 does not shift these
 
 
 def permutation(n: int, *numbers: int) -> Tensor:
