@@ -188,7 +188,8 @@ def gaussian_blur(images, sigma, largest=2.0):
 def _box_weights(sigma, size, largest):
     """One pass as a matrix (N, size, size) that repeats the border pixels."""
     radius = box_radius(sigma)[:, None, None]
-    pad = math.ceil(float(box_radius(torch.tensor(float(largest))))) + 1
+    # in plain numbers, so that a compiler need not ask a tensor for one
+    pad = math.floor(math.sqrt(12 * largest**2 / BOX_PASSES + 1) / 2 - 0.5) + 2  # above any radius
     at = torch.arange(size, device=sigma.device, dtype=torch.float32)
     other = torch.arange(-pad, size + pad, device=sigma.device, dtype=torch.float32)
     distance = (at.unsqueeze(1) - other).abs()
