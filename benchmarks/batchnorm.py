@@ -18,7 +18,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from ressl_plugin.batchnorm import to_groups
+from ressl_plugin.method.batchnorm import to_groups
 
 SIZES = ((64, 32), (128, 16), (256, 8), (512, 4))  # channels and width of the four stages
 

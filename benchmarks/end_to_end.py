@@ -24,7 +24,9 @@ import torch
 import training
 from views import AHEAD, ENDLESS, InMemory
 
-from ressl_plugin import config, devices, host, pretrain
+from ressl_plugin import config, host
+from ressl_plugin.train import pretrain
+from ressl_plugin.utils import devices
 from ressl_plugin.views import recipe
 
 WARM = 2  # steps before the clock starts; workers have their queues filled by then at the latest

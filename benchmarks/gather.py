@@ -20,7 +20,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from ressl_plugin import distributed
+from ressl_plugin.utils import distributed
 
 SIZES = ((32, 4096, 128), (32, 65536, 256), (32, 131072, 512), (256, 131072, 512))  # N a rank, K, D
 

@@ -26,8 +26,8 @@ import loss
 import torch
 import training
 
-from ressl_plugin import pretrain
-from ressl_plugin import profile as profiles
+from ressl_plugin.train import pretrain
+from ressl_plugin.train import profile as profiles
 from ressl_plugin.views import batched, recipe
 
 DRY = ["precision=32-true", "accelerator=cpu", "batchnorm.groups=2"]

@@ -30,7 +30,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 KINDS = ("step", "save", "evaluate")
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "ressl_rng", "global_step")
-PRELOAD = ["ressl_plugin.pretrain", "ressl_plugin.cli_run", "ressl_plugin.views.batched"]
+PRELOAD = [
+    "ressl_plugin.train.pretrain",
+    "ressl_plugin.cli.evaluators",
+    "ressl_plugin.views.batched",
+]
 BACKENDS = {
     "batched": [],
     "host": ["data.num_workers=1"],
@@ -57,8 +61,8 @@ def watch(log: Path, kill: tuple[str, int, float] | None) -> None:
 
     kill: (kind, its how manieth in this process, seconds after its beginning).
     """
-    from ressl_plugin import checkpoint
-    from ressl_plugin.method import ReSSL
+    from ressl_plugin.method.ressl import ReSSL
+    from ressl_plugin.run import checkpoint
 
     counts = dict.fromkeys(KINDS, 0)
     file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -103,7 +107,7 @@ def work(words: list[str], run: Path, kill) -> None:
     """The run itself, its output in out.txt; ends the process with the command's exit status."""
     import torch
 
-    from ressl_plugin import cli
+    from ressl_plugin.cli import main as cli
 
     code = 1
     out = os.open(run / "out.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -134,7 +138,7 @@ def events(run: Path) -> list:
 
 def differences(run: Path, reference: Path) -> list[str]:
     """What is not bit-equal; an empty list is the aim."""
-    from ressl_plugin import checkpoint
+    from ressl_plugin.run import checkpoint
 
     found = []
     expected = dict(e[2] for e in events(reference) if e[0] == "loss")

@@ -24,7 +24,7 @@ import common  # first: it puts the package on the path
 import torch
 from torch.nn import functional as F
 
-from ressl_plugin.loss import relational_loss
+from ressl_plugin.method.loss import relational_loss
 
 TAU_S, TAU_T = 0.1, 0.04
 LARGEST = (256, 131072, 512)

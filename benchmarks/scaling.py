@@ -19,7 +19,7 @@ from pathlib import Path
 import common
 import training
 
-from ressl_plugin import floors
+from ressl_plugin.train import roofline as floors
 from ressl_plugin.views import recipe
 
 

@@ -90,7 +90,7 @@ def main(argv=None) -> int:
     args = parser.parse_args(argv)
     args.threads, args.clock, args.pairs = 1, "wall", 0
     common.begin(args, f"{args.steps} steps, {args.backend} back end, one thread")
-    from ressl_plugin.pretrain import pretrain
+    from ressl_plugin.train.pretrain import pretrain
 
     watch = Watch()
     with tempfile.TemporaryDirectory() as folder:

@@ -78,7 +78,7 @@ def _side(model, batches, steps):
 
 def outside(model, cfg, size: int, steps: int) -> float:
     """Share of a step, its views drawn by the batched back end, that no network accounts for."""
-    from ressl_plugin.profile import NETWORKS, Phases
+    from ressl_plugin.train.profile import NETWORKS, Phases
 
     phases = Phases(warm=1, steps=steps)
     loader = training.random_images(cfg, size, cfg.optimizer.batch_size * (steps + 1))

@@ -10,7 +10,10 @@ import torchvision
 from omegaconf import OmegaConf
 from torch import nn
 
-from ressl_plugin import config, data, devices, host, pretrain, registry
+from ressl_plugin import config, data, host
+from ressl_plugin.method import registry
+from ressl_plugin.train import pretrain
+from ressl_plugin.utils import devices
 from ressl_plugin.views import batched, recipe
 
 

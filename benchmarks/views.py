@@ -144,7 +144,7 @@ def _dali(cfg, size: int, images: int, args):
     import nvidia.dali  # noqa: F401 - says that it is missing
     import torch
 
-    from ressl_plugin.views import dali
+    from ressl_plugin.data import dali
 
     read = recipe.read(cfg.augmentations)
     dataset = data.open(cfg, "pretrain")

@@ -17,10 +17,11 @@ from pathlib import Path
 import common
 import torch
 
-from ressl_plugin import config, metrics, run
+from ressl_plugin import config, run
 from ressl_plugin.data.digits import make_digits
 from ressl_plugin.evaluate import compare, subject
-from ressl_plugin.pretrain import pretrain
+from ressl_plugin.run import metrics
+from ressl_plugin.train.pretrain import pretrain
 
 SIDES = ("trained", "untrained", "pixels")
 COLUMNS = ["entropy", *(f"{side} {labels}" for side in SIDES for labels in (1, 5, "all"))]

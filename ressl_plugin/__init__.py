@@ -5,6 +5,6 @@ __version__ = "0.1.0"
 
 def register() -> None:
     """Put the plugin's ReSSL into solo-learn's registry (see registry.register)."""
-    from ressl_plugin.registry import register as put
+    from ressl_plugin.method.registry import register as put
 
     put()

@@ -8,9 +8,9 @@ import runpy
 import sys
 from pathlib import Path
 
-from ressl_plugin import packages
-from ressl_plugin.errors import UserError
-from ressl_plugin.registry import register_for_host_scripts
+from ressl_plugin.method.registry import register_for_host_scripts
+from ressl_plugin.utils import packages
+from ressl_plugin.utils.errors import UserError
 
 
 def main() -> int:

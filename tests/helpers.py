@@ -133,3 +133,38 @@ def image_folder(root, classes=3, per_class=8, size=16, seed=0, splits=("train",
                 pixels[..., c % 3] += 120
                 Image.fromarray(pixels).save(folder / f"{i}.png")
     return root
+
+
+TREE = {"cat": (200, 40, 40), "dog": (40, 40, 200), "car": (40, 200, 40)}
+
+
+def make_voc(root, per_class=6, lists=True):
+    """VOC2007 with one plain colour a class; every fifth image also has a difficult car."""
+    base = root / "VOCdevkit" / "VOC2007"
+    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+        (base / folder).mkdir(parents=True)
+    number = 0
+    for split in ("trainval", "test"):
+        rows = []
+        for i in range(per_class * len(TREE)):
+            number += 1
+            name, label = f"{number:06d}", list(TREE)[i % len(TREE)]
+            shade = np.array(TREE[label]) + number % 7
+            Image.new("RGB", (20, 14), tuple(shade.tolist())).save(
+                base / "JPEGImages" / f"{name}.jpg"
+            )
+            things = [(label, 0)] + ([("car", 1)] if i % 5 == 0 else [])
+            objects = "".join(
+                f"<object><name>{n}</name><difficult>{d}</difficult></object>" for n, d in things
+            )
+            (base / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
+            rows.append((name, things))
+        main = base / "ImageSets" / "Main"
+        (main / f"{split}.txt").write_text("".join(f"{name}\n" for name, _ in rows))
+        for c in TREE if lists else ():
+            codes = []
+            for name, things in rows:
+                easy = (c, 0) in things
+                codes.append(f"{name} {1 if easy else 0 if (c, 1) in things else -1:2d}\n")
+            (main / f"{c}_{split}.txt").write_text("".join(codes))
+    return root / "VOCdevkit"

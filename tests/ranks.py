@@ -29,7 +29,7 @@ def on_ranks(world, work, folder, *args, group=False):
     # by file: the name of its module may be that of the host's own package `tests`
     named = (inspect.getfile(work), work.__name__)
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["ressl_plugin.pretrain", "ressl_plugin.method"])
+    server.set_forkserver_preload(["ressl_plugin.train.pretrain", "ressl_plugin.method.ressl"])
     ranks = [
         server.Process(
             target=_child, args=(r, world, port, named, folder / f"rank{r}.pt", args, group)

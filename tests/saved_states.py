@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from ressl_plugin import checkpoint
+from ressl_plugin.run import checkpoint
 
 OLDER, OLD, NEW = 1, 2, 3
 

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ressl_plugin import checkpoint, distributed, saving
+from ressl_plugin.run import checkpoint
+from ressl_plugin.train import checkpointing as saving
+from ressl_plugin.utils import distributed
 
 EPOCHS, BATCHES, BATCH = 3, 5, 4
 STEPS = EPOCHS * BATCHES

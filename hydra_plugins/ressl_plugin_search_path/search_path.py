@@ -18,7 +18,7 @@ class RessLPluginSearchPath(SearchPathPlugin):
         """Called once by Hydra while it sets up an application."""
         if "solo.methods" not in sys.modules:
             return
-        from ressl_plugin.registry import register_for_host_scripts
+        from ressl_plugin.method.registry import register_for_host_scripts
 
         register_for_host_scripts()
         search_path.append("ressl_plugin", "pkg://ressl_plugin.recipes")

@@ -4,11 +4,7 @@ from ressl_plugin.data.batches import BatchedLoader, worker_loader
 from ressl_plugin.data.check import Report, check_folder, check_once
 from ressl_plugin.data.datasets import ArrayImages, Indexed, open
 from ressl_plugin.data.digits import make_digits
-from ressl_plugin.data.evaluation import (
-    crop_size,
-    evaluation_loader,
-    evaluation_transform,
-)
+from ressl_plugin.data.evaluation import crop_size, evaluation_loader, evaluation_transform
 from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.identity import identify
 from ressl_plugin.data.images import load_image, printable, to_rgb

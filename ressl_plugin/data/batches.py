@@ -7,8 +7,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ressl_plugin.data.workers import leave_signals
-from ressl_plugin.errors import UserError
-from ressl_plugin.sampling import seed_of
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.sampling import seed_of
 
 
 class Steps:

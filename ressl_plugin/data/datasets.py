@@ -17,7 +17,7 @@ from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.images import fit
 from ressl_plugin.data.npz import checksums, read_npz
 from ressl_plugin.data.statistics import interpolation
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 FOLDERS = {"tiny-imagenet": 200, "imagenet": 1000, "imagenet100": 100, "digits": 10, "custom": None}
 DATASETS = ("cifar10", "cifar100", "stl10", *FOLDERS, "npz")

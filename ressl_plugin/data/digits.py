@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ressl_plugin.data.lock import locked
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.lock import locked
 
 VERSION = 1
 TRAIN, VAL = 1437, 360

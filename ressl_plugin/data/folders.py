@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.images import EXTENSIONS, fit, load_image
 from ressl_plugin.data.walk import is_dir, walk
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 
 class _Folder(Dataset):

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ressl_plugin import files
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils import files
+from ressl_plugin.utils.errors import UserError
 
 FILE = "data.json"  # in a run directory
 KEYS = ("images", "classes", "digest")

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 # The host's ImageFolder lists all but .gif, so without those indexes agree with its own.
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")

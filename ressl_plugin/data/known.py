@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from ressl_plugin import files
+from ressl_plugin.utils import files
 
 log = logging.getLogger(__name__)
 

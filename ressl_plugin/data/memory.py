@@ -15,10 +15,10 @@ from PIL import Image
 
 from ressl_plugin.data import known
 from ressl_plugin.data.images import fit, load_image, size_of
-from ressl_plugin.data.lock import locked
-from ressl_plugin.errors import UserError
-from ressl_plugin.files import replace
-from ressl_plugin.progress import bar as progress_bar
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.files import replace
+from ressl_plugin.utils.lock import locked
+from ressl_plugin.utils.progress import bar as progress_bar
 
 VERSION = 2  # 2: with a checksum of the pixels
 _CHUNK = 512

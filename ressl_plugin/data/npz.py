@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ressl_plugin.data.images import printable
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 IMAGES, LABELS = ("x", "images"), ("y", "labels")
 # What reading a damaged file raises; RuntimeError where a flag of the archive itself is hit.

@@ -5,7 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from ressl_plugin.data.images import is_image_name
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
 

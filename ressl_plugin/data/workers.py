@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 
 def leave_signals(worker: int) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import knn, linear
-from ressl_plugin.render import number, render
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.render import number, render
 
 
 def compare(

@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.linear import topk_accuracy
-from ressl_plugin.progress import bar as progress_bar
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.progress import bar as progress_bar
 
 DECAY, DECAY_AT = 0.2, (0.6, 0.8)
 FEW = 0.03  # share of the labels up to which the first pair of rates is taken

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ressl_plugin.errors import UserError
-from ressl_plugin.voting import nearest, vote
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.knn import nearest, vote
 
 KS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)

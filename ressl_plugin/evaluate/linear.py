@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate.draws import stratified_draw
+from ressl_plugin.evaluate.sampling import stratified_draw
+from ressl_plugin.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -234,8 +234,8 @@ def trained(
     from omegaconf import OmegaConf
 
     from ressl_plugin import host
-    from ressl_plugin.progress import quiet
-    from ressl_plugin.training_progress import Progress
+    from ressl_plugin.train.progress import Progress
+    from ressl_plugin.utils.progress import quiet
 
     name = "config" if cfg is not None else protocol_named(protocol).name
     cfg = OmegaConf.create(cfg if cfg is not None else _recipe(protocol_named(protocol)))

@@ -25,9 +25,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.linear import check_labels, topk_accuracy
-from ressl_plugin.precision import float32_products
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.precision import float32_products
 
 NAME = "logistic regression, cached features"  # of its records
 PENALTIES = tuple(10 ** (-n / 2) for n in range(13))  # 1 ... 1e-6, strongest first

@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate.ap import IGNORE, average_precision
+from ressl_plugin.evaluate.average_precision import IGNORE, average_precision
+from ressl_plugin.utils.errors import UserError
 
 SHOTS = (1, 2, 4, 8, 16, 32, 64, "full")
 COSTS = (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20)))  # Goyal et al.'s

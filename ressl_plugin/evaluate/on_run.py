@@ -8,10 +8,8 @@ import numpy as np
 from omegaconf import OmegaConf
 from torch.utils.data import DataLoader, Subset
 
-from ressl_plugin import data, results
+from ressl_plugin import data
 from ressl_plugin.data import statistics
-from ressl_plugin.devices import device_count
-from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features, logistic
 from ressl_plugin.evaluate.subject import (
     Splits,
@@ -23,8 +21,11 @@ from ressl_plugin.evaluate.subject import (
     with_overrides,
 )
 from ressl_plugin.evaluate.voc import NAME as VOC07
-from ressl_plugin.printing import need_matplotlib
-from ressl_plugin.run import Run
+from ressl_plugin.run import results
+from ressl_plugin.run.directories import Run
+from ressl_plugin.utils.devices import device_count
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.plot_style import need_matplotlib
 
 
 def knn(path, overrides, ks=None, temperatures=None, distance="cosine", device="auto") -> None:
@@ -260,7 +261,7 @@ def figures(path, overrides, device="auto") -> list[Path]:
 
     Labels colour the points and frame the neighbours, where there are any.
     """
-    from ressl_plugin import figures as drawing
+    from ressl_plugin.evaluate import figures as drawing
 
     need_matplotlib()
     run = with_overrides(path, overrides)

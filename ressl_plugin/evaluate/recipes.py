@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from ressl_plugin import config, data
-from ressl_plugin.devices import check_accelerator, check_processor, device_count
-from ressl_plugin.errors import UserError
-from ressl_plugin.run import Run
+from ressl_plugin.run.directories import Run
+from ressl_plugin.utils.devices import check_accelerator, check_processor, device_count
+from ressl_plugin.utils.errors import UserError
 
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
 OF_A_RUN = ("data", "backbone", "augmentations", "seed")  # overrides that a protocol heeds

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ressl_plugin import data
-from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate.features import extract
+from ressl_plugin.evaluate.neighbours import TEST_SETS
 from ressl_plugin.evaluate.subject import device_named, with_overrides
-from ressl_plugin.neighbours import TEST_SETS
+from ressl_plugin.utils.errors import UserError
 
 
 def save(path, out: Path, overrides, device="auto") -> Path:

@@ -11,11 +11,12 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from torch.utils.data import DataLoader
 
-from ressl_plugin import config, data, results
+from ressl_plugin import config, data
 from ressl_plugin.data import statistics
-from ressl_plugin.errors import UserError
 from ressl_plugin.evaluate import features
-from ressl_plugin.run import Run, open_run
+from ressl_plugin.run import results
+from ressl_plugin.run.directories import Run, open_run
+from ressl_plugin.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 PIXELS = 2**29  # values that are held in memory; the classifier needs several times as much

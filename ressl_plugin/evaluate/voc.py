@@ -9,8 +9,8 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from ressl_plugin.data.identity import sizes
-from ressl_plugin.errors import UserError
-from ressl_plugin.evaluate.ap import IGNORE
+from ressl_plugin.evaluate.average_precision import IGNORE
+from ressl_plugin.utils.errors import UserError
 
 NAME = "voc07"  # in records
 CLASSES = (

@@ -23,7 +23,7 @@ import sys
 import warnings
 from pathlib import Path
 
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 __all__ = [
     "BACKBONES",

@@ -21,7 +21,7 @@ from functools import wraps
 from types import SimpleNamespace
 
 from ressl_plugin import host
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 
 HOST_SEED = 12  # the host's default, kept when nobody has seeded the process
 

@@ -13,8 +13,9 @@ from solo.methods.linear import LinearModel as _HostLinear
 from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils.knn import WeightedKNNClassifier as KNN
 
-from ressl_plugin.host import defaults, mends, pipelines
-from ressl_plugin.host.mends import features_dim
+from ressl_plugin.host import defaults, pipelines
+from ressl_plugin.host import patches as mends
+from ressl_plugin.host.patches import features_dim
 from ressl_plugin.host.pipelines import MEAN_STD
 
 __all__ = [

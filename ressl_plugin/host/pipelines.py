@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from ressl_plugin.errors import UserError
 from ressl_plugin.host.defaults import DATASETS, FOLDER_DATASETS, as_config, choose
+from ressl_plugin.utils.errors import UserError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 # The main branch's; 1.0.2 gives CIFAR-100 the values of CIFAR-10 and rounds their deviations.

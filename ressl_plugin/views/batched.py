@@ -11,8 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from ressl_plugin.errors import UserError
-from ressl_plugin.precision import float32_products
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.precision import float32_products
 from ressl_plugin.views import ops
 
 CPU_PIXELS = 1 << 18

@@ -1,214 +1,109 @@
-"""The `dali` back end: DALI reads, decodes, crops and flips image files; the batched operations
-do the colour on the training device, so that one arithmetic serves all back ends.
+"""The graph that DALI runs: one decoding of each image, then a crop, a resize and a flip a view.
 
-Nothing here draws a random number inside DALI. Every crop and every flip come from a generator
-seeded by (seed, epoch, step, rank), as does the colour, so a batch does not depend on what was
-drawn before it, and a run that is resumed in mid-epoch sees what it would have seen.
+All that is random is an input of the graph (see `draw`), so the same inputs give the same crops.
 """
 
-import gc
-import os
-from collections import deque
-
 import numpy as np
-import torch
 
-from ressl_plugin import data
-from ressl_plugin.data.batches import Steps
-from ressl_plugin.errors import UserError
-from ressl_plugin.views.dali_graph import draw, pipeline
-
-# A pipeline ends by waiting for its threads, which a fork (a data worker, say) has not: one that
-# found a dropped pipeline in the garbage of its parent would wait for ever. It may not look there.
-if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    os.register_at_fork(after_in_child=gc.freeze)
+ATTEMPTS = 10  # as torchvision's RandomResizedCrop
+NEVER = 1e6  # a side that fits in no image: every attempt fails, the fallback is taken
 
 
-def loader(cfg, recipe, dataset, *, device, rank=0, world_size=1, draw_colour=None):
-    """A DaliLoader of the run's batches.
+def draw(crops, count, rng):
+    """What is random in the crops of a batch of `count` images, V = len(crops):
 
-    cfg: a complete config; dataset: data.open(cfg, "pretrain"), a folder of image files; device:
-    the torch device that trains. draw_colour: see DaliLoader. Raises UserError without DALI, for
-    data that are no files, for less than a batch, and for dali.device=gpu without CUDA.
+    sides (N, V, 10, 2), float32: height and width of each attempt, as fractions of the square root
+    of the image's area; place (N, V, 2), float32 in [0, 1): top and left, as fractions of the room
+    that there is; flips (N, V), int32. The law is that of torchvision's RandomResizedCrop.
     """
-    return DaliLoader(
-        dataset,
-        recipe,
-        cfg.optimizer.batch_size,
-        device=device,
-        dali_device=cfg.dali.device,
-        threads=cfg.data.num_workers,
-        channels_last=not cfg.performance.disable_channel_last,
-        draw_colour=draw_colour,
-        seed=cfg.seed,
-        rank=rank,
-        world_size=world_size,
-    )
+    shape = (count, len(crops), ATTEMPTS)
+    low, high = np.array([view.area for view in crops], np.float64).T[:, :, None]
+    area = rng.uniform(low, high, shape)
+    low, high = np.log([view.ratio for view in crops]).T[:, :, None]
+    ratio = np.exp(rng.uniform(low, high, shape))
+    sides = np.sqrt(np.stack([area / ratio, area * ratio], -1))
+    sides[:, [not view.crop_enabled for view in crops]] = NEVER
+    place = rng.random((count, len(crops), 2), dtype=np.float32)
+    flips = rng.random((count, len(crops))) < [view.flip_prob for view in crops]
+    return sides.astype(np.float32), place, flips.astype(np.int32)
 
 
-def few(cfg, recipe, dataset, rows, draw_colour=None):
-    """The views of some images, by their positions in `dataset`: for each of recipe.crops a tensor
-    (len(rows), 3, S, S) on the CPU. Raises UserError as `loader` does."""
-    loader = DaliLoader(
-        dataset,
-        recipe,
-        len(rows),
-        rows=rows,
-        device="cuda" if cfg.dali.device == "gpu" and torch.cuda.is_available() else "cpu",
-        dali_device=cfg.dali.device,
-        draw_colour=draw_colour,
-        seed=cfg.seed,
-        shuffle=False,
-    )
-    ((_, views, _),) = loader
-    return [view.cpu() for view in views]
+def windows(shape, sides, place, crops):
+    """DALI graph: top-left corners and sizes, (V, 2) int32 each, of the crops of an image.
 
-
-class DaliLoader(Steps):
-    """Iterable over [indexes (N,), views, targets (N,)], on the training device; views is a list
-    of (N, 3, S, S) tensors, one for each of recipe.crops.
-
-    dataset: anything with `.samples`, (path, target) pairs, `.image_size`, to which images are
-    fitted first (None: they are not), and `.interpolation`, how; rows: use these of its images
-    only, in this order. device: the torch device that trains; dali_device: "gpu" decodes and
-    crops there, too, "cpu" with `threads` threads. draw_colour(images (N, 3, S, S) float32 in 0..1,
-    view, generator on the CPU, dtype) -> normalised images; None: the batched back end's. The rest
-    as Steps.
+    The first attempt that fits is taken. When none does: the largest centred rectangle within the
+    ratio's range. A view without a crop never fits, and its range is (1, 1): the centred square,
+    which is what resizing the shorter side and cropping the centre gives.
     """
+    from nvidia.dali import fn, math, types
 
-    def __init__(
-        self,
-        dataset,
-        recipe,
-        batch_size,
-        *,
-        rows=None,
-        device="cpu",
-        dali_device="cpu",
-        threads=2,
-        channels_last=False,
-        draw_colour=None,
-        dtype=torch.float32,
-        **options,
-    ):
-        samples = _samples(dataset, rows)
-        super().__init__(len(samples), batch_size, **options)
-        self.device, self.on_gpu = torch.device(device), dali_device == "gpu"
-        require_dali()
-        if self.on_gpu and (self.device.type != "cuda" or not torch.cuda.is_available()):
-            raise UserError("dali.device=gpu, but there is no GPU to train on; set dali.device=cpu")
-        self.paths = [str(path) for path, _ in samples]
-        self.targets = torch.tensor([target for _, target in samples])
-        self.crops, self.dtype = recipe.crops, dtype
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.draw_colour = draw_colour or _batched_colour()
-        self._ahead = Steps(self.count, batch_size, **options)  # the epoch that DALI works at
-        self._ahead_order = self._ahead.order()
-        self._next = (0, 0)  # epoch and step that DALI is asked for next
-        self._asked = deque()
-        index = self.device.index
-        if self.on_gpu and index is None:
-            index = torch.cuda.current_device()
-        self.pipeline = pipeline(
-            self._feed,
-            self.crops,
-            "gpu" if self.on_gpu else "cpu",
-            getattr(dataset, "image_size", None),
-            getattr(dataset, "interpolation", "bicubic"),
-            getattr(dataset, "exif", False),
-            batch_size=batch_size,
-            num_threads=max(1, threads),
-            device_id=index if self.on_gpu else None,
-            seed=0,  # DALI draws nothing
-            exec_dynamic=True,  # outputs own their memory, on the stream that run() is given
+    def real(node):
+        return fn.cast(node, dtype=types.FLOAT)
+
+    ratio = np.array([view.ratio if view.crop_enabled else (1, 1) for view in crops], np.float32)
+    low, high = types.Constant(ratio[:, 0].copy()), types.Constant(ratio[:, 1].copy())
+    height, width = shape[0], shape[1]
+    sides = math.floor(sides * math.sqrt(height * width) + 0.5)  # (V, 10, 2)
+    fits = real(sides[:, :, 0] <= height) * real(sides[:, :, 1] <= width)
+    fits *= real(sides[:, :, 0] > 0) * real(sides[:, :, 1] > 0)
+    rank = fits * types.Constant(np.arange(ATTEMPTS, 0, -1).astype(np.float32))
+    best = fn.reductions.max(rank, axes=[1], keep_dims=True)
+    first = real(rank == best) * fits
+    hit = real(best > 0)  # (V, 1)
+    drawn = [fn.reductions.sum(sides[:, :, axis] * first, axes=[1]) for axis in (0, 1)]
+    largest = [
+        math.min(height, math.floor(width / low + 0.5)),
+        math.min(width, math.floor(height * high + 0.5)),
+    ]
+    size = fn.stack(*drawn, axis=1) + (1 - hit) * fn.stack(*largest, axis=1)
+    room = shape - size
+    start = hit * math.floor(place * (room + 1)) + (1 - hit) * math.floor(room / 2)
+    return fn.cast(start, dtype=types.INT32), fn.cast(size, dtype=types.INT32)
+
+
+def pipeline(
+    source, crops, device, image_size=None, interpolation="bicubic", exif=False, report=False,
+    **kwargs,
+):  # fmt: skip
+    """A DALI pipeline whose outputs are the crops, uint8 (N, 3, S, S), from one decoding of each
+    image, fitted to image_size first where that is given; with `report`, corners, sizes (N, V, 2)
+    and flips (N, V) follow."""
+    from nvidia.dali import fn, math, pipeline_def, types
+
+    filters = {"bicubic": types.INTERP_CUBIC, "bilinear": types.INTERP_LINEAR}
+
+    @pipeline_def
+    def graph():
+        path, sides, place, flips = fn.external_source(source=source, num_outputs=4, batch=True)
+        encoded = fn.io.file.read(path)
+        # Fancy upsampling, EXIF rotation if asked for: what Pillow does, to the bit on the CPU.
+        images = fn.decoders.image(
+            encoded,
+            device="mixed" if device == "gpu" else "cpu",
+            output_type=types.RGB,
+            jpeg_fancy_upsampling=True,
+            adjust_orientation=exif,
         )
-        self.pipeline.build()
+        shape = fn.peek_image_shape(encoded, dtype=types.FLOAT, adjust_orientation=exif)[:2]
+        if image_size:  # as data.images.fit: the shorter side, then the centre
+            shape = math.floor(shape * (image_size / math.min(shape[0], shape[1])) + 0.5)
+            images = fn.resize(images, size=shape, interp_type=filters[interpolation])
+            corner = fn.cast(math.floor((shape - image_size) / 2), dtype=types.INT32)
+            images = fn.slice(images, start=corner, shape=[image_size] * 2, axes=[0, 1])
+            shape = types.Constant(np.array([image_size] * 2, np.float32))
+        starts, sizes = windows(shape, sides, place, crops)
+        outputs = []
+        for i, view in enumerate(crops):
+            # Cut, then resize: a resize of a region would look beyond the region's border.
+            crop = fn.slice(images, start=starts[i], shape=sizes[i], axes=[0, 1])
+            crop = fn.resize(
+                crop, size=[view.crop_size] * 2, interp_type=filters[view.interpolation]
+            )
+            outputs.append(
+                fn.crop_mirror_normalize(
+                    crop, mirror=flips[i], dtype=types.UINT8, output_layout="CHW", mean=[0], std=[1]
+                )
+            )
+        return (*outputs, starts, sizes, flips) if report else tuple(outputs)
 
-    def __iter__(self):
-        generator = torch.Generator()
-        stream = torch.cuda.current_stream(self.device) if self.on_gpu else None
-        for step in self._positions():
-            indexes, crops = self._take((self.epoch, step), stream)
-            generator.manual_seed(int(self._seed(self.epoch, step, 1).generate_state(1)[0]))
-            views = []
-            for crop, view in zip(crops, self.crops):
-                crop = crop.to(self.device).float().div_(255)
-                crop = self.draw_colour(crop, view, generator, self.dtype)
-                views.append(crop.contiguous(memory_format=self.layout))
-            yield [indexes.to(self.device), views, self.targets[indexes].to(self.device)]
-
-    def _seed(self, epoch, step, stream):
-        return np.random.SeedSequence([self.seed, epoch, step, self.rank, stream])
-
-    def _feed(self):
-        """DALI's source: the paths of the batch that comes next, and what is random in it."""
-        epoch, step = self._next
-        if self._ahead.epoch != epoch:
-            self._ahead.set_epoch(epoch)
-            self._ahead_order = self._ahead.order()
-        indexes = self._ahead.indexes(self._ahead_order, step)
-        self._asked.append((epoch, step, indexes))
-        self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
-        rng = np.random.default_rng(self._seed(epoch, step, 0))
-        names = [np.frombuffer(os.fsencode(self.paths[i]), np.uint8) for i in indexes]
-        return names, *draw(self.crops, len(indexes), rng)
-
-    def _take(self, place, stream):
-        """Indexes (N,) and uint8 crops (N, 3, S, S) of a batch. What DALI was asked for ahead and
-        is not wanted any more (an epoch was left early) is thrown away."""
-        if place not in [asked[:2] for asked in self._asked]:
-            self._next = place
-        while True:
-            try:
-                outputs = self.pipeline.run(stream)
-            except RuntimeError as error:
-                self._blame(error)
-                raise
-            epoch, step, indexes = self._asked.popleft()
-            if (epoch, step) == place:
-                return indexes, [torch.from_dlpack(output.as_tensor()) for output in outputs]
-
-    def _blame(self, error):
-        """DALI does not say which file it was: raises UserError naming those that do not open."""
-        bad = []
-        for path in [self.paths[i] for *_, rows in self._asked for i in rows]:
-            try:
-                data.load_image(path)
-            except Exception:
-                bad.append(path)
-        if bad:
-            raise UserError(
-                f"DALI cannot decode {', '.join(bad)}; `ressl data check` finds such files"
-            ) from error
-
-
-def require_dali():
-    """Raises UserError when DALI is not installed."""
-    try:
-        import nvidia.dali  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"data.backend=dali needs DALI ({error}); `pip install 'ressl_plugin[dali]'`, "
-            "or set data.backend=host"
-        ) from error
-
-
-def _samples(dataset, rows):
-    if not hasattr(dataset, "samples"):
-        raise UserError(
-            "data.backend=dali reads folders of image files, and these data are an array; "
-            "set data.backend=batched"
-        )
-    samples = dataset.samples if rows is None else [dataset.samples[row] for row in rows]
-    if gif := [str(path) for path, _ in samples if str(path).lower().endswith(".gif")]:
-        raise UserError(
-            f"DALI reads no GIF, and {gif[0]} is one of {len(gif)}; set data.backend=host, or "
-            "convert them"
-        )
-    return samples
-
-
-def _batched_colour():
-    from ressl_plugin.views import batched
-
-    return batched.apply_colour
+    return graph(**kwargs)

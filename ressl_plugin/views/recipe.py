@@ -12,8 +12,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from ressl_plugin.errors import UserError
-from ressl_plugin.schema import LARGEST_IMAGE
+from ressl_plugin.config.schema import LARGEST_IMAGE
+from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views.presets import COLOUR, INTERPOLATIONS, OPERATIONS, PLAIN_KEYS, PRESETS
 
 MOST_VIEWS = 64  # of an entry: beyond, a slip of the finger

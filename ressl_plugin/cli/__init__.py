@@ -1,0 +1,1 @@
+"""The `ressl` command: arguments only, each subcommand calls one function."""

@@ -1,0 +1,5 @@
+"""`python -m ressl_plugin.cli`, as torchrun starts it."""
+
+from ressl_plugin.cli.main import main
+
+raise SystemExit(main())

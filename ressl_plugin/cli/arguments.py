@@ -1,0 +1,106 @@
+"""What the subcommands of `ressl` have in common."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from pathlib import Path
+
+from ressl_plugin.utils.errors import UserError
+
+_WITHOUT = ("table", "data", "export")  # commands that take no overrides
+# commands whose first word is a file of the user's, maybe solo-learn's "name-id-ep=999.ckpt"
+_ON_FILES = ("linear", "knn", "compare", "lowshot", "finetune", "features", "figures",
+             "import")  # fmt: skip
+_PLACES = ("--out", "--voc", "--config-path", "-cp", "--config-name", "-cn")  # a path follows
+_OVERRIDE = re.compile(r"[+]{0,2}[A-Za-z_][\w./@:]*=|~[A-Za-z_][\w./@:]*(=|$)")
+
+
+def apart(argv: list[str]) -> tuple[list[str], list[str]]:
+    """(the other words, the overrides) of a command line: overrides may stand anywhere in it.
+
+    argparse fills a list of positional words once, and lists of an option's values with what
+    follows; so `pretrain X -m seed=1,2` would be refused and `--data cifar10 max_epochs=1` taken
+    for two data sets.
+    """
+    if not argv or argv[0] in _WITHOUT:
+        return list(argv), []
+    apart = [], []
+    for before, word in zip(["", *argv], argv):
+        apart[before not in _PLACES and _is_override(word, argv[0])].append(word)
+    return apart
+
+
+def _is_override(word: str, command: str) -> bool:
+    """key=value, +key=value or ~key in Hydra's grammar, and no file that is there.
+
+    Sweeps make directories named seed=1: `pretrain runs/seed=1/config.yaml` names a config.
+    """
+    if not _OVERRIDE.match(word) or os.path.isfile(word):
+        return False
+    in_a_folder = "/" in word.split("=")[0]
+    if in_a_folder and os.path.isfile(f"{word}.yaml"):  # as config.find reads it
+        return False
+    return command not in _ON_FILES or not (in_a_folder or os.path.exists(word))
+
+
+class WithDefaults(argparse.HelpFormatter):
+    """Help texts end with the default, where there is one and they do not tell it themselves."""
+
+    def _get_help_string(self, action):
+        text, default = action.help, action.default
+        told = "default" in text or not action.option_strings
+        if told or default in (None, False, argparse.SUPPRESS):
+            return text
+        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        return f"{text} (default: {shown})"
+
+
+def command(commands, name, call, **kwargs):
+    """A subcommand that calls `call(args)`."""
+    sub = commands.add_parser(name, formatter_class=WithDefaults, **kwargs)
+    sub.set_defaults(call=call)
+    return sub
+
+
+def with_config(sub, run: str = ""):
+    """Arguments that name a config (or, with `run` as its help says, a run) and change it."""
+    sub.add_argument(
+        "words",
+        nargs="*",
+        metavar="RUN|CONFIG|key=value" if run else "CONFIG|key=value",
+        help=f"{run}a YAML file or a recipe such as digits/ressl, and Hydra overrides",
+    )
+    sub.add_argument("--config-path", "-cp", help="folder of --config-name, as the host has it")
+    sub.add_argument("--config-name", "-cn", help="a YAML file there, in place of CONFIG")
+    sub.add_argument("--cfg", nargs="?", const="job", help="print the resolved config and stop")
+
+
+def read_config(args):
+    """(config's name or path, overrides) of the command line."""
+    names = list(args.words)
+    if args.config_name:
+        names.append(str(Path(args.config_path or ".") / args.config_name))
+    if len(names) != 1:
+        from ressl_plugin import config
+
+        known = ", ".join(config.recipes())
+        raise UserError(
+            f"one config is needed, got {names or 'none'}; a YAML file or one of {known}"
+        )
+    return names[0], args.overrides
+
+
+def on_a_run(sub, out=None):
+    """Arguments of an evaluator; `out`: what it writes, if that has to be named."""
+    sub.add_argument("run", help="a run directory or a checkpoint in one")
+    if out:
+        sub.add_argument("out", type=Path, help=out)
+    sub.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key=value",
+        help="other values than the run's own, such as data.val_path=DIR",
+    )
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")

@@ -1,0 +1,194 @@
+"""The `ressl` command. Nothing but argument handling: each subcommand calls one function."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from ressl_plugin import __version__
+from ressl_plugin.cli import arguments
+from ressl_plugin.cli import evaluators as cli_run
+from ressl_plugin.cli import experiments as cli_experiments
+from ressl_plugin.cli.arguments import command, read_config, with_config
+from ressl_plugin.utils import packages, pipes, terminal
+from ressl_plugin.utils.errors import RunFault, UserError
+
+USER_MISTAKE, FAULT, INTERRUPTED = 2, 3, 130
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a subcommand.
+
+    Exit status: 0; 2, the user's mistake; 3, a fault of the run (loss not finite, a worker killed,
+    a file gone); stopped with everything saved: 130 by Ctrl-C, 143 by SIGTERM, 75 by SIGUSR1 (the
+    cluster wants the machine back; start again with resume=true). A bug: a traceback and 1.
+    """
+    pipes.outlive_readers()
+    terminal.show_everything()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    words, overrides = arguments.apart(sys.argv[1:] if argv is None else argv)
+    args = parser().parse_args(words)
+    args.overrides = [*getattr(args, "overrides", []), *overrides]
+    return guarded(lambda: _called(args))
+
+
+def _called(args):
+    from ressl_plugin.utils.distributed import launched_first
+
+    if not launched_first():  # one process speaks for all, errors excepted
+        logging.getLogger().setLevel(logging.ERROR)
+    return args.call(args)
+
+
+def guarded(call) -> int:
+    """The exit status of `call()`; what is known to go wrong is one line on standard error."""
+    try:
+        found = call()
+        return found if isinstance(found, int) else 0
+    except UserError as error:
+        print(f"ressl: error: {error}", file=sys.stderr)
+        return USER_MISTAKE
+    except RunFault as error:
+        print(f"ressl: {error}", file=sys.stderr)
+        return FAULT
+    except KeyboardInterrupt:
+        print("ressl: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except ModuleNotFoundError as error:
+        known = packages.missing(error)
+        if known is None:
+            raise
+        print(f"ressl: error: {known}", file=sys.stderr)
+        return USER_MISTAKE
+    except Exception as error:
+        from ressl_plugin.train.faults import explain
+
+        known = explain(error)
+        if known is None:
+            raise
+        print(f"ressl: {known}", file=sys.stderr)
+        return FAULT
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands and their arguments."""
+    top = argparse.ArgumentParser(
+        "ressl", description="ReSSL for solo-learn: pre-train, evaluate, compare."
+    )
+    top.add_argument("--version", action="version", version=f"ressl_plugin {__version__}")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    experiments = (cli_experiments.paper, cli_experiments.benchmark)
+    for add in (_pretrain, *cli_run.COMMANDS, _table, *experiments, _views, _data, _import,
+                _export):  # fmt: skip
+        add(commands)
+    return top
+
+
+def _pretrain(commands):
+    def call(args):
+        from ressl_plugin import config
+        from ressl_plugin.experiments import sweep
+
+        target, overrides = read_config(args)
+        if args.multirun and not args.cfg:
+            return sweep.multirun(target, overrides)
+        cfg = config.finish(config.load(target, overrides))
+        if args.cfg:
+            return _show(cfg)
+        from ressl_plugin.train.pretrain import pretrain
+        from ressl_plugin.utils.distributed import launched_first
+
+        folder = pretrain(cfg, meter=args.meter)
+        if launched_first():
+            print(f"run: {folder}")
+
+    sub = command(commands, "pretrain", call, help="pre-train a method into a run directory")
+    with_config(sub)
+    sub.add_argument("--multirun", "-m", action="store_true", help="a=1,2 b=3,4: every combination")
+    sub.add_argument("--meter", action="store_true", help="images/s, peak memory to results.json")
+
+
+def _show(cfg):
+    from omegaconf import OmegaConf
+
+    print(OmegaConf.to_yaml(cfg), end="")
+
+
+def _table(commands):
+    def call(args):
+        from ressl_plugin.experiments import tables
+
+        if args.paper:
+            print(tables.paper_table(args.paper, args.runs, args.format))
+        else:
+            print(tables.table(args.runs, args.format))
+
+    sub = command(commands, "table", call, help="runs side by side with the paper's numbers")
+    sub.add_argument("runs", nargs="+", type=Path)
+    sub.add_argument("--paper", type=int, choices=range(1, 11), metavar="1-10",
+                     help="in the layout of this table of the paper")
+    sub.add_argument("--format", choices=("markdown", "latex", "csv"), default="markdown",
+                     help="of what is printed")
+
+
+def _views(commands):
+    def call(args):
+        from ressl_plugin.evaluate import contact_sheet as contact
+
+        target, overrides = read_config(args)
+        print(contact.write(target, overrides, args.out, args.images, args.backend))
+
+    sub = command(commands, "views", call, help="a picture of a few images and their views")
+    with_config(sub)
+    sub.add_argument("--out", type=Path, default=Path("views.png"), help="picture to make")
+    sub.add_argument("--images", type=int, default=6, help="so many of the data set")
+    sub.add_argument("--backend", choices=("host", "dali", "batched"), default="batched",
+                     help="who draws the views")
+
+
+def _data(commands):
+    def call(args):
+        from ressl_plugin import data
+
+        if args.what == "check":
+            report = data.check_folder(args.folder, labels=not args.no_labels)
+            print("\n".join(report.lines()))
+            report.refuse()
+        elif args.what == "digits":
+            print(data.make_digits(args.folder))
+        else:
+            print(data.arrange_tiny_imagenet(args.folder))
+
+    sub = command(commands, "data", call, help="make, arrange or check a folder of images")
+    sub.add_argument("what", choices=("digits", "check", "tiny-imagenet"))
+    sub.add_argument("folder", type=Path)
+    sub.add_argument("--no-labels", action="store_true", help="check: a flat folder of images")
+
+
+def _import(commands):
+    def call(args):
+        from ressl_plugin.train import exchange as exchange_run
+
+        print(exchange_run.import_run(args.checkpoint, *read_config(args), out=args.out))
+
+    sub = command(commands, "import", call, help="another code's checkpoint into a run directory")
+    sub.add_argument("checkpoint", type=Path)
+    with_config(sub)
+    sub.add_argument("--out", type=Path, required=True, help="run directory to make")
+
+
+def _export(commands):
+    def call(args):
+        from ressl_plugin.train import exchange as exchange_run
+
+        print(exchange_run.export_run(args.run, args.out, args.flavour))
+
+    sub = command(commands, "export", call, help="the backbone as safetensors and a JSON")
+    sub.add_argument("run")
+    sub.add_argument("out", type=Path)
+    sub.add_argument("--flavour", choices=("torchvision", "timm"), help="default: by backbone")
+

@@ -1,0 +1,27 @@
+"""A config: every key and its default (schema), read, filled in and checked once, compared."""
+
+from ressl_plugin.config.loading import (
+    RECIPES,
+    defaults,
+    fill_method,
+    find,
+    finish,
+    finish_linear,
+    known_keys,
+    load,
+    recipes,
+    ungrammatical,
+)
+
+__all__ = [
+    "RECIPES",
+    "defaults",
+    "fill_method",
+    "find",
+    "finish",
+    "finish_linear",
+    "known_keys",
+    "load",
+    "recipes",
+    "ungrammatical",
+]

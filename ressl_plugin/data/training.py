@@ -1,0 +1,231 @@
+"""The images of a run, drawn as views by one of three back ends, and its validation images."""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import cached_property, partial
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from torch.utils.data import DataLoader, Subset
+
+from ressl_plugin import data, host
+from ressl_plugin.config.checks import check_batches
+from ressl_plugin.data import identity
+from ressl_plugin.data.memory import CleanBatches
+from ressl_plugin.data.workers import leave_signals
+from ressl_plugin.utils import distributed
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.views import recipe
+
+log = logging.getLogger(__name__)
+
+MEMORY_LIMIT = 4 << 30  # bytes of uint8 images that `auto` keeps on the device
+# where a checkpoint says what it was trained on (Lightning's name for a data module's state)
+DATA, TRAIN = "PretrainData", "train"
+SMALL = 96  # pixels a side up to which `auto` keeps images in memory
+
+
+class PretrainData(pl.LightningDataModule):
+    """Batches `[indexes (N,), [views (N, 3, S, S)], targets (N,)]` and clean validation images.
+
+    Args:
+        cfg: a complete config (config.finish).
+        run_dir: where decoded images are cached.
+
+    Raises:
+        UserError: missing or unusable data, a back end that cannot draw the recipe.
+    """
+
+    def __init__(self, cfg, run_dir: Path):
+        super().__init__()
+        self.cfg, self.run_dir = cfg, Path(run_dir)
+        self.recipe = data.view_recipe(cfg)
+        self.dataset = training_set(cfg)
+        self.has_val = self._has_validation()
+        if not self.has_val:  # to Lightning it is then a module without one, not an empty list
+            self.val_dataloader = super().val_dataloader
+        self._say_what_is_ignored()
+        self.backend = self._choose()
+        total = cfg.optimizer.batch_size
+        if len(self.dataset) < total:
+            raise UserError(
+                f"optimizer.batch_size={total}: larger than the data set of {len(self.dataset)} "
+                "images; a smaller batch is needed"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Classes that have a name; 1, as in the host, where nothing is labelled."""
+        return max(1, len(self.dataset.classes))
+
+    @cached_property
+    def identity(self) -> dict:
+        """What the training data are, wherever they lie (data.identify)."""
+        return data.identify(self.dataset)
+
+    def keep_identity(self) -> None:
+        """Write it into the run directory, too; the first process does it for all."""
+        if distributed.launched_first():
+            identity.keep(self.run_dir, self.identity)
+
+    def state_dict(self) -> dict:
+        """Of every checkpoint; compared by resume.check_same_data."""
+        return {TRAIN: self.identity}
+
+    def _has_validation(self) -> bool:
+        labelled = not self.cfg.data.no_labels and any(t >= 0 for t in self.dataset.targets)
+        own_test_set = self.cfg.data.dataset in ("cifar10", "cifar100", "stl10")
+        return labelled and (own_test_set or self.cfg.data.val_path is not None)
+
+    def _say_what_is_ignored(self) -> None:
+        if ignored := getattr(self.dataset, "ignored", None):
+            listed = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in ignored.items())
+            log.info(
+                "data.train_path=%s: %d images; files that are no images are left out: %s",
+                self.cfg.data.train_path, len(self.dataset), data.printable(listed),
+            )  # fmt: skip
+
+    def _choose(self) -> str:
+        wanted = self.cfg.data.backend
+        if wanted != "auto":
+            return wanted
+        if self.cfg.data.format == "dali":
+            return "dali"
+        equalize = any(v.equalize_prob for v in self.recipe.views)
+        chosen = "batched" if not equalize and self._is_small() else "host"
+        log.info("data.backend=auto: %s draws the views", chosen)
+        return chosen
+
+    def _is_small(self) -> bool:
+        """Whether the images are of one size, a small one, or made so, and fit into memory."""
+        array = getattr(self.dataset, "data", None)
+        if self.cfg.data.image_size:
+            side = self.cfg.data.image_size
+        elif array is not None:
+            side = max(array.shape[1:3])
+        else:
+            size = data.common_size(self.dataset, self.identity["digest"], SMALL)
+            side = max(size) if size else math.inf
+        return side <= SMALL and data.memory_bytes(self.dataset) <= MEMORY_LIMIT
+
+    def prepare_data(self) -> None:
+        """Find unreadable files before the first step, not in epoch 37."""
+        if not self.cfg.data.check:
+            return
+        self._check(self.dataset, self.identity, not self.cfg.data.no_labels)
+        if self.has_val:
+            val = data.open(self.cfg, "val")
+            self._check(val, data.identify(val), True)
+
+    def _check(self, dataset, found: dict, labels: bool) -> None:
+        if hasattr(dataset, "samples"):  # files, not an array
+            data.check_once(dataset.root, labels, found["digest"])
+
+    def train_dataloader(self):
+        """The chosen back end's loader, on the trainer's device."""
+        loader = getattr(self, f"_{self.backend}")()
+        check_batches(self.cfg, "train", len(loader))
+        return loader
+
+    def _host(self):
+        self.dataset.transform = HostViews(self.cfg)
+        return data.worker_loader(
+            data.Indexed(self.dataset),
+            self.cfg.optimizer.batch_size,
+            self.cfg.data.num_workers,
+            seed=self.cfg.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def _batched(self):
+        from ressl_plugin.views import batched
+
+        device = self.trainer.strategy.root_device
+        memory = data.MemoryImages(self.dataset, self.run_dir / "cache")
+        images, labels = memory.to(device)
+        draw = partial(
+            batched.draw,
+            recipe=self.recipe,
+            channels_last=not self.cfg.performance.disable_channel_last,
+            core=torch.compile(batched.apply_dense) if self.cfg.performance.compile else None,
+        )
+        return data.BatchedLoader(
+            images,
+            labels,
+            lambda batch, generator: draw(batch, generator=generator),
+            self.cfg.optimizer.batch_size,
+            seed=self.cfg.seed,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def _dali(self):
+        from ressl_plugin.data import dali
+
+        device = self.trainer.strategy.root_device
+        return dali.loader(
+            self.cfg,
+            self.recipe,
+            self.dataset,
+            device=device,
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
+        )
+
+    def val_dataloader(self):
+        """Clean images of data.val_path (or the data set's test set); not asked for without."""
+        loader = self._clean()
+        check_batches(self.cfg, "val", len(loader))
+        return loader
+
+    def _clean(self):
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        as_they_are = self.cfg.data.dataset in ("cifar10", "cifar100")  # nothing is resized
+        if self.backend == "batched" and as_they_are and not self.cfg.data.image_size:
+            images = data.MemoryImages(data.open(self.cfg, "val"), self.run_dir / "cache")
+            parts = [t[rank::ranks] for t in images.to(self.trainer.strategy.root_device)]
+            return CleanBatches(*parts, self.cfg.optimizer.batch_size, *data.mean_std(self.cfg))
+        loader = data.evaluation_loader(self.cfg, "val")
+        if ranks == 1 or len(loader.dataset) < ranks:
+            return loader
+        # every image on exactly one rank: means over ranks count no image twice
+        share = Subset(loader.dataset, range(rank, len(loader.dataset), ranks))
+        return DataLoader(
+            share,
+            batch_size=loader.batch_size,
+            num_workers=loader.num_workers,
+            worker_init_fn=leave_signals,
+        )
+
+
+def training_set(cfg):
+    """The images that a run of this config is trained on (data.open), untransformed."""
+    labelled = cfg.method == "supervised"  # of STL-10, the twentieth that has a label
+    return data.open(cfg, "train" if labelled else "pretrain", need_labels=labelled)
+
+
+class HostViews:
+    """The host's torchvision pipelines of all views: PIL image -> list of tensors.
+
+    Pickled as its config: a worker that was not forked (Python 3.14, macOS) would otherwise import
+    the host before it is mended.
+    """
+
+    def __init__(self, cfg):
+        self.cfg = cfg
+        mean, std = data.mean_std(cfg)
+        common = {"mean": mean, "std": std, "interpolation": data.interpolation(cfg).value}
+        entries = [{**common, **e} for e in recipe.expand(cfg.augmentations)]
+        name = cfg.data.dataset
+        self.draw = host.n_crops([(host.view_transform(name, e), e["num_crops"]) for e in entries])
+
+    def __call__(self, image):
+        return self.draw(image)
+
+    def __reduce__(self):
+        return HostViews, (self.cfg,)
+

@@ -1,0 +1,211 @@
+"""Figures fit to print in one column: curves, feature space (Fig. 3), neighbours (Fig. 2).
+
+Each function takes data and a path without suffix, writes PNG and PDF, and returns the two paths.
+Figures are drawn on their own Agg canvas: no pyplot, no global state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ressl_plugin.evaluate.neighbours import neighbours, neighbours_of_run
+from ressl_plugin.run.metrics import read_metrics
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.plot_style import (
+    COLUMN,
+    MARKERS,
+    PALETTE,
+    SMALL,
+    figure_of,
+    fitted,
+    need_matplotlib,
+    width_of,
+)
+
+__all__ = [
+    "COLUMN",
+    "PALETTE",
+    "curves",
+    "embed",
+    "feature_space",
+    "neighbours",
+    "neighbours_of_run",
+]
+
+# --- curves -------------------------------------------------------------------------------------
+
+# panel -> (label of the axis, {label of the line: columns of metrics.csv, the first found counts})
+PANELS = {
+    "loss": ("loss", {"training": ("train_ressl_loss", "train_loss", "loss")}),
+    "entropy": (
+        "entropy / log K",
+        {"target relation": ("train_target_entropy", "target_entropy")},
+    ),
+    "accuracy": (
+        "accuracy (%)",
+        {
+            "online linear": ("val_acc1",),
+            "kNN": ("val_knn_acc1", "knn_acc1"),
+            "teacher, online linear": ("momentum_val_acc1",),
+        },
+    ),
+}
+
+
+def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None) -> list[Path]:
+    """Loss, entropy of the target relation over log K, and accuracies, each per epoch.
+
+    Args:
+        metrics: a metrics.csv, or a directory that has one.
+        path: where to, without suffix.
+        queue_size: K; with it the loss panel shows log K, where a collapsed run stays.
+
+    Raises:
+        UserError: nothing to draw in the file.
+    """
+    metrics = Path(metrics)
+    columns = read_metrics(metrics / "metrics.csv" if metrics.is_dir() else metrics)
+    panels = []
+    for name, (label, lines) in PANELS.items():
+        found = {}
+        for line, candidates in lines.items():
+            column = next((c for c in candidates if c in columns), None)
+            if column:
+                found[line] = columns[column]
+        if found:
+            panels.append((name, label, found))
+    if not panels:
+        raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
+    with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for ax, (name, label, lines) in zip(axes, panels):
+            for i, (line, (epochs, values)) in enumerate(lines.items()):
+                marker = MARKERS[i] if len(epochs) <= 30 else None
+                ax.plot(epochs + 1, values, color=PALETTE[i], label=line, marker=marker, ms=2.2)
+            ax.set_ylabel(label)
+            if name == "loss" and queue_size:
+                ax.axhline(math.log(queue_size), color="0.5", lw=0.7, ls="--", label="log K")
+            if name == "entropy":
+                ax.set_ylim(0, 1.03)
+                ax.axhline(1, color="0.5", lw=0.7, ls="--", label="uniform (collapse)")
+            if len(ax.lines) > 1:
+                ax.legend(frameon=False)
+        figure.align_ylabels(axes)
+        axes[-1].set_xlabel("epoch")
+        axes[-1].xaxis.get_major_locator().set_params(integer=True)
+        first, last = axes[-1].dataLim.intervalx
+        if first == last:  # a lone epoch would be given ticks of its hundredths
+            axes[-1].set(xlim=(first - 1, first + 1), xticks=[first])
+    return paths
+
+
+UNLABELLED = "#AAAAAA"
+
+# --- feature space ------------------------------------------------------------------------------
+
+
+def embed(features, seed: int = 0, limit: int = 10_000) -> tuple[np.ndarray, str]:
+    """Features (N, d) in the plane: t-SNE of unit rows, or PCA when N > limit. Returns its name."""
+    from sklearn.decomposition import PCA
+    from sklearn.manifold import TSNE
+
+    x = np.asarray(features, dtype=np.float32)
+    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    if len(x) < 5:
+        raise UserError(f"feature space: {len(x)} images; at least 5 are needed")
+    if len(x) > limit or x.shape[1] < 3:
+        return PCA(2, random_state=seed).fit_transform(x), "PCA"
+    if x.shape[1] > 50 and len(x) > 50:
+        x = PCA(50, random_state=seed).fit_transform(x)
+    tsne = TSNE(2, perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed)
+    return tsne.fit_transform(x), "t-SNE"
+
+
+def feature_space(
+    spaces: dict[str, np.ndarray],
+    targets,
+    path: str | Path,
+    class_names: Sequence[str] | None = None,
+    limit: int = 10_000,
+    seed: int = 0,
+) -> list[Path]:
+    """Feature spaces coloured by class, one panel a representation (Fig. 3); grey without label.
+
+    Args:
+        spaces: title -> features (N, d); two panels stand side by side.
+        targets: (N,) labels of the images, the same for all panels; -1: none.
+        class_names: names by label; the labels themselves without it.
+        limit: more images than this are projected by PCA instead of t-SNE.
+
+    Raises:
+        UserError: fewer than 5 images.
+    """
+    targets = np.asarray(targets)
+    classes = np.unique(targets[targets >= 0])
+    names = [str(class_names[c]) if class_names is not None else str(c) for c in classes]
+    columns = min(2, len(spaces))
+    rows = math.ceil(len(spaces) / columns)
+    need_matplotlib()
+    names, across = _legend_of(names if len(classes) <= 20 else [])
+    side = COLUMN / columns
+    height = rows * (side + 0.2) + (0.05 + 0.14 * math.ceil(len(names) / across) if names else 0)
+    with figure_of(height, path) as (figure, paths):
+        figure.get_layout_engine().set(h_pad=0.06)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for ax in axes[len(spaces) :]:
+            ax.set_axis_off()
+        for ax, (title, features) in zip(axes, spaces.items()):
+            points, how = embed(features, seed, limit)
+            order = np.random.default_rng(seed).permutation(len(points))  # no class on top
+            size = float(np.clip(4000 / len(points) / columns, 0.4, 8))
+            ax.scatter(*points[targets < 0].T, s=size, color=UNLABELLED, linewidths=0)
+            handles = [
+                ax.scatter(
+                    *points[order[targets[order] == label]].T,
+                    s=size,
+                    color=_colour(i, len(classes)),
+                    marker=MARKERS[i % len(MARKERS)] if len(classes) <= 10 else "o",
+                    linewidths=0,
+                )
+                for i, label in enumerate(classes)
+            ]
+            ax.set_title(f"{title} ({how})")
+            ax.set(xticks=[], yticks=[])
+            ax.set_box_aspect(1)
+            ax.spines[:].set_visible(True)
+        if names:
+            texts = figure.legend(
+                handles,
+                names,
+                loc="outside lower center",
+                ncols=across,
+                frameon=False,
+                markerscale=math.sqrt(12 / size),
+                handletextpad=0.1,
+                columnspacing=0.9,
+            ).get_texts()
+            for text in texts:
+                text.set_parse_math(False)
+    return paths
+
+
+def _legend_of(names: list[str], most: int = 5) -> tuple[list[str], int]:
+    """Names cut to half the figure's width, and how many columns of them it holds."""
+    em, marker, gap, border = SMALL / 72, 2.1, 0.9, 1.8  # as Legend sets them, in font sizes
+    half = (COLUMN - (border + gap) * em) / 2 - marker * em
+    names = [fitted(name, half) for name in names]
+    for columns in range(min(most, len(names)), 2, -1):
+        widest = (max(map(width_of, part)) for part in np.array_split(names, columns))
+        if sum(widest) + (columns * (marker + gap) - gap + border) * em <= COLUMN:
+            return names, columns
+    return names, min(2, len(names))
+
+
+def _colour(i: int, count: int):
+    import matplotlib as mpl
+
+    return PALETTE[i] if count <= len(PALETTE) else mpl.colormaps["turbo"](i / (count - 1))

@@ -1,0 +1,1 @@
+"""Many trainings: sweeps, method benchmarks, the paper's tables and their numbers."""

@@ -1,0 +1,216 @@
+"""`ressl benchmark`: several methods on the same data, backbone and budget, over seeds.
+
+Every cell is a run directory `OUT/<method>-seed<seed>`; a finished one is not run again. All are
+trained by pretrain.pretrain and evaluated alike on the frozen backbone: linear classifier, a few
+labels a class, kNN. benchmark.md and benchmark.tex are made from the results files alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+from omegaconf import DictConfig, OmegaConf
+
+from ressl_plugin import config, run
+from ressl_plugin.experiments import sweep
+from ressl_plugin.run import checkpoint, results
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.render import number, render
+from ressl_plugin.views import recipe as views_recipe
+
+log = logging.getLogger(__name__)
+
+METHODS_FILE = config.RECIPES / "benchmark" / "methods.yaml"
+LABELS = (1, 5)  # a class, drawn ten times
+COLUMNS = [  # title, evaluator, how its protocol begins, metric
+    ("linear", "linear", "", "top1"),
+    *((f"{n} label{'s' * (n > 1)} a class", "few-labels", f"linear, {n} ", "top1") for n in LABELS),
+    ("kNN", "knn", "", "top1"),
+    ("images/s", "training", "", "images/s"),
+    ("peak MB", "training", "", "peak MB"),
+]
+
+
+def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out: Path) -> str:
+    """Train and evaluate every method with every seed, print the table and write it to `out`.
+
+    Args:
+        target, overrides: the recipe, one of ReSSL's, that all methods share.
+        methods: names in scripts/benchmark/methods.yaml; None for all seven.
+        seeds: one training each.
+        out: directory of the cells and of benchmark.md, benchmark.tex.
+
+    Raises:
+        UserError: unknown method, a recipe that cannot work, a cell of another config in `out`,
+            images or labels that are not there.
+        RunFault: a cell failed; the others are in the table.
+    """
+    base = config.finish(config.load(target, overrides))
+    settings = read_methods(base)
+    usual = [name for name, its in settings.items() if its.get("by_default", True)]
+    names = list(dict.fromkeys(methods or usual))
+    unknown = [name for name in names if name not in settings]
+    if unknown:
+        raise UserError(f"--methods {' '.join(unknown)}: known are {', '.join(settings)}")
+    plan = [(name, seed) for seed in dict.fromkeys(seeds) for name in names]
+    cells = [cell_config(base, name, settings[name], seed, out) for name, seed in plan]
+    for cfg in cells:
+        sweep.same_experiment(cfg)
+    sweep.check_images(cells)
+    failed = sweep.each(cells, run_cell)
+    folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
+    text = table(folders, settings)
+    run.write_text(Path(out) / "benchmark.md", text)
+    run.write_text(Path(out) / "benchmark.tex", table(folders, settings, "latex"))
+    print(text, end="")
+    sweep.report(failed, cells)
+    return text
+
+
+def read_methods(base: DictConfig) -> dict[str, dict]:
+    """methods.yaml with the recipe's values in it: method -> title, backprop, views, changes."""
+    given = OmegaConf.merge({"recipe": base}, OmegaConf.load(METHODS_FILE))
+    found = OmegaConf.to_container(given, resolve=True)
+    del found["recipe"]
+    return found
+
+
+def cell_config(base: DictConfig, method: str, settings: dict, seed: int, out: Path) -> DictConfig:
+    """The complete config of one training."""
+    cfg = OmegaConf.to_container(base)
+    cfg.update(
+        method=method,
+        name=f"{method}-seed{seed}",
+        seed=seed,
+        run_dir=str(Path(out) / f"{method}-seed{seed}"),
+        resume=True,
+        check_val_every_n_epoch=cfg["max_epochs"],
+        method_kwargs=settings["method_kwargs"],
+        batchnorm=settings.get("batchnorm", {}),
+        augmentations=views(base, settings["views"]),
+    )
+    cfg["knn_eval"]["enabled"] = False  # the evaluators follow once the training is done
+    for node in ("momentum", "optimizer", "scheduler"):
+        cfg[node].update(settings.get(node, {}))
+    return config.finish(OmegaConf.create(cfg))
+
+
+def views(base: DictConfig, kind: str) -> list[dict]:
+    """Augmentations of a method, made of the recipe's contrastive and weak views.
+
+    Raises:
+        UserError: the recipe has no weak view, or the kind is unknown.
+    """
+    entries = views_recipe.expand(base.augmentations)
+    if kind == "recipe":
+        return entries
+    weak = [e for e in entries if e.get("role") == "teacher"]
+    strong = [e for e in entries if e.get("role") == "student"]
+    if not (weak and strong):
+        raise UserError("augmentations: entries with role: student and role: teacher are needed")
+    student = {k: v for k, v in strong[0].items() if k != "role"}
+    teacher = {k: v for k, v in weak[0].items() if k != "role"}
+    if kind == "contrastive":
+        return [{**student, "num_crops": 2}]
+    if kind == "pair":
+        return [{**student, "num_crops": 1}, {**teacher, "num_crops": 1}]
+    if kind == "weak":
+        return [{**teacher, "num_crops": 2}]
+    raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair or weak")
+
+
+def run_cell(cfg: DictConfig) -> None:
+    """Train and evaluate, whichever is still to be done; keep one checkpoint."""
+    folder = Path(cfg.run_dir)
+    if complete(folder):
+        return
+    if not sweep.finished(folder, cfg.max_epochs):
+        sweep.train(cfg, meter=True)
+    if not all(sweep.evaluated(folder, e) for e in ("linear", "few-labels", "knn")):
+        evaluate(folder)
+    if not sweep.evaluated(folder, "training"):
+        log.warning("%s: its images/s were not measured to the end; train it anew for them", folder)
+    shutil.rmtree(folder / checkpoint.PREVIOUS, ignore_errors=True)
+
+
+def complete(folder: Path) -> bool:
+    """Whether a cell has every number of the table."""
+    return all(sweep.evaluated(folder, evaluator) for _, evaluator, _, _ in COLUMNS)
+
+
+def evaluate(folder: Path) -> None:
+    """Append the frozen backbone's linear, few-label and kNN accuracy to the cell's results."""
+    from ressl_plugin.evaluate import compare, logistic, subject
+
+    opened = run.open_run(folder)
+    device = subject.device_named("cpu" if opened.cfg.accelerator == "cpu" else "auto")
+    parts = subject.Splits(opened, device).of(opened.backbone())
+    name, seed = opened.cfg.data.dataset, opened.cfg.seed
+    found = logistic.probe(*parts, seed=seed, device=device)
+    record = {"evaluator": "linear", "protocol": logistic.NAME, "data": name, "metric": "top1",
+              "value": found["top1"], "seeds": [seed], "details": {"l2": found["l2"]}}  # fmt: skip
+    few = compare.compare({opened.cfg.method: parts}, name, per_class=LABELS)
+    for one in [record, *few]:
+        one.pop("representation", None)
+        about = {"data_sets": subject.data_sets_of(opened), **subject.weights_of(opened)}
+        results.append(folder, {**one, **about})
+
+
+def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:
+    """Methods by evaluations, mean ± standard deviation over the seeds, out of the results files.
+
+    Raises:
+        UserError: no cell has results.
+    """
+    groups: dict[str, list[tuple[DictConfig, list[dict]]]] = {}
+    for folder in folders:
+        if records := results.read(folder):
+            cfg = run.read_config(folder / "config.yaml")
+            groups.setdefault(cfg.method, []).append((cfg, records))
+    if not groups:
+        raise UserError(f"no results in {', '.join(map(str, folders))}; run the benchmark first")
+    rows = []
+    for method in (m for m in settings if m in groups):
+        cells = groups[method]
+        numbers = [_number(cells, *column[1:]) for column in COLUMNS]
+        rows.append([settings[method]["title"], settings[method]["backprop"], *numbers])
+    header = ["method", "backprop", *(title for title, *_ in COLUMNS)]
+    lead = {"markdown": "{}\n\n", "latex": "% {}\n"}.get(format, "")
+    return lead.format(_caption(groups)) + render(header, rows, format)
+
+
+def _number(cells, evaluator: str, protocol: str, metric: str) -> str:
+    """One entry of the table: of each seed the latest record, then mean ± spread."""
+    values = []
+    for _, records in cells:
+        fitting = [
+            r["value"]
+            for r in records
+            if (r["evaluator"], r["metric"]) == (evaluator, metric)
+            and r["protocol"].startswith(protocol)
+        ]
+        values += fitting[-1:]
+    if not values:
+        return ""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    if evaluator == "training":
+        return f"{np.mean(values):.0f}" + ("" if spread is None else f" ± {spread:.0f}")
+    return number(float(np.mean(values)), spread)
+
+
+def _caption(groups) -> str:
+    """What the numbers are, from the cells themselves."""
+    cells = [cell for group in groups.values() for cell in group]
+    cfg, records = cells[0]
+    seeds = sorted({cfg.seed for cfg, _ in cells})
+    versions = records[-1].get("versions") or {}
+    return (
+        f"{cfg.data.train_path or cfg.data.dataset}: {cfg.backbone.name}, stem "
+        f"{cfg.backbone.stem}, {cfg.max_epochs} epochs, batch {cfg.optimizer.batch_size}, seeds "
+        f"{', '.join(map(str, seeds))}; top-1 in %, mean ± standard deviation over the seeds; "
+        f"peak memory {'resident' if cfg.accelerator == 'cpu' else 'allocated on the GPU'} in "
+        f"training; torch {versions.get('torch', '?')}, solo-learn {versions.get('solo', '?')}."
+    )

@@ -1,0 +1,259 @@
+"""Many trainings, one run directory each, resumable; `ressl pretrain -m` is the plainest case."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from ressl_plugin import config, data, run
+from ressl_plugin.config import yaml_files
+from ressl_plugin.config.diff import config_differences
+from ressl_plugin.data import identity
+from ressl_plugin.run import results
+from ressl_plugin.train import stem as stems
+from ressl_plugin.utils.devices import device_count, runnable
+from ressl_plugin.utils.errors import RunFault, UserError
+
+log = logging.getLogger(__name__)
+
+
+def combinations(overrides: list[str]) -> list[list[str]]:
+    """Hydra's sweep grammar (`a=1,2`, `a=choice(1,2)`, `a=range(1,4)`) as lists of overrides.
+
+    Raises:
+        UserError: an override that is not in the grammar.
+    """
+    for reason in filter(None, map(config.ungrammatical, overrides)):
+        raise UserError(reason)
+    try:
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+        choices = [_choices(one) for one in parsed]
+    except HydraException as error:  # glob(), too, is found when it is asked for its values
+        raise UserError(f"{' '.join(overrides)}: {' '.join(str(error).split())}") from None
+    return [list(cell) for cell in itertools.product(*choices)]
+
+
+def _choices(override) -> list[str]:
+    if not override.is_sweep_override():
+        return [override.input_line]
+    key = override.get_key_element()
+    return [f"{key}={value}" for value in override.sweep_string_iterator()]
+
+
+def swept(cell: list[str], overrides: list[str]) -> list[str]:
+    """The words of a cell that are not the same in every cell."""
+    return [word for word in cell if word not in overrides]
+
+
+def short(word: str) -> str:
+    """`a.b.key=value` as `key=value`."""
+    return word.split(".", word.partition("=")[0].count("."))[-1]
+
+
+def multirun(target: str, overrides: list[str]) -> list[Path]:
+    """Train every cell; a finished one is not run again, an interrupted one is resumed.
+
+    Run directories are `<run_dir>/<key=value,…>` of the swept keys, without what stands before
+    their last dot.
+
+    Raises:
+        UserError: nothing is swept, a cell's config cannot work, or a cell of another config is
+            there.
+    """
+    cells = combinations(overrides)
+    if len(cells) < 2:
+        raise UserError("--multirun: nothing to sweep; give several values, as tau=0.1,0.2")
+    configs = []
+    for cell in cells:
+        cfg = config.finish(config.load(target, cell))
+        cfg.run_dir = str(run.directory(cfg) / ",".join(map(short, swept(cell, overrides))))
+        cfg.resume = True
+        same_experiment(cfg)
+        configs.append(cfg)
+    missing = [cfg for cfg in configs if not finished(Path(cfg.run_dir), cfg.max_epochs)]
+    report(each(configs, lambda cfg: train(cfg) if cfg in missing else None), configs)
+    return [Path(cfg.run_dir) for cfg in configs]
+
+
+def each(configs: list[DictConfig], work) -> list[str]:
+    """`work(cfg)` for every cell, whatever becomes of the others; the places of those that failed.
+
+    A fault of a run (its loss not finite, a worker killed, no memory) is said and ends its cell
+    alone; a mistake, an interruption and a bug end all.
+    """
+    from ressl_plugin.train.faults import explain
+
+    failed = []
+    for number, cfg in enumerate(configs, 1):
+        print(f"[{number}/{len(configs)}] {cfg.run_dir}", flush=True)
+        try:
+            work(cfg)
+        except RunFault as error:
+            reason = str(error)
+        except (RuntimeError, OSError) as error:
+            reason = explain(error)
+            if reason is None:
+                raise
+        else:
+            continue
+        log.error("%s: %s", cfg.run_dir, reason)
+        failed.append(cfg.run_dir)
+    return failed
+
+
+def report(failed: list[str], configs: list) -> None:
+    """What became of `each`.
+
+    Raises:
+        RunFault: some cells failed.
+    """
+    if failed:
+        raise RunFault(
+            f"{len(failed)} of {len(configs)} cells failed: {', '.join(failed)}; the others are "
+            "finished, the same command tries these again"
+        )
+
+
+def check_images(configs: list[DictConfig], labels: bool = True) -> None:
+    """The images of every cell are there, before the first of them is trained.
+
+    Args:
+        labels: evaluators need labelled training and validation images.
+
+    Raises:
+        UserError: a file or folder is missing, or labels are.
+    """
+    splits = ("train", "val") if labels else ("pretrain",)
+    for cfg in {OmegaConf.to_yaml(cfg.data): cfg for cfg in configs}.values():
+        for split in splits:
+            data.open(cfg, split, need_labels=labels)
+
+
+def same_experiment(cfg: DictConfig) -> None:
+    """A cell that is there must have been made with this config, accelerator and all.
+
+    Raises:
+        UserError: the keys that differ, unless `resume_force` says to go on with the new ones; or
+            its config cannot be read.
+    """
+    file = Path(cfg.run_dir) / "config.yaml"
+    if cfg.resume_force or not file.is_file():
+        return
+    there = OmegaConf.create(yaml_files.read(file))
+    differing = config_differences(there, stems.settle(runnable(cfg)))
+    place = OmegaConf.select(there, "data.train_path")
+    if not differing and cfg.data.train_path != place:  # it may be a copy
+        differing = _other_data(cfg, place)
+    if differing:
+        raise UserError(
+            f"{cfg.run_dir} was made with another config: {'; '.join(differing)}; "
+            "set them back, give another place for the runs, or resume_force=true"
+        )
+
+
+def _other_data(cfg: DictConfig, place: str | None) -> list[str]:
+    """Whether data.train_path holds other images than the run there was trained on."""
+    trained_on = identity.of_run(cfg.run_dir)
+    why = "which is not known to hold the same images"
+    if trained_on is not None:
+        from ressl_plugin.data.training import training_set
+
+        why = identity.differences(trained_on, data.identify(training_set(cfg)))
+    return [f"data.train_path: {place} -> {cfg.data.train_path}, {why}"] if why else []
+
+
+def train(cfg: DictConfig, meter: bool = False) -> None:
+    """Train one cell. With `meter`, its images/s and peak memory go to results.json as well.
+
+    Lightning starts the ranks of several devices by running the whole command again in each, once
+    a process; so each such training is a command of its own.
+
+    Raises:
+        UserError: started under torchrun or srun, whose processes would all sweep.
+        RunFault: the training had to stop.
+        SystemExit: the training in its own process was a mistake or interrupted; it has said why.
+    """
+    launcher = "WORLD_SIZE" if "TORCHELASTIC_RUN_ID" in os.environ else "SLURM_STEP_NUM_TASKS"
+    if int(os.environ.get(launcher) or 1) > 1:
+        raise UserError(
+            "this command starts its own trainings, one after the other; run it without torchrun "
+            "or srun (devices=N uses the GPUs of this machine)"
+        )
+    if cfg.resume is True:  # of what there is: nobody has asked for it
+        cfg.resume = run.has_checkpoint(run.directory(cfg))
+    if device_count(runnable(cfg).devices, torch.cuda.device_count()) == 1:
+        from ressl_plugin.train.pretrain import pretrain
+
+        gc.collect()  # the cell before, with its images, before its memory counts as this one's
+        pretrain(cfg, meter=meter)
+    else:
+        _train_in_a_process(cfg, meter)
+    # every cell decodes the images for itself: of many cells they would fill the disk
+    shutil.rmtree(run.directory(cfg) / "cache", ignore_errors=True)
+
+
+def _train_in_a_process(cfg: DictConfig, meter: bool) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "config.yaml"
+        file.write_text(OmegaConf.to_yaml(cfg))
+        command = [sys.executable, "-m", "ressl_plugin.cli", "pretrain", str(file)]
+        code = wait_for([*command, *["--meter"] * meter])
+    if code == 3:  # see cli.main
+        raise RunFault("the training failed, for the reason above")
+    if code:
+        raise SystemExit(code)
+
+
+def wait_for(command: list[str]) -> int:
+    """The exit status of a command that hears this one's signals, and has its time to save.
+
+    It is a session of its own: else Ctrl-C would reach it twice, from the terminal and from here,
+    and the second one means at once. A terminal that is closed (SIGHUP) is a SIGTERM to it.
+    """
+    child = subprocess.Popen(command, start_new_session=True)
+    sent = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM,
+            signal.SIGUSR1: signal.SIGUSR1, signal.SIGHUP: signal.SIGTERM}  # fmt: skip
+    before = {
+        number: signal.signal(number, lambda number, _: child.send_signal(sent[number]))
+        for number in sent
+    }
+    try:
+        code = child.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if code < 0:  # it could not say so itself
+        log.error("the training was killed by %s", signal.Signals(-code).name)
+    return code if code >= 0 else 128 - code
+
+
+def finished(folder: Path, epochs: int) -> bool:
+    """Whether the run there has trained all its epochs, the last one to its end."""
+    from ressl_plugin.run import checkpoint
+    from ressl_plugin.run.checkpoint_schema import check_weights
+
+    if not run.has_checkpoint(folder):
+        return False
+    state = checkpoint.load(folder)
+    check_weights(folder, state)
+    if "loops" not in state:  # written without training: an import, an untrained backbone
+        return state.get("epoch", 0) + 1 >= epochs
+    return (run.epochs_trained(state) or 0) >= epochs
+
+
+def evaluated(folder: Path, evaluator: str) -> bool:
+    """Whether results.json of a run has a record of this evaluator."""
+    return folder.is_dir() and any(r["evaluator"] == evaluator for r in results.read(folder))

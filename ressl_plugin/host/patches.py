@@ -1,0 +1,181 @@
+"""What both generations of the host get wrong on today's stack, mended in memory.
+
+Each mend names the fault. The host's files are never touched.
+"""
+
+import sys
+
+import torch
+from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torchmetrics.metric import Metric
+
+from ressl_plugin.utils.knn import labelled, nearest, vote
+
+
+def replace_everywhere(name: str, old, new) -> None:
+    """Rebind `name` in every loaded module of the host that imported `old` by that name."""
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split(".")[0] == "solo" and getattr(module, name, None) is old:
+            setattr(module, name, new)
+
+
+def mend_top5() -> None:
+    """With fewer than five classes, top-5 asks for more logits than there are.
+
+    It breaks the momentum classifier and LinearModel; accuracy@5 is then over all classes.
+    """
+    from solo.utils import metrics
+
+    host = metrics.accuracy_at_k
+
+    def accuracy_at_k(outputs, targets, top_k=(1, 5)):
+        classes = outputs.size(1)
+        return host(outputs, targets, top_k=[min(k, classes) for k in top_k])
+
+    replace_everywhere("accuracy_at_k", host, accuracy_at_k)
+
+
+def mend_knn() -> None:
+    """Three faults of WeightedKNNClassifier, the class itself being kept (others hold it).
+
+    `compute_on_step` is gone from torchmetrics; without it, calling the metric would compute at
+    every batch; and classes are counted on the test labels alone, so that a test set without
+    the highest class fails.
+    """
+    from solo.utils.knn import WeightedKNNClassifier as Knn
+
+    def __init__(
+        self,
+        k=20,
+        T=0.07,
+        max_distance_matrix_size=int(5e6),
+        distance_fx="cosine",
+        epsilon=1e-5,
+        dist_sync_on_step=False,
+    ):
+        Metric.__init__(self, dist_sync_on_step=dist_sync_on_step)
+        self.k = k
+        self.T = T
+        self.max_distance_matrix_size = max_distance_matrix_size
+        self.distance_fx = distance_fx
+        self.epsilon = epsilon
+        for name in ("train_features", "train_targets", "test_features", "test_targets"):
+            self.add_state(name, default=[], persistent=False)
+
+    def forward(self, *args, **kwargs):
+        self.update(*args, **kwargs)
+
+    Knn.__init__ = __init__
+    Knn.forward = forward
+    Knn.compute = torch.no_grad()(weighted_knn)
+
+
+def weighted_knn(self) -> tuple[float, float]:
+    """Accuracy@1 and @5 (per cent) of the weighted k-NN vote, as the host defines it.
+
+    Weights: exp(cosine / T), or 1 / (euclidean distance + epsilon). Cosine features need not be
+    normalised. (-1, -1) when there is nothing to compare.
+
+    Raises:
+        NotImplementedError: another `distance_fx`.
+    """
+    if self.distance_fx not in ("cosine", "euclidean"):
+        raise NotImplementedError(f"distance_fx={self.distance_fx}; cosine or euclidean")
+    states = (self.train_features, self.train_targets, self.test_features, self.test_targets)
+    # A list, or a tensor once torchmetrics has gathered it over processes.
+    if any(len(state) == 0 for state in states):
+        return -1, -1
+    train, train_labels, test, test_labels = map(_joined, states)
+    # No label, no vote and no verdict.
+    train, train_labels = labelled(train, train_labels)
+    test, test_labels = labelled(test, test_labels)
+    if len(train) == 0 or len(test) == 0:
+        return -1, -1
+    classes = int(max(train_labels.max(), test_labels.max())) + 1
+    settings = self.k, self.distance_fx, self.epsilon, self.max_distance_matrix_size
+    near, labels = nearest(train, train_labels, test, *settings)
+    self.reset()
+    temperature = self.T if self.distance_fx == "cosine" else None
+    return vote(near, labels, test_labels, classes, temperature)
+
+
+def _joined(state) -> torch.Tensor:
+    if isinstance(state, torch.Tensor):
+        return state
+    return state[0] if len(state) == 1 else torch.cat(list(state))
+
+
+def mend_reduce_on_plateau(linear_class) -> None:
+    """LinearModel with `scheduler=reduce` names no quantity to watch, which Lightning refuses.
+
+    It is named to a Trainer that sets up a training; any other caller gets what the host gives.
+    """
+    host = linear_class.configure_optimizers
+
+    def configure_optimizers(self):
+        configured = host(self)
+        plateau = isinstance(configured, tuple) and isinstance(configured[1][0], ReduceLROnPlateau)
+        if plateau and _in_training(self):
+            watch = {"scheduler": configured[1][0], "monitor": "val_loss"}
+            return configured[0], [watch]
+        return configured
+
+    linear_class.configure_optimizers = configure_optimizers
+
+
+def _in_training(model) -> bool:
+    try:
+        return model.trainer.training
+    except RuntimeError:  # attached to none
+        return False
+
+
+def apply() -> None:
+    """All of the above, once, after `solo.methods` has been imported."""
+    from solo.methods.linear import LinearModel
+
+    mend_top5()
+    mend_knn()
+    mend_reduce_on_plateau(LinearModel)
+
+
+class ResumedSchedule:
+    """Mixin of the momentum base: a resumed run goes on with its tau.
+
+    The host keeps `cur_tau` in no checkpoint, so that the first step after a resume would use
+    `base_tau`; it is recomputed from the step count instead.
+    """
+
+    def on_train_start(self):
+        super().on_train_start()
+        if self.trainer.global_step > 0:
+            self.momentum_updater.update_tau(
+                cur_step=self.trainer.global_step,
+                max_steps=self.trainer.estimated_stepping_batches,
+            )
+
+
+def rename_old_keys(module, state_dict, prefix, *_) -> None:
+    """load_state_dict pre-hook: names of 1.0.2's checkpoints to the main branch's."""
+    for old, new in (("encoder.", "backbone."), ("momentum_encoder.", "momentum_backbone.")):
+        for key in [key for key in state_dict if key.startswith(prefix + old)]:
+            state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
+
+
+def bare_backbone(factory, cfg) -> nn.Module:
+    """The backbone as the host builds it inside a method: no last layer, its CIFAR stem for the
+    data sets cifar10 and cifar100."""
+    name = cfg.backbone.name
+    backbone = factory(cfg.method, **cfg.backbone.kwargs)
+    if name.startswith("resnet"):
+        backbone.fc = nn.Identity()
+        if cfg.data.dataset in ("cifar10", "cifar100"):
+            backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
+            backbone.maxpool = nn.Identity()
+    return backbone
+
+
+def features_dim(backbone: nn.Module) -> int:
+    """Length of the feature vector: `inplanes` of a ResNet, else `num_features`."""
+    return backbone.inplanes if hasattr(backbone, "inplanes") else backbone.num_features

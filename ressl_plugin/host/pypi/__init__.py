@@ -1,0 +1,278 @@
+"""solo-learn 1.0.2 (the only release on PyPI) behind the main branch's configs and names.
+
+1.0.2's methods take keyword arguments, call their networks encoder and momentum_encoder, and
+schedule by the epoch. `Adapter` is mixed into each of them: constructed from a config, attributes
+and state-dict keys of the main branch, its learning rate schedule and weight decay groups.
+"""
+
+from argparse import ArgumentParser
+from functools import cache, partial
+from inspect import signature
+
+import torch
+from omegaconf import OmegaConf
+
+from ressl_plugin.host.pypi import shims as pypi_shims
+
+pypi_shims.before_import()
+
+from solo.methods import METHODS  # noqa: E402
+from solo.methods.base import BaseMomentumMethod  # noqa: E402
+from solo.methods.ressl import ReSSL as _HostReSSL  # noqa: E402
+from solo.utils import backbones as _backbones  # noqa: E402
+from solo.utils.knn import WeightedKNNClassifier as KNN  # noqa: E402
+from torchvision.models import resnet18, resnet50  # noqa: E402
+
+from ressl_plugin.host import defaults  # noqa: E402
+from ressl_plugin.host import patches as mends  # noqa: E402
+from ressl_plugin.host.pypi import patches as pypi_patches  # noqa: E402
+
+mends.apply()
+pypi_patches.apply()
+
+from ressl_plugin.host.patches import features_dim  # noqa: E402
+from ressl_plugin.host.pipelines import MEAN_STD  # noqa: E402
+from ressl_plugin.host.pypi.data import (  # noqa: E402
+    classification_datasets,
+    loader,
+    n_crops,
+    pretrain_dataset,
+    view_transform,
+)
+from ressl_plugin.host.pypi.linear import LinearModel  # noqa: E402
+from ressl_plugin.host.pypi.optim import configure  # noqa: E402
+
+__all__ = [
+    "BACKBONES",
+    "KNN",
+    "MEAN_STD",
+    "METHODS",
+    "LinearModel",
+    "MomentumBase",
+    "ReSSL",
+    "build_backbone",
+    "build_method",
+    "classification_datasets",
+    "features_dim",
+    "loader",
+    "n_crops",
+    "pretrain_dataset",
+    "register_backbone",
+    "view_transform",
+]
+
+
+def _call(factory, method, **kwargs):
+    return factory(**kwargs)
+
+
+def _without_method(factory):
+    """1.0.2's factories do not take the method's name, the main branch's do."""
+    return partial(_call, factory)
+
+
+BACKBONES = {
+    "resnet18": _without_method(resnet18),
+    "resnet50": _without_method(resnet50),
+    **{
+        f"{family}_{size}": _without_method(getattr(_backbones, f"{family}_{size}"))
+        for family in ("vit", "swin")
+        for size in ("tiny", "small", "base", "large")
+    },
+}
+RENAMED = {"encoder": "backbone", "momentum_encoder": "momentum_backbone"}
+
+
+def keyword_arguments(cfg, cls) -> dict:
+    """What `cls.__init__` of 1.0.2 takes, from a filled config in main's schema."""
+    is_resnet = cfg.backbone.name.startswith("resnet")
+    arguments = {
+        # Only "is it a ResNet" matters of 1.0.2's fixed table: `Adapter` sets the factory.
+        "encoder": "resnet18" if is_resnet else "vit_tiny",
+        "backbone_args": {
+            **OmegaConf.to_container(cfg.backbone.kwargs, resolve=True),
+            "cifar": is_resnet and cfg.data.dataset in ("cifar10", "cifar100"),
+        },
+        "num_classes": cfg.data.num_classes,
+        "num_large_crops": cfg.data.num_large_crops,
+        "num_small_crops": cfg.data.num_small_crops,
+        "max_epochs": cfg.max_epochs,
+        "accumulate_grad_batches": cfg.accumulate_grad_batches,
+        "batch_size": cfg.optimizer.batch_size,
+        "optimizer": cfg.optimizer.name,
+        "lars": cfg.optimizer.name == "lars",
+        "lr": cfg.optimizer.lr,
+        "classifier_lr": cfg.optimizer.classifier_lr,
+        "weight_decay": cfg.optimizer.weight_decay,
+        "exclude_bias_n_norm": False,
+        "extra_optimizer_args": OmegaConf.to_container(cfg.optimizer.kwargs, resolve=True),
+        "scheduler": cfg.scheduler.name,
+        "min_lr": cfg.scheduler.min_lr,
+        "warmup_start_lr": cfg.scheduler.warmup_start_lr,
+        "warmup_epochs": cfg.scheduler.warmup_epochs,
+        "lr_decay_steps": cfg.scheduler.lr_decay_steps,
+        "knn_eval": False,
+    }
+    if issubclass(cls, BaseMomentumMethod):
+        arguments["base_tau_momentum"] = cfg.momentum.base_tau
+        arguments["final_tau_momentum"] = cfg.momentum.final_tau
+        arguments["momentum_classifier"] = cfg.momentum.classifier
+    method_kwargs = OmegaConf.to_container(cfg.method_kwargs, resolve=True)
+    own = own_parameters(cls)
+    arguments.update({key: value for key, value in method_kwargs.items() if key in own})
+    return arguments
+
+
+def own_parameters(cls) -> set:
+    """Names of the keyword arguments that a method of 1.0.2 adds to the base class's."""
+    return set(signature(cls.__init__).parameters) - {"self", "args", "kwargs"}
+
+
+def method_defaults(cls) -> dict:
+    """The defaults of a method's own arguments, out of its argument parser."""
+    parser = cls.add_model_specific_args(ArgumentParser())
+    own = own_parameters(cls)
+    return {a.dest: a.default for a in parser._actions if a.dest in own}
+
+
+class Adapter:
+    """Mixin in front of a method of 1.0.2: main's constructor, names and optimizers."""
+
+    def __init__(self, cfg, host_class):
+        # Plain attributes first: torch's modules take no other before their own __init__.
+        object.__setattr__(self, "_factory", BACKBONES[cfg.backbone.name])
+        object.__setattr__(self, "_method_name", cfg.method)
+        object.__setattr__(self, "no_channel_last", cfg.performance.disable_channel_last)
+        super().__init__(**keyword_arguments(cfg, host_class))
+        self.cfg = cfg
+        self.backbone_name = cfg.backbone.name
+        self.exclude_bias_n_norm_wd = cfg.optimizer.exclude_bias_n_norm_wd
+        self.scheduler_interval = cfg.scheduler.interval
+        # 1.0.2 fixes the euclidean distance; so the metric is made here.
+        self.knn_eval, self.knn_k = cfg.knn_eval.enabled, cfg.knn_eval.k
+        if self.knn_eval:
+            self.knn = KNN(k=self.knn_k, distance_fx=cfg.knn_eval.distance_func)
+        self.validation_step_outputs = []
+        self.register_load_state_dict_pre_hook(mends.rename_old_keys)
+
+    def __setattr__(self, name, value):
+        if name == "base_model":
+            value = partial(self._factory, self._method_name)
+        super().__setattr__(RENAMED.get(name, name), value)
+
+    def __getattr__(self, name):
+        return super().__getattr__(RENAMED.get(name, name))
+
+    @property
+    def learnable_params(self):
+        groups = super().learnable_params
+        for group in groups:
+            if "name" in group:
+                group["name"] = RENAMED.get(group["name"], group["name"])
+        return groups
+
+    def configure_optimizers(self):
+        return configure(self, self.learnable_params)
+
+    def _to_layout(self, images):
+        return images if self.no_channel_last else images.to(memory_format=torch.channels_last)
+
+    def base_forward(self, X):
+        return super().base_forward(self._to_layout(X))
+
+    def base_momentum_forward(self, X):
+        return super().base_momentum_forward(self._to_layout(X))
+
+
+class MomentumBase(mends.ResumedSchedule, Adapter, BaseMomentumMethod):
+    """1.0.2's momentum base class with the constructor and the hooks of the main branch's.
+
+    `cfg` is filled in place, as main does. Subclasses override `forward` and `momentum_forward`,
+    each taking (N, 3, H, W) and giving a dict with "feats" (N, d), the first also "logits".
+    """
+
+    def __init__(self, cfg):
+        cfg = defaults.fill(defaults.as_config(cfg))
+        defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
+        super().__init__(cfg, BaseMomentumMethod)
+
+    def forward(self, X):
+        feats = self.backbone(self._to_layout(X))
+        return {"logits": self.classifier(feats.detach()), "feats": feats}
+
+    @torch.no_grad()
+    def momentum_forward(self, X):
+        return {"feats": self.momentum_backbone(self._to_layout(X))}
+
+    def multicrop_forward(self, X):
+        return {"feats": self.backbone(self._to_layout(X))}
+
+    def base_forward(self, X):
+        return self(X)
+
+    def base_momentum_forward(self, X):
+        return self.momentum_forward(X)
+
+    def base_training_step(self, X, targets):
+        return self._base_shared_step(X, targets)
+
+    def base_validation_step(self, X, targets):
+        return self._base_shared_step(X, targets)
+
+
+@cache
+def adapted(cls):
+    """The method `cls` of 1.0.2 as a class constructed from a config in main's schema."""
+    momentum = issubclass(cls, BaseMomentumMethod)
+    bases = (mends.ResumedSchedule, Adapter, cls) if momentum else (Adapter, cls)
+
+    def __init__(self, cfg):
+        cfg = defaults.fill(defaults.copy_of(cfg))
+        defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
+        values = dict(method_defaults(cls))
+        key = "warmup_teacher_temperature_epochs"  # 50, which DINO cannot have in a shorter run
+        if key in values:
+            values[key] = min(values[key], cfg.max_epochs)
+        cfg = defaults.fill_method(cfg, values)
+        Adapter.__init__(self, cfg, cls)
+
+    return type(cls.__name__, bases, {"__init__": __init__, "__doc__": cls.__doc__})
+
+
+ReSSL = adapted(_HostReSSL)
+
+
+def __getattr__(name: str):
+    """The adapted class of the host's method of this name: pickle looks classes up by it."""
+    for cls in METHODS.values():
+        if cls.__name__ == name and cls.__module__.startswith("solo."):
+            return adapted(cls)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def build_method(cfg):
+    """The registered method `cfg.method`, from a config in main's schema; `cfg` is not changed.
+
+    The learning rates are taken as they are: no scaling to the batch.
+
+    Raises:
+        UserError: unknown method or backbone, or no class count.
+    """
+    cfg = defaults.copy_of(cfg)
+    cls = defaults.choose("method", cfg.get("method"), defaults.trainable(METHODS))
+    return (adapted(cls) if cls.__module__.startswith("solo.") else cls)(cfg)
+
+
+def build_backbone(cfg):
+    """Bare backbone of `cfg.backbone` (N, 3, H, W) -> (N, d), as the host would build it."""
+    cfg = defaults.fill(defaults.copy_of(cfg))
+    factory = defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
+    return mends.bare_backbone(factory, cfg)
+
+
+def register_backbone(name: str, factory) -> None:
+    """Let configs name `factory(method, **kwargs)`, a module with `num_features`.
+
+    A name that begins with "resnet" is taken for a torchvision ResNet by the host.
+    """
+    BACKBONES[name] = factory

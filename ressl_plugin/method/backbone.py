@@ -1,0 +1,200 @@
+"""The encoder F: the host's backbones, or timm's, with the stem that small images need."""
+
+from __future__ import annotations
+
+import copy
+import difflib
+from functools import partial
+
+import torch
+from omegaconf import OmegaConf
+from torch import nn
+
+from ressl_plugin import host
+from ressl_plugin.config.settings import WIDEST
+from ressl_plugin.utils.errors import UserError
+
+TIMM = "timm:"
+LONGEST = 300  # characters of what a library says
+# arguments of constructors that would fetch or unpickle something
+OF_FILES = {"weights", "pretrained", "checkpoint_path", "pretrained_cfg", "cache_dir"}
+STEMS = ("auto", "paper", "solo", "imagenet")
+
+
+def build(cfg) -> nn.Module:
+    """The bare encoder of a config: (N, 3, H, W) images to (N, d) average-pooled features.
+
+    Raises:
+        UserError: unknown backbone (with the nearest name), a stem on something not a ResNet.
+    """
+    offer(cfg.backbone.name)
+    if cfg.data.get("num_classes") is None:  # a bare encoder has no need to count them
+        cfg = OmegaConf.merge(cfg, {"data": {"num_classes": 1}})
+    check_kwargs(cfg)
+    backbone = host.build_backbone(cfg)
+    set_stem(backbone, cfg.backbone.get("stem", "auto"))
+    return backbone
+
+
+def check_kwargs(cfg) -> None:
+    """Whether the backbone can be built with `backbone.kwargs`: it is, once, and without them.
+
+    Only its library can judge them. They are what is wrong where it builds without them and not
+    with them; nothing of the plugin runs in between.
+
+    Raises:
+        UserError: the backbone does not take them, or they would load a file.
+    """
+    kwargs = OmegaConf.to_container(OmegaConf.create(cfg.backbone.get("kwargs") or {}))
+    if not kwargs:
+        return
+    if bad := sorted(OF_FILES & kwargs.keys()):
+        raise UserError(f"config: backbone.kwargs: {', '.join(bad)}: not to be given in a config")
+    check_sizes(kwargs, "config: backbone.kwargs")
+    factory = host.BACKBONES.get(cfg.backbone.name)
+    if factory is None:  # whoever builds it says so
+        return
+    with torch.random.fork_rng(devices=[]):
+        try:
+            factory(cfg.get("method"), **copy.deepcopy(kwargs))
+        except Exception as error:
+            if not _builds(factory, cfg.get("method")):
+                raise
+            text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+            raise UserError(
+                f"config: backbone.kwargs={kwargs}: {cfg.backbone.name} does not take them "
+                f"({text}); ~backbone.kwargs drops them"
+            ) from error
+
+
+def _builds(factory, method) -> bool:
+    try:
+        factory(method)
+    except Exception:
+        return False
+    return True
+
+
+def check_sizes(node, key: str) -> None:
+    """Beyond, a number is a slip of the finger, and costs all memory before anything is said."""
+    items = node.items() if isinstance(node, dict) else enumerate(node)
+    for name, value in items:
+        if isinstance(value, (dict, list)):
+            check_sizes(value, f"{key}.{name}")
+        elif isinstance(value, (int, float)) and not abs(value) <= WIDEST:
+            raise UserError(f"{key}.{name}: must be a number up to {WIDEST}")
+
+
+def offer(name: str) -> None:
+    """Make `timm:<model>` known to the host; other names are the host's to know.
+
+    Raises:
+        UserError: timm has no such model.
+    """
+    if name.startswith(TIMM):
+        _check_timm(name)
+        # not a closure: methods keep their backbone's factory, and are pickled
+        host.register_backbone(name, partial(_create_timm, name.removeprefix(TIMM)))
+
+
+def _check_timm(name: str) -> None:
+    import timm
+
+    model = name.removeprefix(TIMM)
+    if not timm.is_model(model):
+        near = difflib.get_close_matches(model, timm.list_models(), 3)
+        hint = f"; did you mean {', '.join(near)}?" if near else ""
+        raise UserError(f"config: backbone.name={name}: timm has no such model{hint}")
+
+
+def _create_timm(model: str, method: str | None = None, **kwargs) -> nn.Module:
+    import timm
+
+    network = timm.create_model(model, pretrained=False, num_classes=0, **kwargs)
+    # MobileNetV3 and its like have one more layer behind the pooling than num_features tells
+    network.num_features = getattr(network, "head_hidden_size", None) or network.num_features
+    return network
+
+
+def input_size(name: str) -> int | None:
+    """Side in pixels that timm's own description gives for `timm:<model>`; None for others."""
+    if not name.startswith(TIMM):
+        return None
+    import timm
+
+    config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
+    return config.input_size[-1] if config else None
+
+
+def check_input(backbone: nn.Module, cfg) -> None:
+    """Views must have the size that a transformer was made for; convolutions take any.
+
+    Raises:
+        UserError: another size, with the setting that changes the network's.
+    """
+    embed = getattr(backbone, "patch_embed", None)
+    strict = getattr(embed, "strict_img_size", False)
+    made_for = embed.img_size if strict else None
+    sizes = sorted({view.crop_size for view in cfg.get("augmentations") or []}, reverse=True)
+    if not made_for or all((size, size) == tuple(made_for) for size in sizes):
+        return
+    right = f"img_size={sizes[0]}" if len(sizes) == 1 else "dynamic_img_size=true"
+    raise UserError(
+        f"config: backbone.name={cfg.backbone.name}: made for {made_for[0]} pixels, the views have "
+        f"{', '.join(map(str, sizes))}; set backbone.kwargs.{right}"
+    )
+
+
+def set_stem(backbone: nn.Module, stem: str) -> None:
+    """Change a ResNet's first layers in place.
+
+    `paper` is a 3x3 convolution of stride 1 and padding 1 without max pooling (Section 4.1, small
+    and medium data); `solo` is the host's for CIFAR, which pads by 2 (34x34 maps from 32x32
+    images, 1.27 times the work); `imagenet` is torchvision's; `auto` leaves the host's choice
+    (stems.py has made one before a run begins).
+
+    Raises:
+        UserError: unknown stem, or a stem for something that is no ResNet.
+    """
+    if stem not in STEMS:
+        raise UserError(f"config: backbone.stem={stem}: one of {', '.join(STEMS)}")
+    if stem == "auto":
+        return
+    if not has_stem(backbone):
+        raise UserError(
+            f"config: backbone.stem={stem}: only ResNets have this stem; use backbone.stem=auto"
+        )
+    conv = backbone.conv1
+    if stem == "imagenet":
+        if conv.kernel_size != (7, 7):
+            backbone.conv1 = _convolution(conv, 7, 2, 3)
+        backbone.maxpool = nn.MaxPool2d(kernel_size=3, stride=2, padding=1)
+        return
+    padding = 1 if stem == "paper" else 2
+    if conv.kernel_size == (3, 3):  # the host's own CIFAR stem: same weights, other padding
+        conv.padding = (padding, padding)
+    else:
+        backbone.conv1 = _convolution(conv, 3, 1, padding)
+    backbone.maxpool = nn.Identity()
+
+
+def has_stem(backbone: nn.Module) -> bool:
+    """Whether it is a ResNet with one first convolution and a max pool."""
+    conv = getattr(backbone, "conv1", None)
+    return isinstance(conv, nn.Conv2d) and hasattr(backbone, "maxpool")
+
+
+def set_stems(method: nn.Module, stem: str) -> None:
+    """`set_stem` for a method of the host: its backbone and, if it has one, the momentum copy."""
+    set_stem(method.backbone, stem)
+    teacher = getattr(method, "momentum_backbone", None)
+    if teacher is not None and stem != "auto":
+        set_stem(teacher, stem)
+        teacher.conv1.weight.data.copy_(method.backbone.conv1.weight.data)
+        teacher.requires_grad_(False)
+
+
+def _convolution(like: nn.Conv2d, size: int, stride: int, padding: int) -> nn.Conv2d:
+    conv = nn.Conv2d(3, like.out_channels, size, stride, padding, bias=False)
+    nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")  # torchvision's
+    return conv

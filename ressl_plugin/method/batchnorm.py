@@ -1,0 +1,230 @@
+"""Batch norm over groups of a batch: the paper's stand-in for shuffled BN on one GPU (Section 4.1).
+
+A group is a contiguous chunk of the batch, as a rank's share of a batch is. So b images on each of
+R ranks in G groups are normalised exactly as R x b images on one in R x G groups.
+"""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from ressl_plugin.utils.errors import UserError
+
+
+class _Grouped:
+    """Mixed into a batch norm: while training, statistics are those of each group.
+
+    The running statistics move, once a batch, towards the mean over the groups of a group's mean
+    and of its unbiased variance, (sum (x - mean)^2) / (m - 1) over the m values of a channel in
+    the group: what G plain layers, each fed one group, would hold on average. Parameters, buffers,
+    `momentum=None` (a cumulative average) and evaluation are plain batch norm's.
+    """
+
+    groups: int
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._normalise(x) if self.training else super().forward(x)
+
+    def _normalise(self, x: Tensor) -> Tensor:
+        self._check_input_dim(x)
+        y, mean, var = group_batch_norm(x, self.weight, self.bias, self.groups, self.eps)
+        if self.running_mean is not None:
+            with torch.no_grad():
+                self.num_batches_tracked.add_(1)
+                step = self.momentum
+                if step is None:
+                    # a tensor, so that nothing waits for the device
+                    step = self.num_batches_tracked.reciprocal().to(self.running_mean.dtype)
+                self.running_mean.lerp_(mean.to(self.running_mean.dtype), step)
+                self.running_var.lerp_(var.to(self.running_var.dtype), step)
+        return y
+
+    def extra_repr(self) -> str:
+        return f"{super().extra_repr()}, groups={self.groups}"
+
+
+class GroupBatchNorm1d(_Grouped, nn.BatchNorm1d):
+    """nn.BatchNorm1d with the training statistics of each group: (N, C) or (N, C, L)."""
+
+
+class GroupBatchNorm2d(_Grouped, nn.BatchNorm2d):
+    """nn.BatchNorm2d with the training statistics of each group: (N, C, H, W)."""
+
+
+class GroupBatchNorm3d(_Grouped, nn.BatchNorm3d):
+    """nn.BatchNorm3d with the training statistics of each group: (N, C, D, H, W)."""
+
+
+class _GroupedAct(_Grouped):
+    """The same for timm's BatchNormAct2d, which drops and activates what it has normalised."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(self._normalise(x))) if self.training else super().forward(x)
+
+
+def to_groups(module: nn.Module, groups: int) -> nn.Module:
+    """Make every BatchNorm*d in `module` one over `groups` groups, in place; `module` itself too.
+
+    The layers stay the same objects: parameters, buffers, hooks and state-dict keys are untouched.
+    Layers that are grouped already get the new number of groups.
+
+    Raises:
+        UserError: groups below 1, or a batch norm of a kind that cannot be grouped (named).
+    """
+    if groups < 1:
+        raise UserError(f"batchnorm.groups: at least 1 expected, got {groups}")
+    layers = [(n, m) for n, m in module.named_modules() if _is_batch_norm(m)]
+    kinds = [_grouped_kind(type(layer), name) for name, layer in layers]  # all or nothing
+    for (_, layer), kind in zip(layers, kinds):
+        layer.__class__ = kind
+        layer.groups = groups
+    return module
+
+
+def to_plain(module: nn.Module) -> nn.Module:
+    """Undo `to_groups` in place: the layers are of the classes that they were of before."""
+    for layer in module.modules():
+        if isinstance(layer, _Grouped):
+            layer.__class__ = type(layer).__bases__[1]
+            del layer.groups
+    return module
+
+
+def group_batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Normalise each of `groups` contiguous chunks of a batch by its own statistics.
+
+    Args:
+        x: (N, C, ...) of any floating type and memory format, both of which the output keeps.
+            Where N is no multiple of groups, the first groups hold one sample more.
+        weight, bias: (C,) or None.
+
+    Returns:
+        the output, like x; the mean over groups of a group's mean and of its unbiased variance,
+        (C,) each, detached.
+
+    Raises:
+        UserError: fewer than two samples for some group.
+    """
+    if x.shape[0] < 2 * groups:
+        raise UserError(
+            f"batchnorm.groups: a batch of {x.shape[0]} leaves fewer than 2 samples to some of "
+            f"{groups} groups; at least {2 * groups} a device are needed, or fewer groups"
+        )
+    normalise = _traced if torch.compiler.is_compiling() else _GroupBatchNorm.apply
+    return normalise(x, weight, bias, groups, eps)
+
+
+class _GroupBatchNorm(torch.autograd.Function):
+    """PyTorch's own kernel for each group, reading and writing slices of whole tensors: no chunk
+    is copied, neither on the way forward nor back, and the memory format stays."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, groups, eps):
+        x = _dense(x, x)
+        # The kernels keep half inputs' statistics in float32 only if the parameters are too.
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
+        ctx.dtypes = [None if p is None else p.dtype for p in (weight, bias)]
+        like = x.new_empty(x.shape[1], dtype=dtype)
+        weight = torch.ones_like(like) if weight is None else weight.to(dtype)
+        bias = torch.zeros_like(like) if bias is None else bias.to(dtype)
+        y = torch.empty_like(x)
+        # Running mean and variance of one step with momentum 1: the group's own; then what the
+        # kernel's backward pass wants.
+        stats = x.new_zeros(4, groups, x.shape[1], dtype=dtype)
+        stats[1] = 1.0
+        for part, out, g in zip(x.tensor_split(groups), y.tensor_split(groups), range(groups)):
+            mean, var, save_mean, save_invstd = stats[:, g]
+            torch.ops.aten.native_batch_norm.out(
+                part, weight, bias, mean, var, True, 1.0, eps,
+                out=out, save_mean=save_mean, save_invstd=save_invstd,
+            )  # fmt: skip
+        ctx.save_for_backward(x, weight, stats)
+        ctx.groups, ctx.eps = groups, eps
+        mean, var = stats[:2].mean(1)
+        ctx.mark_non_differentiable(mean, var)
+        return y, mean, var
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad, _mean, _var):
+        x, weight, stats = ctx.saved_tensors
+        by_x = torch.empty_like(x)
+        parts = [t.tensor_split(ctx.groups) for t in (_dense(grad, x), x, by_x)]
+        grads = stats.new_zeros(2, ctx.groups, x.shape[1])
+        for g, (grad_part, part, out) in enumerate(zip(*parts)):
+            torch.ops.aten.native_batch_norm_backward.out(
+                grad_part, part, weight, *stats[:, g], True, ctx.eps, [True] * 3,
+                out0=out, out1=grads[0, g], out2=grads[1, g],
+            )  # fmt: skip
+        total = grads.sum(1)
+        by_parameters = [
+            total[i].to(ctx.dtypes[i]) if ctx.needs_input_grad[i + 1] else None for i in range(2)
+        ]
+        return by_x, *by_parameters, None, None
+
+
+def _dense(t: Tensor, like: Tensor) -> Tensor:
+    """`t` in the memory format of `like`; a copy only if it is in another."""
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(like.dim())
+    if channels_last is None or like.is_contiguous():
+        return t.contiguous()
+    kept = like.is_contiguous(memory_format=channels_last)
+    return t.contiguous(memory_format=channels_last if kept else torch.contiguous_format)
+
+
+def _traced(x, weight, bias, groups, eps):
+    """The formula in tensor operations, for a compiler to fuse: run one by one they are slow."""
+    size, larger = divmod(x.shape[0], groups)
+    shape = [1, 1, -1] + [1] * (x.dim() - 2)
+    outputs, means, variances = [], [], []
+    start = 0
+    for count, samples in ((larger, size + 1), (groups - larger, size)):
+        if count == 0:
+            continue
+        part = x[start : start + count * samples].unflatten(0, (count, samples))
+        part = part if x.dtype == torch.float64 else part.float()
+        start += count * samples
+        dims = [d for d in range(part.dim()) if d not in (0, 2)]
+        var, mean = torch.var_mean(part, dim=dims, correction=0, keepdim=True)
+        y = (part - mean) * torch.rsqrt(var + eps)
+        if weight is not None:
+            y = y * weight.view(shape) + bias.view(shape)
+        outputs.append(y.to(x.dtype).flatten(0, 1))
+        values = part[0, :, 0].numel()
+        means.append(mean.detach().view(count, -1))
+        variances.append(var.detach().view(count, -1) * (values / (values - 1)))
+    y = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    return y, torch.cat(means).mean(0), torch.cat(variances).mean(0)
+
+
+def has_batch_norm(module: nn.Module) -> bool:
+    """Whether any layer in it normalises by the statistics of a batch."""
+    return any(_is_batch_norm(layer) for layer in module.modules())
+
+
+def _is_batch_norm(module: nn.Module) -> bool:
+    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+
+
+@lru_cache
+def _grouped_kind(kind: type, name: str = "") -> type:
+    if issubclass(kind, _Grouped):
+        return kind
+    for grouped in (GroupBatchNorm1d, GroupBatchNorm2d, GroupBatchNorm3d):
+        if kind is grouped.__bases__[1]:
+            return grouped
+    if kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."):
+        return _act_kind(kind)
+    raise UserError(
+        f"batchnorm.groups: layer '{name}' is a {kind.__name__}, which cannot be split in groups; "
+        "BatchNorm1d, 2d, 3d and timm's BatchNormAct2d can"
+    )
+
+
+@lru_cache
+def _act_kind(kind: type) -> type:
+    return type(f"Group{kind.__name__}", (_GroupedAct, kind), {"__module__": __name__})

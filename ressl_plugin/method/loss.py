@@ -1,0 +1,167 @@
+"""The relational loss (ReSSL, Eq. 3-5) as one pass over the queue.
+
+    L   = logsumexp_k(z_s . q_k / tau_s) - z_s . m_t / tau_s       (Eq. 5 written out)
+    m_t = sum_k softmax_k(z_t . q_k / tau_t) q_k                   target read   (Eq. 3)
+    m_s = sum_k softmax_k(z_s . q_k / tau_s) q_k                   student read  (Eq. 4)
+    dL/dz_s = (m_s - m_t) / tau_s
+
+The rows of the teacher and of every student view are stacked into one matrix, and one attention
+read of the queue (attention.py) gives all reads and log-sum-exps. So nothing of size N x K exists
+(but for a queue of K <= 512 rows), the queue needs neither a gradient nor a copy, and the gradient
+is known when the forward pass ends.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ressl_plugin.method.attention import read, refuse_second_derivative
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.precision import float32_products
+
+# Up to this many queue rows the formula itself is as fast.
+_FEW_ROWS = 512
+
+
+class RelationalLoss(NamedTuple):
+    loss: Tensor  # scalar, float32, nats
+    target_entropy: Tensor  # scalar, float32, nats, detached; log K means a uniform target
+
+
+def relational_loss(
+    student: Tensor,
+    teacher: Tensor,
+    queue: Tensor,
+    tau_s: float,
+    tau_t: float,
+    chunk: int | None = None,
+) -> RelationalLoss:
+    """Cross-entropy of the student's relation to the queue against the teacher's (Eq. 3-5).
+
+    Exact: no approximation, float32 arithmetic whatever autocast, the inputs' dtype or the global
+    float32 precision settings say. Rows need not be normalised, though the method's are.
+
+    Memory: the queue is read in chunks, and of size N x K nothing is held, unless K <= 512: the
+    relations of so few rows, (V + 1) x N x K, are held as they are while the loss is computed.
+
+    Args:
+        student: (N, D), or (V, N, D) for V contrastive views that share the target; the loss is
+            the mean over views and images. The only input that receives a gradient.
+        teacher: (N, D), embeddings of the weak view.
+        queue: (K, D), past teacher embeddings.
+        tau_s, tau_t: temperatures of the student and of the teacher.
+        chunk: queue rows read at a time, for tests and measurements; see attention.read.
+
+    Returns:
+        the loss and the mean entropy of the target relation.
+
+    Raises:
+        UserError: shapes that do not fit, an empty queue, temperatures or a chunk not above zero.
+        NotImplementedError: in a backward pass with create_graph=True; there is no second
+            derivative.
+    """
+    _check(student, teacher, queue, tau_s, tau_t, chunk)
+    return RelationalLoss(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
+
+
+class _Relational(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, student, teacher, queue, tau_s, tau_t, chunk):
+        loss, entropy, gradient = _relate(
+            student, teacher, queue, tau_s, tau_t, chunk, ctx.needs_input_grad[0]
+        )
+        ctx.save_for_backward(gradient)
+        ctx.dtype = student.dtype
+        ctx.mark_non_differentiable(entropy)
+        return loss, entropy
+
+    @staticmethod
+    def backward(ctx, grad_loss, _):
+        refuse_second_derivative("relational loss")
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None, None
+
+
+# An operator of its own, so that torch.compile keeps it whole instead of unrolling the chunks.
+@torch.library.custom_op("ressl_plugin::relate", mutates_args=())
+def _relate(
+    student: Tensor,
+    teacher: Tensor,
+    queue: Tensor,
+    tau_s: float,
+    tau_t: float,
+    chunk: int,
+    with_gradient: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Loss (), target entropy (), gradient by the student: its shape, float32; or empty."""
+    with torch.autocast(student.device.type, enabled=False), float32_products():
+        n, views = len(teacher), student.reshape(-1, *teacher.shape)  # [V, N, D]
+        rows = torch.cat([teacher.float() / tau_t, views.flatten(0, 1).float() / tau_s])
+        if len(queue) <= min(_FEW_ROWS, chunk or _FEW_ROWS):
+            loss, entropy, gradient = _whole(rows, n, queue, with_gradient)
+        else:
+            loss, entropy, gradient = _streamed(rows, n, queue, chunk, with_gradient)
+        # d/dz = 1/tau_s d/d(z/tau_s), and the mean over views and images
+        gradient = gradient.div_(tau_s * len(views) * n)
+        return loss, entropy, gradient.view(student.shape if with_gradient else 0)
+
+
+@_relate.register_fake
+def _(student, teacher, queue, tau_s, tau_t, chunk, with_gradient):
+    scalar = student.new_empty((), dtype=torch.float32)
+    shape = student.shape if with_gradient else (0,)
+    return scalar, torch.empty_like(scalar), student.new_empty(shape, dtype=torch.float32)
+
+
+def _whole(rows: Tensor, n: int, queue: Tensor, with_gradient: bool):
+    """The loss of a queue of few rows, by the formula. Its relations can be so sharp that the loss
+    is nearly zero, where a difference of log-sum-exp and mean score would lose its digits."""
+    queue = queue.float()
+    log_relations = torch.log_softmax(rows @ queue.T, dim=1).view(
+        -1, n, len(queue)
+    )  # [1 + V, N, K]
+    relations = log_relations.exp()
+    entropy, loss = _split(-torch.linalg.vecdot(log_relations, relations[0]))
+    if not with_gradient:
+        return loss, entropy, rows.new_empty(0)
+    return loss, entropy, (relations[1:] - relations[0]) @ queue
+
+
+def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bool):
+    """The loss from the reads and log-sum-exps of one pass over the queue."""
+    reads, log_sums = read(rows, queue, chunk)
+    reads, log_sums = reads.view(-1, n, rows.shape[1]), log_sums.view(-1, n)  # the target's first
+    entropy, loss = _split(log_sums - torch.linalg.vecdot(rows.view_as(reads), reads[0]))
+    if not with_gradient:
+        return loss, entropy, rows.new_empty(0)
+    return loss, entropy, reads[1:] - reads[0]
+
+
+def _split(entropies: Tensor) -> tuple[Tensor, Tensor]:
+    """(1 + V, N) cross-entropies against the target: its own mean and that of the views."""
+    return entropies[0].mean(), entropies[1:].mean()
+
+
+def _check(student, teacher, queue, tau_s, tau_t, chunk):
+    if teacher.dim() != 2 or queue.dim() != 2 or student.dim() not in (2, 3):
+        raise UserError(
+            "relational loss: student (N, D) or (V, N, D), teacher (N, D) and queue (K, D) "
+            f"expected; got {tuple(student.shape)}, {tuple(teacher.shape)}, {tuple(queue.shape)}"
+        )
+    if student.shape[-2:] != teacher.shape or teacher.shape[1] != queue.shape[1]:
+        raise UserError(
+            f"relational loss: student {tuple(student.shape)}, teacher {tuple(teacher.shape)} and "
+            f"queue {tuple(queue.shape)} do not fit; N and D must agree"
+        )
+    if not (student.numel() and queue.numel()):
+        raise UserError(
+            f"relational loss: empty student {tuple(student.shape)} or queue {tuple(queue.shape)}"
+        )
+    if not (0 < tau_s < math.inf and 0 < tau_t < math.inf):
+        raise UserError(
+            f"temperatures must be above 0 and finite; got tau_s {tau_s}, tau_t {tau_t}"
+        )
+    if chunk is not None and chunk < 1:
+        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")

@@ -1,0 +1,25 @@
+"""A run is a directory: its files, checkpoints, metrics and records, read and written."""
+
+from ressl_plugin.run.directories import (
+    Run,
+    directory,
+    epochs_trained,
+    has_checkpoint,
+    locked,
+    open_run,
+    read_config,
+    start,
+    write_text,
+)
+
+__all__ = [
+    "Run",
+    "directory",
+    "epochs_trained",
+    "has_checkpoint",
+    "locked",
+    "open_run",
+    "read_config",
+    "start",
+    "write_text",
+]

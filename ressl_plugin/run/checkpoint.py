@@ -1,0 +1,341 @@
+"""Write a checkpoint that cannot be lost, and read one without trusting it.
+
+A checkpoint is an ordinary ``torch.save`` file; the CRCs of its zip are checked whenever it is
+written or read. Order of a save; a crash between any two steps leaves a file that loads::
+
+    RUN/.last.ckpt.tmp      written, synced, read back from the disk and checked
+    RUN/previous/last.ckpt  becomes a second name of the last good RUN/last.ckpt
+    RUN/last.ckpt           is replaced by the new file
+
+The disk holds up to three checkpoints for a moment, two otherwise. Where it has no room for
+three, the one before the last is given up first.
+"""
+
+import contextlib
+import errno
+import io
+import logging
+import os
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from ressl_plugin.run.checksum import CheckedFile, imports, verify
+from ressl_plugin.utils.errors import CheckpointError, Damaged, NotSaved, UserError
+
+log = logging.getLogger(__name__)
+
+NAME = "last.ckpt"
+PREVIOUS = "previous"
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
+
+# path -> (inode, size, time) of a file this process has checked: a save need not read it again.
+_checked: dict[str, tuple] = {}
+_given_up: set[str] = set()  # paths whose `previous` has made room, once said
+
+
+@dataclass
+class Loaded:
+    """A checkpoint that has been read: looked at first, then handed over, so that it is read once.
+
+    Attributes:
+        path: its file.
+        state: what it holds, until it is handed over.
+    """
+
+    path: Path
+    state: dict | None
+
+    def hand_over(self) -> dict:
+        """The state, which is not kept here."""
+        state, self.state = self.state, None
+        return state
+
+
+def previous(path) -> Path:
+    """Where the checkpoint before ``path`` is kept."""
+    path = Path(path)
+    return path.parent / PREVIOUS / path.name
+
+
+def check_place(path) -> None:
+    """Find out before the training that a save could not put its files in place.
+
+    Raises:
+        UserError: something that is no file has the name of one, or no folder that of a folder.
+    """
+    path = Path(path)
+    for file in (path, previous(path), _temporary(path)):
+        if os.path.lexists(file) and not file.is_file():
+            raise UserError(f"{file} is no file: checkpoints go there; move it away")
+    if os.path.lexists(previous(path).parent) and not previous(path).parent.is_dir():
+        raise UserError(f"{previous(path).parent} is no folder: checkpoints go there; move it away")
+
+
+def save(path, state: dict) -> Path:
+    """Write ``state`` to ``path``; until that is certain, what was there stays in place.
+
+    Args:
+        path: file to write; its directory is made if absent. The file that stood there, if it is
+            intact, is kept as ``previous/<name>`` beside it.
+        state: tensors, numbers, strings, and dicts, lists and tuples of them.
+
+    Raises:
+        NotSaved: the disk is full, the directory cannot be written, or the file reads back
+            differently. The message names the checkpoint that is still good.
+        CheckpointError: ``state`` holds something that only pickle could restore.
+    """
+    path = Path(path)
+    temporary = _temporary(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write(temporary, state)
+        except OSError as error:
+            if not _made_room(error, path):
+                raise
+            _write(temporary, state)
+        verify(temporary)
+        if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(temporary):
+            raise CheckpointError(
+                f"checkpoint {path} not written: the state holds {', '.join(foreign)}, which only "
+                "pickle restores; keep tensors, numbers, strings and containers of them"
+            )
+        _keep_previous(path)
+        os.replace(temporary, path)
+        _sync_directory(path.parent)
+    except (OSError, Damaged) as error:
+        _remove(temporary)
+        raise NotSaved(
+            f"checkpoint {path} not written: {_reason(error, path)}; {_still_good(path)}"
+        ) from error
+    except BaseException:
+        _remove(temporary)
+        raise
+    _checked[str(path)] = _identity(path)
+    return path
+
+
+def load(path, map_location="cpu") -> dict:
+    """Read a checkpoint; fall back to the one before it when it is damaged, saying so in the log.
+
+    Only tensors and plain values are ever built (``weights_only``).
+
+    Args:
+        path: a checkpoint, or a run directory (see `find`).
+        map_location: as in ``torch.load``.
+
+    Raises:
+        CheckpointError: the file needs pickle (refused, nothing of it is executed), or neither it
+            nor ``previous/<name>`` is usable; the message names both.
+    """
+    path = find(path) if Path(path).is_dir() else Path(path)
+    problems = []
+    for candidate in (path, previous(path)):
+        try:
+            state = read(candidate, map_location)
+        except Damaged as error:
+            problems.append(str(error))
+            continue
+        if problems:
+            log.warning("%s; going on from the one before, %s", problems[0], candidate)
+        return state
+    raise CheckpointError("no usable checkpoint: " + "; ".join(problems))
+
+
+def read(path, map_location="cpu") -> dict:
+    """Read exactly this file, once, checked, ``weights_only``, without falling back.
+
+    Raises:
+        CheckpointError: absent, damaged, in need of pickle, or not a dict.
+    """
+    path = Path(path)
+    with CheckedFile(path) as file:
+        identity = _identity(file.file.fileno())
+        try:
+            state = torch.load(file, map_location=map_location, weights_only=True)
+        except Exception as error:  # whatever torch makes of bytes that are no checkpoint
+            file.check()
+            raise _refusal(file, error) from None
+        file.check()
+        if file.is_archive:
+            _checked[str(path)] = identity
+    if not isinstance(state, dict):
+        raise CheckpointError(f"{path}: holds a {type(state).__name__}; a checkpoint is a dict")
+    return state
+
+
+def _refusal(file: CheckedFile, error: Exception) -> Exception:
+    """Why torch did not read a file whose bytes are sound, or cannot be checked."""
+    path = file.path
+    if isinstance(error, pickle.UnpicklingError):
+        if names := imports(path, error):
+            return CheckpointError(
+                f"{path}: refused, reading it would import {', '.join(names)}; nothing of it was "
+                "executed. Only tensors and plain values are read: save its state_dict alone, "
+                "where the file is trusted"
+            )
+        if file.is_archive:
+            return CheckpointError(
+                f"{path}: refused, it cannot be read without pickle; nothing of it was executed"
+            )
+        return Damaged(f"{path} is not a checkpoint")
+    if file.is_archive and isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return error
+    first = str(error).strip().splitlines() or [""]
+    return Damaged(f"{path} cannot be read ({type(error).__name__}: {first[0][:120]})")
+
+
+def find(where) -> Path:
+    """The checkpoint meant by a file or a run directory.
+
+    A directory gives its ``last.ckpt``, else ``previous/last.ckpt``, else the newest ``*.ckpt``
+    in it (the host names them by run and epoch).
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    where = Path(where)
+    if where.is_dir():
+        if (where / NAME).is_file():
+            return where / NAME
+        if (where / PREVIOUS / NAME).is_file():
+            log.warning("%s is absent; using %s", where / NAME, where / PREVIOUS / NAME)
+            return where / PREVIOUS / NAME
+        found = [p for p in where.glob("*.ckpt") if not p.name.startswith(".")]
+        if found:
+            return max(found, key=lambda p: (p.stat().st_mtime_ns, p.name))
+        raise CheckpointError(f"{where}: no checkpoint here; {NAME} or *.ckpt expected")
+    if not where.is_file() and not previous(where).is_file():
+        raise CheckpointError(f"{where}: no such checkpoint; give a file or a run directory")
+    return where
+
+
+def _temporary(path) -> Path:
+    return path.with_name(f".{path.name}.tmp")
+
+
+class _Remembering(io.RawIOBase):
+    """Passes bytes on; keeps what ended a write, which torch may replace by an error of its own.
+
+    After that it takes everything: an archive that is not finished is when it is deleted, perhaps
+    when the file is closed, and an exception in there would abort the process.
+    """
+
+    def __init__(self, file):
+        self.file, self.error = file, None
+
+    def writable(self):
+        return True
+
+    def write(self, data):
+        if self.error is not None:
+            return len(memoryview(data).cast("B"))
+        try:
+            return self.file.write(data)
+        except BaseException as error:  # a signal's, too
+            self.error = error
+            raise
+
+
+def _write(path, state):
+    with open(path, "wb") as file:
+        remembering = _Remembering(file)
+        try:
+            torch.save(state, remembering)
+        except BaseException as error:
+            remembering.error = remembering.error or _first(error)
+            raise remembering.error from None
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _made_room(error: OSError, path) -> bool:
+    """Whether the disk was full and the checkpoint before the last could be given up for that."""
+    spare = previous(path)
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spare.is_file():
+        return False
+    try:
+        if not verify(path) or os.path.samefile(path, spare):
+            return False
+    except Damaged:
+        return False
+    _remove(_temporary(path))
+    os.unlink(spare)
+    if str(path) not in _given_up:
+        log.warning("no room for three checkpoints: %s is given up while one is saved", spare)
+        _given_up.add(str(path))
+    return True
+
+
+def _first(error: BaseException) -> BaseException:
+    """What ended torch.save: its archive, cut off by that, ends with a complaint of its own."""
+    cut_off = isinstance(error, RuntimeError) and "inline_container" in str(error)
+    return error.__context__ if cut_off and error.__context__ is not None else error
+
+
+def _keep_previous(path):
+    """Give the good file at ``path`` its second name; a damaged one must not oust a good one."""
+    if not path.exists():
+        return
+    if _checked.get(str(path)) != _identity(path):
+        try:
+            if not verify(path):
+                raise Damaged(f"{path} is not a checkpoint")
+        except Damaged as error:
+            log.warning("%s; %s is kept as it is", error, previous(path))
+            return
+    target = previous(path)
+    target.parent.mkdir(exist_ok=True)
+    if target.exists() and os.path.samefile(path, target):
+        return
+    link = target.with_name(f".{target.name}.tmp")
+    _remove(link)
+    try:
+        os.link(path, link)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        os.replace(path, target)  # no hard links here: the good file is never without a name
+    else:
+        os.replace(link, target)
+    _sync_directory(target.parent)
+
+
+def _sync_directory(directory):
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _identity(path):
+    status = os.stat(path)
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _remove(path):
+    with contextlib.suppress(OSError):
+        os.unlink(path)
+
+
+def _reason(error, path) -> str:
+    if isinstance(error, Damaged):
+        return str(error)
+    if error.errno in FULL:
+        return f"no space left for it ({error.strerror}); free some on the disk of {path.parent}"
+    if error.errno in _FORBIDDEN:
+        return f"{path.parent} cannot be written ({error.strerror}); choose another run_dir"
+    return error.strerror or str(error)
+
+
+def _still_good(path) -> str:
+    for candidate in (path, previous(path)):
+        with contextlib.suppress(Damaged):
+            if verify(candidate):
+                return f"{candidate} is still good"
+    return "there is no earlier one"

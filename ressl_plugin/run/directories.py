@@ -1,0 +1,232 @@
+"""A run is a directory: config.yaml, args.json, last.ckpt, metrics.csv, results.json, figures/."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import logging
+import os
+import time
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ressl_plugin import config
+from ressl_plugin.config import yaml_files
+from ressl_plugin.method import backbone as backbones
+from ressl_plugin.run import checkpoint
+from ressl_plugin.run.checkpoint_schema import check_weights
+from ressl_plugin.utils import distributed
+from ressl_plugin.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+LOCK_SECONDS = 20  # that a process still in the run directory has to leave it
+
+
+@dataclass
+class Run:
+    """A finished or unfinished pre-training run.
+
+    Attributes:
+        dir: its directory.
+        cfg: the resolved config, learning rates as given (for a batch of 256).
+        file: the checkpoint to read.
+    """
+
+    dir: Path
+    cfg: DictConfig
+    file: Path
+
+    @cached_property
+    def _read(self) -> tuple:
+        saved = checkpoint.load(self.file)  # its optimizer's state is not kept
+        check_weights(self.file, saved)
+        return saved["state_dict"], None if "imported" in saved else epochs_trained(saved)
+
+    @property
+    def state(self) -> dict[str, torch.Tensor]:
+        """Weights by the host's names."""
+        return self._read[0]
+
+    @property
+    def epochs(self) -> int | None:
+        """Whole epochs behind the checkpoint; None where it does not say (an import)."""
+        return self._read[1]
+
+    def backbone(self, trained: bool = True, teacher: bool = False) -> nn.Module:
+        """The encoder with plain BatchNorm, in eval mode; untrained: its random initialisation.
+
+        Raises:
+            UserError: the checkpoint is of another architecture.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.cfg.seed)
+            network = backbones.build(self.cfg)
+        if trained:
+            load_backbone(network, self.state, self.file, "momentum_backbone" if teacher else None)
+        return network.eval()
+
+
+def epochs_trained(state: dict) -> int | None:
+    """Whole epochs that a checkpoint has behind it; 0 if it was written without training."""
+    if "loops" not in state:
+        return 0
+    try:
+        return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    except (KeyError, TypeError):  # of another Lightning
+        return None
+
+
+def load_backbone(
+    network: nn.Module, state: dict[str, torch.Tensor], source: Path, prefix: str | None = None
+) -> None:
+    """Load a state dict's `backbone.*` (or `prefix.*`) into a bare encoder, every key of it.
+
+    Raises:
+        UserError: no such keys, or shapes of another architecture.
+    """
+    prefix = f"{prefix or 'backbone'}."
+    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+    if not own:
+        raise UserError(f"{source}: no weights under {prefix}; is it a solo-learn checkpoint?")
+    want = network.state_dict()
+    for key in sorted(want.keys() | own.keys()):
+        have, need = own.get(key), want.get(key)
+        if have is None or need is None or have.shape != need.shape:
+            shape = lambda t: "absent" if t is None else tuple(t.shape)
+            raise UserError(
+                f"{source}: weights of another architecture: {prefix}{key} is {shape(have)}, the "
+                f"config's backbone needs {shape(need)}; check backbone.name and backbone.stem"
+            )
+    network.load_state_dict(own)
+
+
+def open_run(path: str | Path) -> Run:
+    """A run by its directory or by a checkpoint in it.
+
+    Raises:
+        UserError: no such run, or it has no config or no checkpoint.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: no such run directory or checkpoint; `ressl pretrain` makes one")
+    folder = path if path.is_dir() else path.parent
+    file = checkpoint.find(path)
+    for name in ("config.yaml", "args.json"):
+        if (folder / name).is_file():
+            return Run(folder, read_config(folder / name), file)
+    raise UserError(f"{folder}: no config.yaml or args.json beside the checkpoint {file.name}")
+
+
+def read_config(path: Path) -> DictConfig:
+    """config.yaml of a run, or args.json of one that the host made."""
+    cfg = OmegaConf.create(yaml_files.read(path))  # JSON is YAML, too
+    cfg.pop("wandb_run_id", None)
+    return config.finish(cfg)
+
+
+def directory(cfg: DictConfig) -> Path:
+    """Where this config's run goes: `run_dir`, or runs/<name>.
+
+    Raises:
+        UserError: no run_dir, and a name that is none of a folder within runs/.
+    """
+    if cfg.run_dir:
+        return Path(cfg.run_dir)
+    parts = Path(cfg.name).parts
+    if not parts or cfg.name.startswith("/") or ".." in parts or "\0" in cfg.name:
+        raise UserError(
+            f"config: name={cfg.name!r}: names the run's folder in runs/; a word, or run_dir=…"
+        )
+    return Path("runs") / cfg.name
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Whether a run has got as far as a checkpoint there."""
+    file = folder / checkpoint.NAME
+    return file.is_file() or checkpoint.previous(file).is_file()
+
+
+def start(cfg: DictConfig, scaled: DictConfig) -> Path:
+    """Make the run's directory and write its config; the first process does it for all.
+
+    Raises:
+        UserError: the directory holds a run already that is not the one resumed; it cannot be made.
+    """
+    folder = directory(cfg)
+    if not distributed.launched_first():
+        return folder
+    checkpoint.check_place(folder / checkpoint.NAME)
+    if has_checkpoint(folder) and not _within(cfg.resume, folder):
+        raise UserError(
+            f"run_dir={folder} holds a run already: resume=true continues it, "
+            "another run_dir=… starts afresh"
+        )
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
+        write_text(folder / "args.json", json.dumps(OmegaConf.to_container(scaled), indent=1))
+    except OSError as error:
+        raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
+    return folder
+
+
+def _within(resume, folder: Path) -> bool:
+    """Whether what is resumed is the run of this directory."""
+    if isinstance(resume, bool) or not resume:
+        return bool(resume)
+    return Path(resume).resolve().is_relative_to(folder.resolve())
+
+
+@contextlib.contextmanager
+def locked(folder: Path):
+    """The run directory for this process alone (the first, of several ranks) while it trains.
+
+    A POSIX lock: data workers do not inherit it, and a killed process no longer has it.
+
+    Raises:
+        UserError: another process trains there, or the directory cannot be made.
+    """
+    if not distributed.launched_first():
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
+    try:
+        _wait_for_lock(file, folder)
+        yield
+    finally:
+        os.close(file)
+
+
+def _wait_for_lock(file: int, folder: Path) -> None:
+    for left in range(LOCK_SECONDS, -1, -1):
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except (BlockingIOError, PermissionError):
+            if left == LOCK_SECONDS:  # a job that was sent on may still be saving
+                log.warning("%s: another process trains there; waiting %d s", folder, left)
+        except OSError as error:
+            log.warning("%s: no lock (%s); start one run at a time there", folder, error)
+            return
+        time.sleep(1)
+    raise UserError(
+        f"run_dir={folder}: another process trains there; another run_dir=…, or wait for its end"
+    )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file as a whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text)
+    temporary.replace(path)

@@ -1,0 +1,297 @@
+"""When a run saves, what it saves, and how it goes on as if it had never stopped.
+
+A checkpoint is taken where nothing is half done: after a step's EMA update (Lightning's own
+callbacks save before it) or after an epoch's validation. With the weights go the optimizer, the
+schedule, the loader's position, every rank's random number generators and the config, so that a
+run killed anywhere and resumed computes what it would have computed, bit for bit on the CPU.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from ressl_plugin.config.diff import plain_config
+from ressl_plugin.method.schedule import apply_settings, settings
+from ressl_plugin.run import checkpoint
+from ressl_plugin.run.checkpoint_schema import check_optimizers
+from ressl_plugin.run.plain_values import to_plain
+from ressl_plugin.train.boundaries import can_resume_here, followed_by
+from ressl_plugin.utils import distributed
+from ressl_plugin.utils.errors import CheckpointError, NotSaved, RunFault
+from ressl_plugin.utils.rng import gather_rng, restore_rng
+
+log = logging.getLogger(__name__)
+
+CONFIG, RNG = "ressl_config", "ressl_rng"
+
+
+class Preempted(SystemExit):
+    """The cluster wants the machine back: all is saved, start the run again (exit status 75)."""
+
+    def __init__(self):
+        super().__init__(os.EX_TEMPFAIL)
+
+
+class AtomicCheckpointIO(CheckpointIO):
+    """Lightning's files through `checkpoint.save` and `checkpoint.load`.
+
+    Args:
+        loaded: the checkpoint that the training goes on from, which need not be read again.
+    """
+
+    def __init__(self, loaded: checkpoint.Loaded | None = None):
+        self._loaded = loaded
+
+    def save_checkpoint(self, checkpoint_, path, storage_options=None):
+        for state in checkpoint_.get("lr_schedulers", ()):
+            state.pop("get_lr", None)  # the host's static_lr: made anew at every start
+        checkpoint.save(path, to_plain(checkpoint_))
+
+    def load_checkpoint(self, path, map_location="cpu", weights_only=None):
+        loaded, self._loaded = self._loaded, None
+        if loaded is not None and Path(path) == loaded.path:
+            return loaded.hand_over()
+        # whatever the caller says: nothing is unpickled
+        return checkpoint.load(path, map_location or "cpu")
+
+    def remove_checkpoint(self, path):
+        Path(path).unlink(missing_ok=True)
+
+
+class CheckpointCallback(Callback):
+    """Saves RUN/last.ckpt, and restores what Lightning does not.
+
+    Args:
+        run_dir: the run's directory.
+        config: the resolved config (DictConfig or dict), stored as plain values.
+        frequency: epochs between saves; None takes checkpoint.frequency of the config.
+        every_n_steps: optimizer steps between saves, 0 for none; None takes
+            checkpoint.every_n_steps. A save that is due at the end of an epoch waits for the
+            epoch's validation.
+        signals: signal number -> exception. The step is finished, the state saved, and the
+            exception raised, on all ranks; the same signal again stops at once.
+
+    A save that fails (full disk) is logged and training goes on, if an earlier checkpoint of this
+    process exists; the first and the last save must succeed.
+    """
+
+    def __init__(self, run_dir, config, frequency=None, every_n_steps=None, signals=None):
+        self.path = Path(run_dir) / checkpoint.NAME
+        self.config = plain_config(config)
+        settings = self.config.get("checkpoint") or {}
+        self.frequency = frequency or settings.get("frequency") or 1
+        steps = settings.get("every_n_steps") if every_n_steps is None else every_n_steps
+        self.every_n_steps = steps or 0
+        self.signals = signals or {
+            signal.SIGINT: KeyboardInterrupt(),
+            signal.SIGTERM: SIGTERMException(128 + signal.SIGTERM),
+            signal.SIGUSR1: Preempted(),
+        }
+        self._handlers = {}
+        self._stop = None  # the exception that ends the run at the next boundary
+        self._signal = None  # the number of the signal that asks for it
+        self._asked = distributed.AnyRank()  # whether one of them was told to stop
+        self._saved = None  # global step of this process's last save
+        self._due = False  # a save is due, and waits for a step that can be resumed from
+        self._between_steps = False
+        self._states = None  # RNG of every rank, to be restored
+        self._settings = None  # of the config, to be applied over those of the checkpoint
+        self._factor = 1.0  # steps that the same images take now, over those that they took
+
+    @property
+    def stop(self) -> BaseException | None:
+        """What the run was told to end with, once the step is done."""
+        return self._stop
+
+    def request_stop(self, exception: BaseException) -> None:
+        """Finish the step, save, then raise ``exception``."""
+        self._stop = exception
+
+    # The two boundaries: wrapped around the module's own hooks, because Lightning calls a
+    # callback's before the module's, and that is where the teacher is updated.
+
+    def on_fit_start(self, trainer, pl_module):
+        # after every setup, so that what other callbacks add to the hooks comes before a save
+        for name, boundary in (
+            ("on_train_batch_end", self._after_step),
+            ("on_train_epoch_end", self._after_epoch),
+        ):
+            setattr(pl_module, name, followed_by(getattr(pl_module, name), boundary, trainer))
+        forced = self.config.get("resume_force") and trainer.ckpt_path
+        self._settings = settings(trainer) if forced else None  # the checkpoint is loaded later
+
+    def teardown(self, trainer, pl_module, stage):
+        for name in ("on_train_batch_end", "on_train_epoch_end"):
+            pl_module.__dict__.pop(name, None)
+        self._restore_handlers()
+
+    def on_train_batch_start(self, *_):
+        self._between_steps = False
+
+    def _after_step(self, trainer):
+        self._between_steps = True
+        stop = self._agreed_stop(trainer)
+        step = trainer.global_step
+        if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved:
+            self._due = True
+        if not can_resume_here(trainer):
+            return  # a step later, or after the epoch
+        if stop or self._due:
+            self._save(trainer, must=stop)
+        if stop:
+            self._leave(trainer)
+
+    def _after_epoch(self, trainer):
+        stop = self._agreed_stop(trainer)
+        epoch = trainer.current_epoch + 1
+        last = epoch == trainer.max_epochs
+        if stop or last or self._due or epoch % self.frequency == 0:
+            self._save(trainer, must=stop or last)
+        if stop:
+            self._leave(trainer)
+
+    def on_train_end(self, trainer, pl_module):
+        if self._saved != trainer.global_step:
+            self._save(trainer, must=True)
+        self._restore_handlers()  # Lightning's, before it puts back those before its own
+
+    def on_exception(self, trainer, pl_module, exception):
+        """Save if the failure fell between two steps, else say which checkpoint is the last."""
+        self._restore_handlers()
+        calm = self._between_steps and trainer.training and trainer.world_size == 1
+        if calm and self._saved != trainer.global_step and can_resume_here(trainer):
+            try:
+                self._save(trainer, must=False)
+            except (CheckpointError, NotSaved) as error:  # the exception itself is the news
+                log.error("%s", error)
+        if trainer.is_global_zero:
+            log.warning(self._kept())
+
+    def _kept(self) -> str:
+        kept = self.path.exists() or checkpoint.previous(self.path).exists()
+        return f"the last checkpoint is {self.path if kept else 'none: too early'}"
+
+    # Saving
+
+    def _save(self, trainer, must):
+        self._due, failure = False, None
+        # Weights are alike on all ranks, batch-norm statistics are not: rank 0 decides.
+        if not trainer.strategy.broadcast(all_finite(trainer)):
+            why = f"not saved: the state is not finite; {self._kept()}"
+            if must and self._stop is None:
+                raise RunFault(f"{why}. Try a lower optimizer.lr or precision=32-true")
+            log.error(why)
+            return
+        try:
+            trainer.save_checkpoint(self.path, weights_only=False)
+        except (CheckpointError, NotSaved, OSError) as error:
+            failure = str(error)
+            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
+        failure = trainer.strategy.broadcast(failure)
+        if failure is None:
+            self._saved = trainer.global_step
+        elif must or self._saved is None:
+            raise NotSaved(failure)
+        else:
+            log.error("%s; training goes on", failure)
+
+    def on_save_checkpoint(self, trainer, pl_module, checkpoint):
+        checkpoint[CONFIG] = self.config
+        checkpoint[RNG] = gather_rng()
+
+    def on_load_checkpoint(self, trainer, pl_module, checkpoint):
+        self._states = checkpoint.get(RNG)
+        if self._states and CONFIG in checkpoint:
+            then = _images_a_step(checkpoint[CONFIG], len(self._states))
+            self._factor = then / _images_a_step(self.config, trainer.world_size)
+        if self._states and len(self._states) != trainer.world_size:
+            log.warning(
+                "the checkpoint was written by %d processes, now there are %d: random numbers "
+                "start afresh and the run is not the same one",
+                len(self._states),
+                trainer.world_size,
+            )
+            self._states = None
+
+    def on_train_start(self, trainer, pl_module):
+        self._install_handlers()
+        if trainer.ckpt_path:
+            check_optimizers(trainer.ckpt_path, trainer.optimizers)
+        if self._settings is not None:
+            apply_settings(trainer, *self._settings, self._factor)
+        states, self._states = self._states, None
+        if states is not None:
+            restore_rng(states[trainer.global_rank])
+        # Lightning has begun this epoch's iteration: before the generators were restored, and
+        # before the loader's position was known if something asked how many steps there will be
+        # (`estimated_stepping_batches`).
+        loop = trainer.fit_loop
+        late = bool(loop._combined_loader_states_to_load) and loop.restarting
+        loop._load_combined_loader_states()
+        if late or (states is not None and loop.resumed_on_epoch_end):
+            iter(loop._data_fetcher)
+
+    # Signals
+
+    def _install_handlers(self):
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in self.signals:
+            self._handlers[number] = signal.signal(number, self._on_signal)
+
+    def _restore_handlers(self):
+        for number in list(self._handlers):
+            before = self._handlers.pop(number) or signal.SIG_DFL
+            # else somebody has taken it over: what was before us is gone by now
+            if signal.getsignal(number) in (self._on_signal, self._at_once):
+                signal.signal(number, before)
+
+    def _on_signal(self, number, _):
+        log.warning(
+            "%s: finishing this step, then saving; again: stop at once", signal.Signals(number).name
+        )
+        self._stop, self._signal = self.signals[number], number
+        # not the handler that was there: Lightning's has the run end some time, with status 0
+        signal.signal(number, self._at_once)
+
+    def _at_once(self, number, _):
+        raise self.signals[number]
+
+    def _agreed_stop(self, trainer) -> bool:
+        if self._stop is None and trainer.received_sigterm:
+            self._stop = SIGTERMException(128 + signal.SIGTERM)
+        device, now = trainer.strategy.root_device, trainer.is_last_batch
+        return self._asked.says(self._stop is not None, device, now)
+
+    def _leave(self, trainer):
+        if trainer.world_size > 1:  # one exit status for all: that of the first rank that knows
+            known = [None] * trainer.world_size
+            torch.distributed.all_gather_object(known, self._signal)
+            first = next((number for number in known if number is not None), None)
+            self._stop = self.signals.get(first, self._stop)
+        raise self._stop or SIGTERMException(128 + signal.SIGTERM)
+
+
+def _images_a_step(config: dict, ranks: int) -> int:
+    batch = (config.get("optimizer") or {}).get("batch_size", 1)
+    return batch * config.get("accumulate_grad_batches", 1) * ranks
+
+
+def all_finite(trainer) -> bool:
+    """Whether the module's floating tensors and the optimizers' are finite, all of them."""
+    tensors = list(trainer.lightning_module.state_dict().values())
+    for optimizer in trainer.optimizers:
+        for state in optimizer.state.values():
+            tensors += [t for t in state.values() if isinstance(t, torch.Tensor)]
+    flags = [t.isfinite().all().reshape(()) for t in tensors if t.is_floating_point()]
+    devices = {f.device for f in flags}
+    return all(torch.stack([f for f in flags if f.device == d]).all().item() for d in devices)

@@ -1,0 +1,74 @@
+"""`ressl import` and `ressl export`: exchange.py on run directories."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+from omegaconf import OmegaConf
+
+from ressl_plugin import config, data, run
+from ressl_plugin.run import checkpoint, results
+from ressl_plugin.run import importing as exchange
+from ressl_plugin.train import pretrain
+from ressl_plugin.utils import devices
+from ressl_plugin.utils.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Path) -> Path:
+    """Another code's checkpoint as a run directory that every evaluator opens.
+
+    It holds config.yaml, args.json (as the host's evaluators want it) and last.ckpt with the
+    weights under the host's names; not the optimizer, so it cannot be resumed.
+
+    Args:
+        checkpoint_file: see exchange.import_checkpoint for whose are understood.
+        target, overrides: the recipe that describes the networks and the data.
+        out: directory to make.
+
+    Raises:
+        UserError: `out` holds a run, another architecture, a recipe that cannot work, or MoCo's
+            weights under the name of ReSSL.
+    """
+    cfg = config.finish(config.load(target, overrides))
+    cfg.run_dir, cfg.resume = str(out), False
+    if run.has_checkpoint(Path(out)):
+        raise UserError(f"--out {out}: holds a run already; give a new directory")
+    found = exchange.import_checkpoint(checkpoint_file, cfg)
+    if found.origin == "MoCo" and cfg.method == "ressl":
+        raise UserError(
+            f"{checkpoint_file}: these are MoCo's weights, and method=ressl would set them beside "
+            "ReSSL's numbers in every table; add method=mocov2plus"
+        )
+    log.info("%s", found.report())
+    weight = found.state_dict.get("classifier.weight")  # (C, d)
+    classes = None if weight is None or weight.dim() != 2 else len(weight)
+    views = SimpleNamespace(
+        recipe=data.view_recipe(cfg),
+        num_classes=classes or cfg.data.num_classes,
+    )
+    given = OmegaConf.create(OmegaConf.to_container(cfg))
+    given.devices = devices.device_count(cfg.devices, 1)
+    folder = run.start(cfg, pretrain.scale(pretrain.with_views(given, views)))
+    state = {
+        "state_dict": found.state_dict,
+        "epoch": 0,
+        "global_step": 0,
+        "imported": {"origin": found.origin, "file": Path(checkpoint_file).name},
+    }
+    checkpoint.save(folder / checkpoint.NAME, state)
+    return folder
+
+
+def export_run(path: str | Path, out: Path, flavour: str | None = None) -> Path:
+    """The run's backbone as `out`.safetensors, with what it is and its results in `out`.json.
+
+    Raises:
+        UserError: no such run, or a backbone that neither torchvision nor timm can build.
+    """
+    opened = run.open_run(path)
+    records = [{k: v for k, v in r.items() if k != "command"} for r in results.read(opened.dir)]
+    return exchange.export_backbone(opened.state, opened.cfg, out, flavour, records)

@@ -1,0 +1,204 @@
+"""What can go wrong in a long run, said in one line each."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import multiprocessing
+import pickle
+import signal
+import traceback
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from ressl_plugin.data.workers import own_words
+from ressl_plugin.run import checkpoint, results
+from ressl_plugin.train.checkpointing import Preempted
+from ressl_plugin.utils import distributed
+from ressl_plugin.utils.errors import CheckpointError, RunFault, UserError
+
+NONE = "no checkpoint was made"
+HOPELESS = 100  # steps left out in a row
+SKIPPED = "ressl_skipped_steps"
+# By what a connection breaks: a socket, a pipe, half a message, `received 0 items of ancdata`.
+_BROKEN = (OSError, EOFError, pickle.UnpicklingError, multiprocessing.ProcessError, RuntimeError)
+_TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
+
+
+class Faults(pl.Callback):
+    """Stop at a non-finite loss; report skipped steps and collapse in results.json.
+
+    On a GPU the loss is looked at one step later, so that no step waits for the device; nothing
+    is saved in between. `skip` (see ReSSL.training_step) has to wait, and leaves the step out.
+    """
+
+    def __init__(self, folder: Path, non_finite: str):
+        self.folder, self.non_finite = folder, non_finite
+        self.stepping = False  # whether this process has taken a step
+        self._pending: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """Look at the step's loss (CPU) or at the one before (GPU)."""
+        self.stepping = True
+        if getattr(module, "skipped_in_a_row", 0) >= HOPELESS:
+            raise RunFault(
+                f"the loss was not finite in {HOPELESS} steps on end, all left out; "
+                f"{self._good()}. Try a lower optimizer.lr or precision=32-true"
+            )
+        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
+        if loss is None:
+            return
+        finite = distributed.everywhere(loss.detach().isfinite())  # all ranks stop together
+        if loss.is_cuda:
+            # A copy and an event of this step: asking the tensor itself would wait for the next
+            # step, too, which is in the same stream by then.
+            finite, done = finite.to("cpu", non_blocking=True), torch.cuda.Event()
+            done.record()
+        else:
+            done = None
+        seen, self._pending = self._pending, (trainer.global_step, finite, done)
+        if done is None:
+            seen, self._pending = self._pending, None
+        self._stop_if_bad(seen)
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        """Nothing is saved before the last step has been looked at."""
+        seen, self._pending = self._pending, None
+        self._stop_if_bad(seen)
+
+    def _stop_if_bad(self, seen) -> None:
+        if seen is None:
+            return
+        if seen[2] is not None:
+            seen[2].synchronize()
+        if bool(seen[1]):
+            return
+        raise RunFault(
+            f"the loss is not finite at step {seen[0]}; {self._good()}. Try a lower optimizer.lr, "
+            "precision=32-true, or faults.non_finite=skip"
+        )
+
+    def _good(self) -> str:
+        return last_good(self.folder)
+
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        """The count goes on after a resume."""
+        checkpoint[SKIPPED] = int(getattr(module, "skipped_steps", 0))
+
+    def on_load_checkpoint(self, trainer, module, checkpoint) -> None:
+        """See on_save_checkpoint."""
+        module.skipped_steps = checkpoint.get(SKIPPED, 0)
+
+    def on_train_end(self, trainer, module) -> None:
+        """Leave a trace of what the reader of a table should know."""
+        if not trainer.is_global_zero:
+            return
+        skipped = int(getattr(module, "skipped_steps", 0))
+        monitor = next((c for c in trainer.callbacks if hasattr(c, "collapsed_at")), None)
+        collapsed = monitor.collapsed_at if monitor else None
+        for metric, value in (("skipped_steps", skipped or None), ("collapsed_at", collapsed)):
+            if value is not None:
+                record = {"evaluator": "pretrain", "protocol": "watch", "metric": metric}
+                data = module.cfg.data.dataset
+                results.append(self.folder, {**record, "data": data, "value": value})
+
+
+def last_good(folder: Path) -> str:
+    """Half a sentence about the checkpoint from which a run can go on."""
+    for file in (folder / checkpoint.NAME, checkpoint.previous(folder / checkpoint.NAME)):
+        if file.is_file():
+            return f"the last good checkpoint is {file}"
+    return NONE
+
+
+def _goes_on(folder: Path, once: str = "") -> str:
+    """The end of a message: from where the run can be continued, if from anywhere."""
+    good = last_good(folder)
+    return good if good == NONE else f"{good}, resume=true continues from it{once}"
+
+
+@contextlib.contextmanager
+def reported(trainer: pl.Trainer, folder: Path):
+    """What ends a training, as what it is.
+
+    Raises:
+        KeyboardInterrupt: where Lightning makes an exit of it.
+        SIGTERMException: with an exit status, which Lightning's own has not.
+        RunFault: a data worker was killed, memory or disk are full, an image cannot be read any
+            more, though it could when the run began.
+    """
+    try:
+        yield
+    except SIGTERMException as error:
+        raise SIGTERMException(error.code or 128 + signal.SIGTERM) from None
+    except (Preempted, CheckpointError, RunFault):
+        raise
+    except SystemExit:
+        if trainer.interrupted:
+            raise KeyboardInterrupt from None
+        raise
+    except UserError as error:
+        text = own_words(error)
+        # a resumed run has steps behind it (global_step) before it has taken one
+        if not any(c.stepping for c in trainer.callbacks if isinstance(c, Faults)):
+            raise UserError(text) from error
+        raise RunFault(
+            f"{text}; {_goes_on(folder, ' once the images are as they were')}"
+        ) from error
+    except Exception as error:
+        # what ended the run ended a worker first
+        stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
+        if stop is not None and is_a_workers_death(error):
+            raise stop from error
+        if (known := explain(error)) is None:
+            raise
+        raise RunFault(f"{known}; {_goes_on(folder)}") from error
+
+
+def explain(error: Exception) -> str | None:
+    """One line for a fault that a user can do something about; None for a bug."""
+    if is_a_workers_death(error):
+        return "a data loading worker was killed (often for memory): lower data.num_workers"
+    if isinstance(error, torch.OutOfMemoryError):
+        return "out of GPU memory: lower optimizer.batch_size or use precision=bf16-mixed"
+    if isinstance(error, OSError) and error.errno in checkpoint.FULL:
+        place = f"{error.filename}: " if error.filename else ""
+        return f"{place}{error.strerror}; make room"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return None
+
+
+def is_a_workers_death(error: BaseException | None) -> bool:
+    """Whether a lost data worker is what an exception comes from.
+
+    PyTorch says so itself in three ways. In a fourth the connection to a worker breaks before the
+    worker counts as dead: then whatever the connection raised is all there is.
+    """
+    while error is not None:
+        text = str(error)
+        if isinstance(error, RuntimeError) and (
+            ("DataLoader worker" in text and ("exited unexpectedly" in text or "killed" in text))
+            or "Pin memory thread exited unexpectedly" in text
+        ):
+            return True
+        if isinstance(error, _BROKEN) and _from_a_worker(error):
+            return True
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    return False
+
+
+def _from_a_worker(error: Exception) -> bool:
+    """Whether it was raised while a batch was being received: not by what a worker itself raised,
+    nor where this process has no more files."""
+    if getattr(error, "errno", None) in _TOO_MANY_FILES or "Too many open files" in str(error):
+        return False
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(
+        frame.f_code.co_name == "_try_get_data"
+        and frame.f_globals.get("__name__") == "torch.utils.data.dataloader"
+        for frame, _ in frames
+    )

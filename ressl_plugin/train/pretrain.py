@@ -1,0 +1,255 @@
+"""Pre-train any method of the host, ReSSL first, from one config into one run directory."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import logging
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import LearningRateMonitor
+from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+from omegaconf import DictConfig, OmegaConf
+
+from ressl_plugin import config, host, run
+from ressl_plugin.config import checks
+from ressl_plugin.data.training import PretrainData
+from ressl_plugin.method import backbone as backbones
+from ressl_plugin.method import registry
+from ressl_plugin.run import checkpoint
+from ressl_plugin.train import stem as stems
+from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
+from ressl_plugin.train.faults import Faults, reported
+from ressl_plugin.train.monitor import CollapseMonitor, Events, KeepMetrics, MetricsFile
+from ressl_plugin.train.profile import Profile
+from ressl_plugin.train.progress import Progress
+from ressl_plugin.train.resume import check_fits, resume_from
+from ressl_plugin.train.throughput import Meter
+from ressl_plugin.utils import distributed, packages
+from ressl_plugin.utils.devices import device_count, runnable
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.progress import quiet
+
+log = logging.getLogger(__name__)
+
+STRATEGIES = (
+    "auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"
+)  # fmt: skip
+
+@quiet()
+def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
+    """Train `cfg.method` and return the run directory.
+
+    Args:
+        cfg: a complete config (config.finish).
+        callbacks: of Lightning, beside the run's own.
+        meter: append images/s and peak memory to results.json.
+
+    Raises:
+        UserError: anything about the config, the data or the run directory that cannot work.
+        RunFault: the run had to stop: the loss is not finite, a file vanished.
+        KeyboardInterrupt, SIGTERMException, Preempted: told to stop; the step is done and saved.
+    """
+    registry.register()
+    checks.warn_unused(cfg, config.defaults())
+    cfg = stems.settle(runnable(cfg))
+    checks.check_trainable(cfg)
+    pl.seed_everything(cfg.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision("high")
+    folder = run.directory(cfg)
+    module = PretrainData(cfg, folder)
+    scaled = scale(with_views(cfg, module))
+    source = resume_from(cfg, module.identity)  # read once: looked at here, then handed over
+    if meter:
+        callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
+    # what is refused here leaves no directory behind
+    trainer = make_trainer(cfg, folder, callbacks, source)
+    model = build(scaled)
+    if source:
+        check_fits(source, model, cfg)
+    with run.locked(folder), reported(trainer, folder):
+        run.start(cfg, scaled)
+        module.keep_identity()
+        warn_about_queue(scaled, len(module.dataset))
+        trainer.fit(model, datamodule=module, ckpt_path=source and source.path)
+    return folder
+
+
+def with_views(cfg: DictConfig, module: PretrainData) -> DictConfig:
+    """The config as the host's classes want it: classes and views counted, presets resolved."""
+    from ressl_plugin.views import recipe
+
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    cfg.augmentations = recipe.expand(cfg.augmentations)
+    sizes = [crop.crop_size for crop in module.recipe.crops]
+    cfg.data.num_large_crops = sum(size == max(sizes) for size in sizes)
+    cfg.data.num_small_crops = len(sizes) - cfg.data.num_large_crops
+    cfg.data.num_classes = module.num_classes
+    return cfg
+
+
+def scale(cfg: DictConfig) -> DictConfig:
+    """Learning rates times (images a step) / 256, as in the host: batch x devices x nodes."""
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    processes = device_count(cfg.devices, torch.cuda.device_count() or 1) * cfg.num_nodes
+    factor = cfg.optimizer.batch_size * processes / 256
+    log.info(
+        "learning rate %g x %d images / 256 = %g",
+        cfg.optimizer.lr, cfg.optimizer.batch_size * processes, cfg.optimizer.lr * factor,
+    )  # fmt: skip
+    cfg.optimizer.lr *= factor
+    cfg.optimizer.classifier_lr *= factor
+    if cfg.optimizer.name == "sgd":
+        # under float16's GradScaler a fused step unscales by itself: nothing could clip before it
+        scaler = str(cfg.precision) in ("16", "16-mixed")
+        fused = {} if scaler or cfg.optimizer.kwargs.get("foreach") else {"fused": True}
+        cfg.optimizer.kwargs = {"momentum": 0.9, **fused, **cfg.optimizer.kwargs}
+    return cfg
+
+
+def build(cfg: DictConfig) -> pl.LightningModule:
+    """The method's module, in channels_last and compiled where the config says so.
+
+    Raises:
+        UserError: a backbone or a method that cannot be had, or not with these settings.
+    """
+    model = make_method(cfg)
+    if not cfg.performance.disable_channel_last:
+        model = model.to(memory_format=torch.channels_last)
+    if cfg.performance.compile:
+        for network in getattr(model, "networks", [model.backbone]):
+            network.compile()
+    return model
+
+
+def make_method(cfg: DictConfig) -> pl.LightningModule:
+    """`cfg.method` of the host's registry, or the supervised reference; all with one stem."""
+    if cfg.method == "supervised":
+        from ressl_plugin.method.supervised import Supervised
+
+        return Supervised(cfg)
+    backbones.offer(cfg.backbone.name)
+    if cfg.method != "ressl":  # which does so itself
+        backbones.check_kwargs(cfg)
+    model = host.build_method(cfg)
+    backbones.check_input(model.backbone, cfg)
+    if cfg.method != "ressl":  # the host's know its own stem only
+        backbones.set_stems(model, cfg.backbone.stem)
+    return model
+
+
+def warn_about_queue(cfg: DictConfig, images: int) -> None:
+    """A queue larger than the data set holds several old embeddings of one image."""
+    size = cfg.method_kwargs.get("queue_size", 0)
+    if size > images:
+        log.warning(
+            "method_kwargs.queue_size=%d: larger than the data set of %d images; "
+            "the paper's is at most a third of it",
+            size,
+            images,
+        )
+
+
+def make_trainer(
+    cfg: DictConfig, folder: Path, more=(), source: checkpoint.Loaded | None = None
+) -> pl.Trainer:
+    """Lightning's Trainer with the run's loggers, checkpoints and watchers.
+
+    Raises:
+        UserError: a strategy that cannot be had.
+    """
+    known = set(inspect.signature(pl.Trainer.__init__).parameters)
+    given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
+    callbacks = [
+        CheckpointCallback(folder, cfg) if cfg.checkpoint.enabled else None,
+        CollapseMonitor(cfg.scheduler.warmup_epochs),
+        Faults(folder, cfg.faults.non_finite),
+        KeepMetrics(),
+        LearningRateMonitor("step") if distributed.launched_first() else None,  # needs a logger
+        Profile(folder, cfg.precision) if cfg.profile else None,
+    ]
+    if cfg.get("enable_progress_bar", True):
+        callbacks.append(Progress(refresh=cfg.performance.log_every))
+    settings = {
+        "num_sanity_val_steps": 0,
+        "log_every_n_steps": cfg.performance.log_every,
+        "check_val_every_n_epoch": cfg.knn_eval.every if cfg.knn_eval.enabled else 1,
+        "use_distributed_sampler": False,  # every back end shards its own data
+        "strategy": strategy(cfg),
+        "benchmark": True,
+    }
+    return pl.Trainer(
+        **{**settings, **given, "strategy": settings["strategy"]},
+        logger=loggers(cfg, folder),
+        callbacks=[c for c in (*callbacks, *more) if c],
+        enable_checkpointing=False,
+        default_root_dir=str(folder),
+        plugins=plugins(source),
+    )
+
+
+def _sharding() -> list[str]:
+    """Lightning's names of one model over several GPUs, as far as they can be had."""
+    from lightning.pytorch.strategies import StrategyRegistry
+
+    there = ("fsdp", "deepspeed") if importlib.util.find_spec("deepspeed") else ("fsdp",)
+    return [name for name in StrategyRegistry.available_strategies() if name.startswith(there)]
+
+
+def plugins(source: checkpoint.Loaded | None = None) -> list:
+    """Checkpoints as checkpoint.py writes them; on SLURM no saving in mid-step by Lightning."""
+    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
+    return [AtomicCheckpointIO(source), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
+
+
+def strategy(cfg: DictConfig):
+    """`ddp` without a search for unused parameters; anything else as Lightning knows it.
+
+    Raises:
+        UserError: one that pickles the run into its processes.
+    """
+    if any(way in str(cfg.strategy) for way in ("spawn", "fork", "notebook")):
+        raise UserError(
+            f"config: strategy={cfg.strategy}: a run cannot be pickled into processes that are "
+            "spawned; strategy=ddp starts one for each device"
+        )
+    known = STRATEGIES if cfg.accelerator == "cpu" else (*STRATEGIES, *_sharding())
+    if cfg.strategy not in known:
+        raise UserError(f"config: strategy={cfg.strategy!r}: here, one of {', '.join(known)}")
+    if cfg.strategy != "ddp":
+        return cfg.strategy
+    from lightning.pytorch.strategies import DDPStrategy
+    from torch.nn.parallel import DistributedDataParallel
+
+    # batch-norm statistics are a rank's own, as in the paper: no broadcast at every forward
+    known = inspect.signature(DistributedDataParallel.__init__).parameters
+    name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
+    return DDPStrategy(
+        find_unused_parameters=False,
+        **{name: False},
+        process_group_backend=None if torch.cuda.is_available() else "gloo",
+    )
+
+
+def loggers(cfg: DictConfig, folder: Path) -> list:
+    """metrics.csv and TensorBoard events in the run directory; wandb where configured."""
+    if not distributed.launched_first():
+        return []
+    packages.need("tensorboard", "the run's log of events")
+    made = [MetricsFile(folder), Events(folder)]
+    if cfg.wandb.enabled:
+        packages.need("wandb", "wandb.enabled=true (false does without)")
+        from lightning.pytorch.loggers import WandbLogger
+
+        made.append(
+            WandbLogger(
+                name=cfg.name,
+                project=cfg.wandb.project,
+                entity=cfg.wandb.entity,
+                offline=cfg.wandb.offline,
+                save_dir=str(folder),
+            )
+        )
+    return made

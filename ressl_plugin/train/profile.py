@@ -1,0 +1,242 @@
+"""Where the time of a training step goes, phase by phase, beside what the machine could do.
+
+`profile=true` writes RUN/profile.md. Every instant of the measured steps is attributed to exactly
+one phase, on a GPU by events in the stream that does the work, so the shares add up to 1.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections import defaultdict
+from itertools import pairwise
+from pathlib import Path
+
+import lightning.pytorch as pl
+import torch
+
+from ressl_plugin.train import roofline as floors
+
+log = logging.getLogger(__name__)
+
+WARM, STEPS = 10, 300  # steps left out (allocations, autotuning, compilation); steps measured
+# Where a phase begins and ends: methods of the module, wrapped while it is measured.
+METHODS = {
+    "training_step": "loss",  # what is in none of those below: the queue, casts
+    "_student": "student forward",
+    "momentum_forward": "teacher forward",
+    "_objective": "loss",
+    "_record": "logging",
+    "online_loss": "logging",
+    "update_teacher": "EMA and optimizer",
+}
+PHASES = ("data", "views", "student forward", "teacher forward", "loss", "backward",
+          "EMA and optimizer", "logging", "loop")  # fmt: skip
+OUTSIDE = "outside"  # in no phase: validation, the end of an epoch
+NETWORKS = ("student forward", "teacher forward", "backward")
+
+
+class Phases(pl.Callback):
+    """Seconds of each phase, over at most `steps` steps after the first `warm`.
+
+    data: waiting for a batch and moving it, with Lightning's work between two steps. views: drawn
+    by the batched back end (another back end's are drawn by workers and hidden, or in data).
+    logging: means, the online classifier. loop: Lightning and callbacks, within the step.
+    """
+
+    def __init__(self, warm: int = WARM, steps: int = STEPS):
+        self.warm, self.steps = warm, steps
+        self.measured = 0  # steps
+        self._seen = 0
+        self._whole = 0  # marks up to the end of the last whole step
+        self._marks: list[tuple[str, float | torch.cuda.Event]] = []
+        self._inside = ["loop"]
+        self._undo: list = []
+        self._cuda = self._over = False
+
+    def seconds(self) -> dict[str, float]:
+        """Phase -> seconds a step, every phase that occurred; empty before `warm` steps."""
+        if self._cuda:
+            torch.cuda.synchronize()
+        total: dict[str, float] = defaultdict(float)
+        marks = self._marks[: self._whole]
+        for (phase, start), (_, end) in pairwise(marks):
+            total[phase] += start.elapsed_time(end) / 1e3 if self._cuda else end - start
+        return {p: total[p] / self.measured for p in PHASES if p in total and self.measured}
+
+    def _mark(self) -> None:
+        if self._over:
+            return
+        if self._cuda:
+            at = torch.cuda.Event(enable_timing=True)
+            at.record()
+        else:
+            at = time.perf_counter()
+        self._marks.append((self._inside[-1], at))
+
+    def enter(self, phase: str) -> None:
+        """From now on the time is this phase's, until `leave`."""
+        self._inside.append(phase)
+        self._mark()
+
+    def leave(self) -> None:
+        """Back to the phase around the present one."""
+        if len(self._inside) > 1:
+            self._inside.pop()
+        self._mark()
+
+    def watch(self, owner, name: str, phase: str) -> None:
+        """Attribute every call of a method of `owner` to a phase, until the measurement ends."""
+        call = getattr(owner, name)
+
+        @functools.wraps(call)
+        def timed(*args, **kwargs):
+            self.enter(phase)
+            try:
+                return call(*args, **kwargs)
+            finally:
+                self.leave()
+
+        own = name in vars(owner)  # an attribute of the instance, not of its class
+        setattr(owner, name, timed)
+        self._undo.append(lambda: setattr(owner, name, call) if own else delattr(owner, name))
+
+    def on_train_start(self, trainer, module) -> None:
+        """Put the clocks in place."""
+        self._cuda = module.device.type == "cuda"
+        ours = hasattr(module, "student_views")
+        for name, phase in METHODS.items():
+            if ours or hasattr(module, name):  # a name that ReSSL lacks is out of date here
+                self.watch(module, name, phase)
+        loader = trainer.train_dataloader
+        loader = getattr(loader, "loader", loader)
+        if hasattr(loader, "draw"):
+            self.watch(loader, "draw", "views")
+        for optimizer in trainer.optimizers:
+            handle = optimizer.register_step_post_hook(lambda *_: self.leave())
+            self._undo.append(handle.remove)
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        """The batch is there."""
+        if self._inside[-1] == "data":
+            self.leave()
+
+    def on_before_backward(self, trainer, module, loss) -> None:
+        """Backward begins."""
+        self.enter("backward")
+
+    def on_after_backward(self, trainer, module) -> None:
+        """Backward is done."""
+        self.leave()
+
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        """The optimizer begins; its own hook ends the phase."""
+        self.enter("EMA and optimizer")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """A step's measurement ends and the next one's begins; the EMA comes just after this."""
+        if self._over:
+            return
+        self._seen += 1
+        self._inside[:] = ["loop"]
+        if self._seen == self.warm:
+            self._marks.clear()
+        self.enter("data")
+        self.measured, self._whole = max(0, self._seen - self.warm), len(self._marks)
+        if self.measured == self.steps:
+            self.done(trainer, module)
+
+    def on_validation_start(self, trainer, module) -> None:
+        """Validation is no part of a step."""
+        self.enter(OUTSIDE)
+
+    def on_validation_end(self, trainer, module) -> None:
+        """Back to the step."""
+        self.leave()
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        """Nor is what is done between epochs."""
+        self.enter(OUTSIDE)
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        """The first batch is awaited."""
+        if self._inside[-1] == OUTSIDE:
+            self.leave()
+
+    def on_train_end(self, trainer, module) -> None:
+        """A short run: report what was seen."""
+        self.done(trainer, module)
+
+    def done(self, trainer, module) -> None:
+        """Take the clocks away."""
+        self._over = True
+        while self._undo:
+            self._undo.pop()()
+
+
+class Profile(Phases):
+    """`Phases` that writes RUN/profile.md and prints it, once the steps are measured."""
+
+    def __init__(self, folder: Path, precision):
+        super().__init__(WARM, STEPS)
+        self.folder, self.precision = Path(folder), precision
+        self._shapes = None
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
+        """Remember what a batch looks like."""
+        super().on_train_batch_start(trainer, module, batch, batch_idx)
+        views = [batch[1]] if isinstance(batch[1], torch.Tensor) else batch[1]
+        self._shapes = self._shapes or [tuple(view.shape) for view in views]
+
+    def done(self, trainer, module) -> None:
+        """Write the table."""
+        if not self._undo:
+            return
+        super().done(trainer, module)
+        if not trainer.is_global_zero:
+            return
+        if not self.measured:
+            log.warning("profile=true: the run ended within the %d steps of warm-up", self.warm)
+            return
+        seconds = self.seconds()
+        machine = floors.measure(module.device, self.precision)
+        least = floors.of_step(module, self._shapes, machine)
+        text = report(seconds, least, machine, self._shapes, self.measured)
+        (self.folder / "profile.md").write_text(text)
+        print(text)
+
+
+def report(seconds, least, machine, shapes, steps: int) -> str:
+    """The table as markdown: milliseconds and share of each phase, its floor and the ratio."""
+    whole, images = sum(seconds.values()), shapes[0][0]
+    networks = sum(seconds.get(name, 0.0) for name in NETWORKS)
+    lines = [
+        "# Profile",
+        "",
+        f"{steps} steps of {images} images, {whole * 1e3:.2f} ms a step, "
+        f"{images / whole:,.0f} images/s a process; {machine}.",
+        f"Outside the networks' forward and backward: {1 - networks / whole:.1%}.",
+        "",
+        "| phase | ms | share | floor ms | times floor | floor is |",
+        "|---|---:|---:|---:|---:|---|",
+    ]
+    for phase, value in seconds.items():
+        floor = least.get(phase)
+        bound = f"{floor.seconds * 1e3:.2f} | {value / floor.seconds:.1f} | {floor.what}" if (
+            floor and floor.seconds
+        ) else "- | - | "
+        lines.append(f"| {phase} | {value * 1e3:.2f} | {value / whole:.1%} | {bound} |")
+    total = sum(floor.seconds for floor in least.values())  # 0: a method without floors
+    bound = f"{total * 1e3:.2f} | {whole / total:.1f} |" if total else "- | - |"
+    lines.append(f"| step | {whole * 1e3:.2f} | 100% | {bound} |")
+    return "\n".join([*lines, "", *NOTES, ""])
+
+
+NOTES = (
+    "A floor is the time that the phase's floating point operations take at the machine's own",
+    "measured matrix product throughput, or its bytes at the measured copy bandwidth, whichever is",
+    "more; no code can be expected to reach 1.0 everywhere. `data` is waiting for a batch, and",
+    "Lightning's work between two steps; `loop` is Lightning's within a step; views that worker",
+    "processes draw appear only as waiting.",
+)

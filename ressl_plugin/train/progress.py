@@ -1,0 +1,104 @@
+"""A training's progress, for Lightning's Trainer."""
+
+from __future__ import annotations
+
+import re
+import time
+
+from lightning.pytorch.callbacks import ProgressBar
+
+from ressl_plugin.train.boundaries import followed_by
+from ressl_plugin.utils.progress import bar, say
+
+SHOWN = re.compile(r"train_(?!.*class).*loss|val_acc1|val_knn_acc1")  # at the end of an epoch
+
+
+class Progress(ProgressBar):
+    """A training's bar, and a line with the means at the end of an epoch.
+
+    Args:
+        refresh: steps between two looks at the loss; each waits for the device.
+    """
+
+    def __init__(self, refresh: int = 50):
+        super().__init__()
+        self.refresh, self._enabled = refresh, True
+        self._bar = self._validation = None
+        self._start, self._validated = 0.0, False
+
+    def disable(self) -> None:
+        """Lightning's, for all ranks but the first."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """See disable."""
+        self._enabled = True
+
+    def _open(self, total, **how):
+        total = None if total == float("inf") else int(total)
+        return bar(total=total, disable=not self._enabled, **how)
+
+    def on_train_epoch_start(self, trainer, module) -> None:
+        """A bar an epoch."""
+        self._start, self._validated = time.monotonic(), False
+        self._bar = self._open(self.total_train_batches, desc=_epoch(trainer), unit="steps")
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+        """A resumed epoch begins in its middle."""
+        if not self._bar.n:
+            self._bar.n = self._bar.initial = self._bar.last_print_n = batch_idx
+        if batch_idx % self.refresh == 0 and self._enabled:
+            self._bar.set_postfix(trainer.progress_bar_metrics, refresh=False)
+        self._bar.update()
+
+    def on_validation_start(self, trainer, module) -> None:
+        """Below that of the training."""
+        total = self.total_val_batches
+        self._validation = self._open(total, desc="validation", unit="batches")
+
+    def on_validation_batch_end(self, *_, **__) -> None:
+        """One more."""
+        self._validation.update()
+
+    def on_validation_end(self, trainer, module) -> None:
+        """Its accuracies are those of this epoch."""
+        self._validation.close()
+        self._validated = True
+
+    def setup(self, trainer, module, stage) -> None:
+        """The line comes after the module's own hook, which logs the epoch's means."""
+        super().setup(trainer, module, stage)
+        if stage == "fit":
+            hook = followed_by(module.on_train_epoch_end, self._end_epoch, trainer)
+            module.on_train_epoch_end = hook
+
+    def teardown(self, trainer, module, stage) -> None:
+        """The module is as it was."""
+        module.__dict__.pop("on_train_epoch_end", None)
+
+    def _end_epoch(self, trainer) -> None:
+        self._bar.close()
+        if self._enabled:
+            last = trainer.current_epoch + 1 == trainer.max_epochs
+            say(lambda: self.epoch_line(trainer), must=last)
+
+    def epoch_line(self, trainer) -> str:
+        """As `epoch 3/200: train_ressl_loss 5.12, val_knn_acc1 45.60, 12 s`."""
+        found = [
+            f"{name} {float(value):.2f}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if SHOWN.fullmatch(name)
+            and (name.startswith("train") or (self._validated and value >= 0))  # -1: no labels
+        ]
+        took = f"{time.monotonic() - self._start:.0f} s"
+        return f"{_epoch(trainer)}: {', '.join([*found, took])}"
+
+    def on_exception(self, trainer, module, exception) -> None:
+        """The message begins on a line of its own."""
+        for one in (self._validation, self._bar):
+            if one is not None:
+                one.close()
+
+
+def _epoch(trainer) -> str:
+    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

@@ -1,0 +1,125 @@
+"""The least time that each phase of a step can take on this machine: from FLOPs and bytes."""
+
+from __future__ import annotations
+
+import copy
+import time
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from ressl_plugin.method import batchnorm
+from ressl_plugin.utils.precision import float32_products
+
+FLOAT = 4  # bytes of a float32, which parameters, queue and loss are kept in
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What one device sustains: floating point operations and bytes a second."""
+
+    name: str
+    flops: float  # matrix products in the training's precision (of float32 maybe TF32)
+    flops32: float  # and in full float32, as the loss needs them
+    bytes: float  # read and written, by copying
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name}: {self.flops / 1e12:.2f} TFLOP/s "
+            f"({self.flops32 / 1e12:.2f} in float32), {self.bytes / 1e9:.0f} GB/s"
+        )
+
+
+@dataclass(frozen=True)
+class Floor:
+    """Seconds, and the reason."""
+
+    seconds: float
+    what: str
+
+
+def measure(device: torch.device, precision="32-true") -> Machine:
+    """Throughput of matrix products and of copying, the best of a few trials each."""
+    device = torch.device(device)
+    cuda = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if cuda else f"CPU, {torch.get_num_threads()} threads"
+    dtype = {"16": torch.float16, "bf": torch.bfloat16}.get(str(precision)[:2], torch.float32)
+    side, size = (8192, 1 << 28) if cuda else (1024, 1 << 25)
+    flops = 2 * side**3 / _product(device, dtype, side)
+    with float32_products():
+        flops32 = 2 * side**3 / _product(device, torch.float32, side)
+    source = torch.ones(size, dtype=torch.uint8, device=device)
+    target = torch.empty_like(source)
+    return Machine(name, flops, flops32, 2 * size / _best(lambda: target.copy_(source), device))
+
+
+def _product(device, dtype, side: int) -> float:
+    a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
+    out = torch.empty_like(a)
+    return _best(lambda: torch.mm(a, b, out=out), device)
+
+
+def _best(work, device, trials: int = 5) -> float:
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    taken = []
+    for _ in range(trials + 1):  # the first one allocates and chooses a kernel
+        wait()
+        start = time.perf_counter()
+        work()
+        wait()
+        taken.append(time.perf_counter() - start)
+    return min(taken[1:])
+
+
+def of_step(module, shapes: list[tuple], machine: Machine) -> dict[str, Floor]:
+    """Phase -> Floor for one step of a ReSSL module on views of these shapes (N, 3, S, S).
+
+    Empty for another method, whose phases are not known.
+    """
+    if not hasattr(module, "student_views"):
+        return {}
+    student = network_flops(module, [shapes[i] for i in module.student_views])
+    teacher = network_flops(module, [shapes[module.teacher_view]])[0]
+    rows, (size, dim) = shapes[module.teacher_view][0], module.queue.shape
+    pixels = sum(torch.Size(shape).numel() for shape in shapes)
+    # scores and reads of the teacher and of every student view: two products of N x K x D each
+    products = 2 * 2 * rows * (1 + len(module.student_views)) * size * dim
+    weights = sum(p.numel() for s, _ in module.momentum_pairs for p in s.parameters())
+    return {
+        "views": _bytes(pixels * (FLOAT + 1), machine, "images in, views out"),
+        "student forward": _flops(student[0], machine.flops),
+        "teacher forward": _flops(teacher, machine.flops),
+        "loss": max(
+            _flops(products, machine.flops32),
+            _bytes(size * dim * FLOAT, machine, "the queue once"),
+            key=lambda floor: floor.seconds,
+        ),
+        "backward": _flops(student[1], machine.flops),
+        # SGD reads weight, gradient, momentum and writes two; EMA reads two and writes one
+        "EMA and optimizer": _bytes(8 * weights * FLOAT, machine, "weights 8 times"),
+    }
+
+
+def _flops(count: float, throughput: float) -> Floor:
+    return Floor(count / throughput, f"{count / 1e9:.1f} GFLOP")
+
+
+def _bytes(count: float, machine: Machine, what: str) -> Floor:
+    return Floor(count / machine.bytes, f"{count / 1e6:.1f} MB: {what}")
+
+
+def network_flops(module, shapes: list[tuple]) -> tuple[int, int]:
+    """FLOPs of the student's (backbone and head) forward and backward on such views."""
+    student = torch.nn.Sequential(module.backbone, module.projector)
+    with torch.device("meta"):
+        copied = batchnorm.to_plain(copy.deepcopy(student)).to("meta").train()
+        forward = backward = 0
+        for shape in shapes:
+            with FlopCounterMode(display=False) as counter:
+                out = copied(torch.empty(shape))
+            forward += counter.get_total_flops()
+            with FlopCounterMode(display=False) as counter:
+                out.sum().backward()
+            backward += counter.get_total_flops()
+    return forward, backward

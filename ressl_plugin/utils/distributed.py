@@ -1,0 +1,183 @@
+"""What crosses ranks: gathered keys, agreed decisions, and the reference's shuffled batch norm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from torch import Tensor
+
+from ressl_plugin.utils.errors import UserError
+
+ASK = 8  # steps on GPUs between two questions to all ranks
+
+
+def launched_first() -> bool:
+    """Whether this is rank 0, before there is a process group; True if nothing launched it.
+
+    torchrun says it outright. Else every name that is set must say so: Lightning's own launcher
+    sets NODE_RANK and LOCAL_RANK, srun SLURM_PROCID, and below a shell that srun has started
+    (`srun --pty bash`) SLURM_PROCID is 0 in all of Lightning's processes.
+    """
+    names = ("RANK",) if "RANK" in os.environ else ("NODE_RANK", "LOCAL_RANK", "SLURM_PROCID")
+    return all(int(os.environ.get(name) or 0) == 0 for name in names)
+
+
+def check_launch(devices: int, nodes: int) -> None:
+    """Whether as many processes were launched as the config asks for.
+
+    Raises:
+        UserError: torchrun or srun started another number; each would train a run of its own.
+            Several nodes, and nothing that says where the others are: all would wait for them.
+    """
+    env = os.environ
+    if "TORCHELASTIC_RUN_ID" in env:
+        launcher, here, all_ = "torchrun", int(env["LOCAL_WORLD_SIZE"]), int(env["WORLD_SIZE"])
+    elif SLURMEnvironment.detect() and "SLURM_STEP_ID" in env:
+        all_ = int(env["SLURM_NTASKS"])
+        launcher, here = "srun", all_ // int(env.get("SLURM_NNODES", 1))
+    else:
+        if nodes > 1 and not {"MASTER_ADDR", "NODE_RANK"} <= env.keys():
+            raise UserError(
+                f"config: num_nodes={nodes}: nothing started this on several nodes; use torchrun "
+                f"--nnodes={nodes} or srun, or set MASTER_ADDR and NODE_RANK on each node"
+            )
+        return
+    if (here, all_) != (devices, devices * nodes):
+        raise UserError(
+            f"config: devices={devices} num_nodes={nodes}: {launcher} started {all_} processes, "
+            f"{here} a node; set devices={here} num_nodes={all_ // here}"
+        )
+
+
+def world() -> int:
+    """Number of ranks; 1 without a process group."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """This process's rank; 0 without a process group."""
+    return dist.get_rank() if world() > 1 else 0
+
+
+@torch.no_grad()
+def gather(x: Tensor, even: bool = False) -> Tensor:
+    """Rows of all ranks in rank order, (N, D) to (sum of N, D); ranks may hold unequal numbers.
+
+    `even` promises that they hold equally many: then nothing waits for the device.
+    """
+    if world() == 1:
+        return x
+    x = x.contiguous()
+    sizes = [len(x)] * world() if even else _sizes(x)
+    if len(set(sizes)) == 1:
+        out = x.new_empty((sum(sizes), *x.shape[1:]))
+        dist.all_gather_into_tensor(out, x)
+        return out
+    padded = x.new_zeros((max(sizes), *x.shape[1:]))
+    padded[: len(x)] = x
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([p[:n] for p, n in zip(parts, sizes)])
+
+
+def _sizes(x: Tensor) -> list[int]:
+    own = torch.tensor([len(x)], device=x.device)
+    out = own.new_empty(world())
+    dist.all_gather_into_tensor(out, own)
+    return out.tolist()
+
+
+@torch.no_grad()
+def everywhere(flag: Tensor) -> Tensor:
+    """Whether a bool () holds on all ranks, on the device: nothing waits for it."""
+    if world() == 1:
+        return flag
+    flag = flag.to(torch.uint8)
+    dist.all_reduce(flag, dist.ReduceOp.MIN)
+    return flag.bool()
+
+
+class AnyRank:
+    """Whether any rank says yes. Ranks hear of a signal in different steps, or not at all.
+
+    To ask makes the processor wait for the device, so on GPUs they ask every few steps only. A yes
+    is remembered: the step of the question may be one in which nobody can act on it.
+    """
+
+    def __init__(self):
+        self._yes, self._calls = False, 0
+
+    def says(self, own: bool, device: torch.device, now: bool = False) -> bool:
+        """The same answer on all ranks; `own` is this one's, `now` asks whatever the step."""
+        if world() == 1:
+            return own
+        self._calls += 1
+        if not self._yes and (now or self._calls % ask_every(device) == 0):
+            self._yes = not everywhere(torch.tensor(not own, device=device))
+        return self._yes
+
+
+def ask_every(device: torch.device) -> int:
+    """Steps between two questions."""
+    return ASK if device.type == "cuda" else 1
+
+
+@torch.no_grad()
+def total(x: Tensor) -> Tensor:
+    """Sum over ranks of a tensor of one shape."""
+    if world() == 1:
+        return x
+    x = x.clone()
+    dist.all_reduce(x)
+    return x
+
+
+@torch.no_grad()
+def average_(tensors: Sequence[Tensor]) -> None:
+    """Replace tensors (of one dtype) by their means over ranks, in one exchange."""
+    if world() == 1 or not tensors:
+        return
+    flat = total(torch.cat([t.flatten() for t in tensors])) / world()
+    for t, mean in zip(tensors, flat.split([t.numel() for t in tensors])):
+        t.copy_(mean.view_as(t))
+
+
+def same_(tensors: Sequence[Tensor]) -> None:
+    """Give all ranks rank 0's values."""
+    if world() > 1:
+        for t in tensors:
+            dist.broadcast(t, src=0)
+
+
+def shuffle(x: Tensor, even: bool = False) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Exchange images between ranks at random, so that batch statistics cannot leak the answer.
+
+    The reference code's shuffled batch norm: permute the global batch, forward each rank's share,
+    un-permute. On one rank the batch is permuted only, which changes nothing for batch norm.
+
+    Args:
+        x: (N, ...) this rank's images.
+        even: promises that all ranks hold equally many: then nothing waits for the device.
+
+    Returns:
+        This rank's share of the permuted global batch, and a function that takes an output of it
+        back to this rank's own images in their own order.
+    """
+    sizes = [len(x)] * world() if even or world() == 1 else _sizes(x)
+    even = len(set(sizes)) == 1
+    everything = gather(x, even)
+    order = torch.randperm(len(everything), device=x.device)
+    same_([order])
+    share = order.tensor_split(world())[rank()]
+    first = sum(sizes[: rank()])
+
+    def restore(out: Tensor) -> Tensor:
+        back = torch.empty_like(order)
+        back[order] = torch.arange(len(order), device=order.device)
+        return gather(out, even)[back[first : first + len(x)]]
+
+    return everything[share], restore

@@ -1,0 +1,85 @@
+"""How figures look in print: one column wide, colours that everybody can tell apart."""
+
+from __future__ import annotations
+
+import io
+import logging
+from contextlib import contextmanager
+from pathlib import Path
+
+from ressl_plugin.utils import files, packages
+
+COLUMN = 3.3  # width of a column in inches
+# Paul Tol's "muted": ten colours that stay apart under the common colour-vision deficiencies
+PALETTE = (
+    "#332288", "#CC6677", "#117733", "#88CCEE", "#882255",
+    "#DDCC77", "#44AA99", "#AA4499", "#999933", "#777777",
+)  # fmt: skip
+MARKERS = "os^DvPX<>p"
+SMALL = 6  # points of labels
+STYLE = {
+    "font.size": 7,
+    "axes.titlesize": 7,
+    "axes.labelsize": 7,
+    "xtick.labelsize": SMALL,
+    "ytick.labelsize": SMALL,
+    "legend.fontsize": SMALL,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "lines.linewidth": 1.0,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "savefig.dpi": 300,
+    "pdf.fonttype": 42,  # TrueType: printers and arXiv refuse Type 3
+}
+
+
+def need_matplotlib() -> None:
+    """Raises UserError where it is not installed: it is an extra of the package."""
+    packages.need("matplotlib", "drawing")
+
+
+def width_of(text: str, size: float = SMALL) -> float:
+    """Inches that `text` takes at `size` points."""
+    from matplotlib import font_manager
+
+    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
+    font.set_size(size, 72)
+    font.set_text(text)
+    return font.get_width_height()[0] / 64 / 72
+
+
+def fitted(text: str, width: float, size: float = SMALL) -> str:
+    """`text`, or as much of it as `width` inches hold, ending in an ellipsis."""
+    if width_of(text, size) <= width:
+        return text
+    lengths = range(len(text) - 1, 0, -1)
+    return next((text[:n] + "…" for n in lengths if width_of(text[:n] + "…", size) <= width), "…")
+
+
+@contextmanager
+def figure_of(height: float, path: str | Path, layout: str | None = "constrained"):
+    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends.
+
+    Raises:
+        UserError: matplotlib is not installed.
+    """
+    need_matplotlib()
+    import matplotlib as mpl
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    path = Path(path)
+    paths = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # embedding TrueType in the PDF otherwise reports every table of the font it leaves out
+    logging.getLogger("fontTools").setLevel(logging.WARNING)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(COLUMN, height), layout=layout)
+        FigureCanvasAgg(figure)
+        yield figure, paths
+        for file in paths:
+            content = io.BytesIO()  # on a full disk half a picture is worse than none
+            figure.savefig(content, format=file.suffix[1:])
+            files.replace(file, content.getvalue())

@@ -1,0 +1,111 @@
+"""Every benchmark script runs, prints its table and writes the keys that readers rely on."""
+
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+TINY = ["--pairs", "1", "--threads", "1"]
+
+
+@pytest.fixture
+def script(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    before = set(sys.modules)
+    yield importlib.import_module
+    for name in set(sys.modules) - before:  # `views`, `loss` and such are names of others, too
+        if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
+            del sys.modules[name]
+
+
+def figures(script, name, tmp_path, *options):
+    file = tmp_path / "figures.json"
+    returned = script(name).main([*TINY, "--json", str(file), *options])
+    assert json.loads(file.read_text()) == returned
+    assert all(value > 0 for value in returned.values())
+    return returned
+
+
+def test_step(script, tmp_path):
+    options = ["--batch", "4", "--size", "8", "--queue", "16", "--steps", "1"]
+    found = figures(script, "step", tmp_path, *options)
+    keys = {"time_ratio_host_stem", "time_ratio_paper_stem", "time_ratio_plain"}
+    assert set(found) == {*keys, "outside_network_share"} and found["outside_network_share"] < 1
+
+
+def test_loss(script, tmp_path):
+    found = figures(script, "loss", tmp_path, "--size", "128", "8192", "64")
+    assert set(found) == {"time_ratio_128_8192"}
+
+
+def test_views(script, tmp_path):
+    options = ["--batch", "8", "--images", "16", "--photos", "16", "--photo-size", "16"]
+    found = figures(script, "views", tmp_path, *options, "--size", "8", "--workers", "0")
+    assert {"batched_vs_host", "batched_224_vs_host"} <= set(found)
+    assert ("dali_cpu_vs_host" in found) == bool(importlib.util.find_spec("nvidia"))
+
+
+def test_end_to_end(script, tmp_path):
+    options = ["--batch", "4", "--size", "8", "--steps", "1", "--workers", "0"]
+    found = figures(script, "end_to_end", tmp_path, *options)
+    assert set(found) == {"images_per_s_ratio"}
+
+
+@pytest.mark.distributed
+def test_gather(script, tmp_path):
+    found = figures(script, "gather", tmp_path, "--largest", "4096")
+    assert set(found) == {"gather_ms_32_4096", "broadcast_ms_32_4096"}
+
+
+def test_growth(script, tmp_path):
+    options = ["--size", "8", "--steps", "1", "--images", "16", "--only", "crops", "workers"]
+    found = figures(script, "growth", tmp_path, *options)
+    assert {"ours_crops_1", "host_crops_1", "plain_crops_1", "ours_crops_4"} <= set(found)
+    assert {"images_per_s_batched", "images_per_s_host_2_workers"} <= set(found)
+
+
+def test_warmup(script, tmp_path):
+    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto"]
+    small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
+    found = figures(script, "warmup", tmp_path, "--seeds", "1", "--epochs", "1", *small)
+    assert {"plain_entropy", "warmup_entropy", "warmup_trained_1", "plain_pixels_all"} <= set(found)
+    assert found["plain_pixels_5"] == found["warmup_pixels_5"] < found["plain_pixels_all"]
+
+
+def test_gpu_dry_run(script, tmp_path):
+    found = script("gpu").main(["--dry-run", "--out", str(tmp_path)])
+    table = (tmp_path / "gpu.md").read_text()
+    assert "failed" not in table and "left out" not in table
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+    assert {"cifar_ratio", "imagenet_ratio", "views_8"} <= set(found)
+
+
+def test_gpu_says_what_it_left_out(script, tmp_path):
+    script("gpu").main(["--dry-run", "--out", str(tmp_path), "--minutes", "-1"])
+    assert not (tmp_path / "gpu.json").exists()
+
+
+def test_scaling_reproduces_what_was_measured(script, tmp_path):
+    figures = tmp_path / "gpu.json"
+    figures.write_text(json.dumps({"cifar_images_per_s": 15_000.0}))
+    title, page = "CIFAR-10, ResNet-18", tmp_path / "SCALING.md"
+    options = ["--recipes", title, "--gpu-json", str(figures), "--out", str(page)]
+    rows = [row for row in script("scaling").main(options).splitlines() if row.startswith("| 1 |")]
+    cells = [cell.strip() for cell in rows[0].split("|")[1:-1]]
+    hours = 200 * 50_000 / 15_000 / 3600
+    assert cells[2].split()[0] == f"{hours:.2f}" and cells[-1] == "15,000"
+    assert "measured on 1" in page.read_text() and "no GPU was at hand" not in page.read_text()
+
+
+def test_pairs_take_turns_and_ratios_are_of_neighbours(script):
+    common = script("common")
+    order = []
+    sides = {name: lambda name=name: order.append(name) or len(order) for name in "ab"}
+    runs = common.alternate(sides, 2)
+    assert order == ["a", "b", "b", "a"]
+    assert runs == [{"a": 1, "b": 2}, {"a": 4, "b": 3}]
+    middle, low, high = common.ratio(runs, "a", "b")
+    assert (middle, low, high) == (pytest.approx(11 / 12), 0.5, pytest.approx(4 / 3))

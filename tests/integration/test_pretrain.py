@@ -1,0 +1,184 @@
+"""What a run refuses before there is a run directory, and what it gives the optimizer."""
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from helpers import image_folder, make_config
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import OmegaConf
+
+from ressl_plugin import config, run
+from ressl_plugin.method import ressl as method
+from ressl_plugin.train import pretrain
+from ressl_plugin.utils.errors import UserError
+
+
+def on_images(tmp_path, **changes):
+    """A complete config of a run in tmp_path/run, on a few images."""
+    root = image_folder(tmp_path / "images", splits=("train",))
+    cfg = make_config(
+        data__train_path=str(root / "train"), run_dir=str(tmp_path / "run"), **changes
+    )
+    for key in ("num_classes", "num_large_crops", "num_small_crops"):
+        del cfg.data[key]
+    return config.finish(cfg)
+
+
+@pytest.mark.parametrize(
+    ("precision", "fused"),
+    [("32-true", True), ("bf16-mixed", True), ("16-mixed", None), ("16", None), (16, None)],
+)
+def test_no_fused_step_under_a_gradient_scaler(precision, fused):
+    """It unscales by itself: Lightning then refuses to clip, and nothing is skipped before it."""
+    kwargs = pretrain.scale(config.finish(make_config(precision=precision))).optimizer.kwargs
+    assert kwargs.get("fused") is fused and kwargs.momentum == 0.9
+
+
+def test_a_fused_step_may_still_be_asked_for():
+    cfg = config.finish(make_config(precision="16-mixed", optimizer__kwargs={"fused": True}))
+    assert pretrain.scale(cfg).optimizer.kwargs.fused is True
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"strategy": "dpp"}, "strategy='dpp'"),
+        ({"profiler": "fast"}, "profiler"),
+        ({"overfit_batches": -1}, "overfit_batches"),
+        ({"gradient_clip_algorithm": "all"}, "gradient_clip_algorithm"),
+        ({"max_time": "soon"}, "soon"),
+        ({"max_time": b"x"}, "max_time"),
+        ({"val_check_interval": "1"}, "val_check_interval"),
+        ({"check_val_every_n_epoch": 0}, "check_val_every_n_epoch=0"),
+        ({"optimizer__batch_size": 1}, "batch_size=1: must be >= 2"),
+        ({"strategy": "ddp_fork"}, "ddp_fork"),
+        ({"strategy": "xla"}, "strategy='xla'"),
+        ({"barebones": True}, "barebones"),
+        ({"strategy": "ddp_spawn"}, "strategy=ddp_spawn: .* strategy=ddp starts one"),
+        ({"method_kwargs__queue_size": 2**24, "method_kwargs__proj_output_dim": 2**16}, "memory"),
+        ({"backbone__kwargs": {"foo": 1}}, "foo"),
+        ({"backbone__kwargs": {"groups": 3}}, "groups"),
+    ],
+)
+def test_what_lightning_refuses_is_a_users_mistake_and_leaves_no_run(tmp_path, change, message):
+    with pytest.raises(UserError, match=message) as caught:
+        pretrain.pretrain(on_images(tmp_path, **change))
+    assert len(str(caught.value).splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "kwargs", "message"),
+    [
+        ("adamw", {"momentum": 0.9}, "kwargs.momentum: adamw has"),
+        ("sgd", {"foo": 1}, "foo"),
+        ("sgd", {"momentum": -1}, "momentum"),
+        ("sgd", {"nesterov": True, "momentum": 0}, "nesterov"),
+        ("sgd", {"dampening": "x"}, "dampening"),
+        ("adamw", {"betas": 3}, "betas"),
+        ("adam", {"betas": [0.9, "x"]}, "betas"),
+        ("lars", {"eta": "x"}, "eta"),
+        ("lars", {"foo": 1}, "foo"),
+    ],
+)
+def test_what_the_optimizer_refuses_is_said_before_anything_is_written(
+    tmp_path, name, kwargs, message
+):
+    cfg = on_images(tmp_path)
+    cfg.optimizer.update(name=name, kwargs=kwargs)
+    with pytest.raises(UserError, match=message) as caught:
+        pretrain.pretrain(cfg)
+    assert len(str(caught.value)) < 700
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("name", ["simsiam", "supervised"])
+def test_the_optimizer_of_other_methods_is_judged_too(name):
+    with pytest.raises(UserError, match="foo"):
+        config.finish(make_config(method=name, method_kwargs={}, optimizer__kwargs={"foo": 1}))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"val_check_interval": 1000}, "val_check_interval=1000: an epoch has [0-9]+ batches"),
+        ({"limit_train_batches": 0.0001}, "limit_train_batches=0.0001: less than one of"),
+        ({"num_sanity_val_steps": 2, "val_check_interval": 1000}, "val_check_interval=1000"),
+    ],
+)  # fmt: skip
+def test_what_counts_batches_is_judged_when_the_data_is_known(tmp_path, change, message):
+    with pytest.raises(UserError, match=f"config: {message}"):
+        pretrain.pretrain(on_images(tmp_path, **change))
+
+
+def _logs_a_word(module, batch, batch_idx):
+    module.log("loss", "a word")  # Lightning itself raises
+
+
+def _misuses_lightning(module, batch, batch_idx):
+    raise MisconfigurationException("a step of the method")
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"), [(_logs_a_word, ValueError), (_misuses_lightning, MisconfigurationException)]
+)
+def test_an_error_in_a_training_step_is_never_the_users(tmp_path, monkeypatch, step, kind):
+    monkeypatch.setattr(method.ReSSL, "training_step", step)
+    with pytest.raises(kind):
+        pretrain.pretrain(on_images(tmp_path))
+
+
+def test_an_error_of_ours_before_the_first_step_is_not_the_users(tmp_path):
+    class Faulty(pl.Callback):
+        def on_fit_start(self, trainer, module):
+            raise ValueError("a bug")
+
+    with pytest.raises(ValueError, match="a bug"):
+        pretrain.pretrain(on_images(tmp_path), callbacks=[Faulty()])
+
+
+@pytest.mark.parametrize("name", ["", "..", "../..", "../../x", "a/../../b", "/tmp/x", ".", "a\0b"])
+def test_a_name_stays_within_runs(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    cfg = on_images(tmp_path)
+    cfg.run_dir, cfg.name = None, name
+    with pytest.raises(UserError, match="config: name="):
+        pretrain.pretrain(cfg)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
+    cfg.run_dir = "elsewhere"  # then a name is a label
+    assert str(run.directory(cfg)) == "elsewhere"
+
+
+def test_keys_of_the_host_without_effect_are_named_once(tmp_path, caplog):
+    cfg = on_images(
+        tmp_path,
+        auto_resume={"enabled": True, "max_hours": 3}, auto_umap={"enabled": True},
+        debug_augmentations=True, checkpoint={"dir": "elsewhere", "keep_prev": True},
+        dali={"encode_indexes_into_labels": True}, optimizer__layer_decay=0.7,
+        optimizer__token_learner="None",
+    )  # fmt: skip
+    pretrain.pretrain(cfg)
+    lines = [r.getMessage() for r in caplog.records if "no effect" in r.getMessage()]
+    assert len(lines) == 1 and len(lines[0].splitlines()) == 1
+    for key in ("auto_resume.enabled=True (resume=true", "checkpoint.dir=elsewhere (run_dir=",
+                "auto_umap.enabled", "debug_augmentations", "checkpoint.keep_prev",
+                "dali.encode_indexes_into_labels", "optimizer.layer_decay=0.7"):  # fmt: skip
+        assert key in lines[0]
+    assert "token_learner" not in lines[0]  # the host's word for null, which is the default
+    assert (tmp_path / "run" / "last.ckpt").is_file()
+
+
+def test_a_config_without_them_is_quiet(tmp_path, caplog):
+    with pytest.raises(UserError):  # after the warnings
+        pretrain.pretrain(on_images(tmp_path, optimizer__kwargs={"foo": 1}))
+    assert "no effect" not in caplog.text
+
+
+def test_making_the_trainer_draws_nothing(tmp_path):
+    """The weights are drawn after it: they are those of the seed."""
+    cfg = pretrain.runnable(config.finish(make_config(enable_progress_bar=True)))
+    before = torch.get_rng_state()
+    pretrain.make_trainer(cfg, tmp_path / "run")
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not (tmp_path / "run").exists()
+    assert OmegaConf.select(cfg, "strategy") == "auto"

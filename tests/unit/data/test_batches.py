@@ -1,0 +1,259 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+
+from ressl_plugin.data import BatchedLoader, worker_loader
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.sampling import seed_of
+
+
+def noisy(images, generator):
+    """A stand-in for the views: what they show is the image and the generator's state."""
+    noise = torch.rand(len(images), generator=generator, device=images.device)
+    return [images.float().mean((1, 2, 3)) + noise, noise]
+
+
+def loader(count=23, batch_size=4, **options):
+    images = torch.arange(count, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 3)
+    return BatchedLoader(images, torch.arange(count), noisy, batch_size, **options)
+
+
+def seen(steps):
+    return torch.cat([indexes for indexes, _, _ in steps]).tolist()
+
+
+def same(left, right):
+    return len(left) == len(right) and all(
+        torch.equal(a, d) and all(map(torch.equal, b, e)) and torch.equal(c, f)
+        for (a, b, c), (d, e, f) in zip(left, right)
+    )
+
+
+def test_a_batch_is_indexes_views_targets():
+    indexes, views, targets = next(iter(loader()))
+    assert indexes.shape == targets.shape == (4,) and torch.equal(indexes, targets)
+    torch.testing.assert_close(views[0] - views[1], indexes.float())
+
+
+def test_without_targets_they_are_minus_one():
+    images = torch.zeros(8, 2, 2, 3, dtype=torch.uint8)
+    _, _, targets = next(iter(BatchedLoader(images, None, noisy, 4)))
+    assert targets.dtype == torch.int64 and (targets == -1).all()
+
+
+def test_drop_last():
+    short, whole = loader(), loader(drop_last=False)
+    assert (len(short), len(whole)) == (5, 6) == (len(list(short)), len(list(whole)))
+    assert len(set(seen(short))) == 20
+    assert sorted(seen(whole)) == list(range(23))
+
+
+@pytest.mark.parametrize("world_size", [2, 3, 5])
+@pytest.mark.parametrize("count", [15, 23, 30, 31])
+def test_shards_are_disjoint_and_complete(world_size, count):
+    shards = [
+        list(loader(count, 3, rank=rank, world_size=world_size, drop_last=False, seed=5))
+        for rank in range(world_size)
+    ]
+    assert len({len(shard) for shard in shards}) == 1
+    assert sorted(index for shard in shards for index in seen(shard)) == list(range(count))
+    sizes = {len(batch[0]) for shard in shards for batch in shard}
+    assert min(sizes) > 0
+
+
+def test_two_ranks_see_the_batches_of_one_process():
+    one = [batch[0] for batch in loader(32, 8)]
+    ranks = [[b[0] for b in loader(32, 4, rank=rank, world_size=2)] for rank in (0, 1)]
+    assert all(torch.equal(a, torch.cat(bc)) for a, bc in zip(one, zip(*ranks)))
+
+
+def test_epochs_and_seeds_differ_and_repeat():
+    def epoch(number, **options):
+        chosen = loader(64, **options)
+        chosen.set_epoch(number)
+        return list(chosen)
+
+    assert same(epoch(3), epoch(3))
+    assert seen(epoch(3)) != seen(epoch(4)) and seen(epoch(3)) != seen(epoch(3, seed=1))
+    noise = [torch.cat([b[1][1] for b in epoch(n)]) for n in (0, 1)]
+    assert len(torch.cat(noise).unique()) > 120  # no step repeats another's random numbers
+
+
+def test_ranks_draw_different_random_numbers():
+    a, b = (next(iter(loader(rank=rank, world_size=2)))[1][1] for rank in (0, 1))
+    assert not torch.isin(a, b).any()
+
+
+def test_the_order_and_the_first_views_share_no_seed():
+    _, (_, noise), _ = next(iter(loader(64)))
+    order_stream = torch.Generator().manual_seed(seed_of(0, 0))
+    assert not torch.equal(noise, torch.rand(4, generator=order_stream))
+
+
+def test_without_shuffle_in_order():
+    assert seen(loader(8, shuffle=False)) == list(range(8))
+
+
+@pytest.mark.parametrize("done", [0, 1, 3, 5])
+def test_resume_is_bit_exact(done):
+    whole = loader()
+    whole.set_epoch(2)
+    expected = list(whole)
+    broken = loader()
+    broken.set_epoch(2)
+    steps = iter(broken)
+    for _ in range(done):
+        next(steps)
+    state = broken.state_dict()
+    resumed = loader()
+    resumed.load_state_dict(state)
+    resumed.set_epoch(2)
+    assert len(resumed) == 5
+    # a state saved after the last batch means the epoch is over
+    assert same(list(resumed), expected[done % 5 :])
+    assert same(list(resumed), expected)  # the position holds for one iteration only
+
+
+def test_another_epoch_starts_at_its_first_step():
+    broken = loader()
+    next(iter(broken))
+    resumed = loader()
+    resumed.load_state_dict(broken.state_dict())
+    resumed.set_epoch(1)
+    assert len(list(resumed)) == 5
+
+
+def test_resume_with_another_batch_size():
+    broken = loader()
+    steps = iter(broken)
+    next(steps)
+    with pytest.raises(UserError, match="batch_size is 4, now it is 2"):
+        loader(batch_size=2).load_state_dict(broken.state_dict())
+    list(steps)
+    loader(batch_size=2).load_state_dict(broken.state_dict())  # between epochs it may change
+
+
+def test_too_few_images():
+    with pytest.raises(UserError, match=r"3 images.*4 x 2 processes.*batch_size"):
+        loader(3, world_size=2)
+    with pytest.raises(UserError, match="fewer than a batch of 4 "):
+        loader(3, world_size=4, drop_last=False)
+
+
+class Random:
+    """A data set whose items show the three random streams that transforms use."""
+
+    def __init__(self, count=12):
+        self.count = count
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.count:
+            raise IndexError
+        views = [torch.rand(2), random.random(), float(np.random.rand())]
+        return index, views, index % 3
+
+
+def flat(steps):
+    return [(i.tolist(), [v.tolist() for v in views], t.tolist()) for i, views, t in steps]
+
+
+def test_workers_give_the_same_however_many():
+    runs = []
+    for workers in (0, 1, 2):
+        chosen = worker_loader(Random(), 4, workers, seed=3)
+        runs.append([])
+        for epoch in (0, 1):
+            chosen.set_epoch(epoch)
+            runs[-1].append(flat(chosen))
+    assert runs[0] == runs[1] == runs[2]
+    first, second = runs[0]
+    assert len(first) == 3 and first != second
+    assert sorted(index for step in first for index in step[0]) == list(range(12))
+    numbers = [value for step in first + second for view in step[1] for value in np.ravel(view)]
+    assert len(set(numbers)) == len(numbers)
+
+
+def test_without_workers_the_training_streams_stay():
+    states = []
+    for drawn in (False, True):
+        for seeded in (random.seed, np.random.seed, torch.manual_seed):
+            seeded(1)
+        if drawn:
+            list(worker_loader(Random(), 4, 0))
+        states.append((random.random(), np.random.rand(), torch.rand(1).item()))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("done", [1, 3])
+def test_workers_resume_bit_exactly(workers, done):
+    def fresh():
+        chosen = worker_loader(Random(), 4, workers, rank=0, world_size=1)
+        chosen.set_epoch(1)
+        return chosen
+
+    expected, broken, resumed = flat(fresh()), fresh(), fresh()
+    steps = iter(broken)
+    for _ in range(done):
+        next(steps)
+    resumed.load_state_dict(broken.state_dict())
+    assert flat(resumed) == expected[done % 3 :]
+    assert flat(resumed) == expected and len(resumed) == 3
+
+
+def test_workers_share_the_images_among_ranks():
+    shards = [flat(worker_loader(Random(), 3, 0, rank=rank, world_size=2)) for rank in (0, 1)]
+    assert sorted(i for shard in shards for step in shard for i in step[0]) == list(range(12))
+
+
+@pytest.mark.parametrize("kind", ["batched", "workers"])
+def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path, kind):
+    from lightning import LightningModule, Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+
+    class Recorder(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight, self.seen = torch.nn.Parameter(torch.zeros(1)), []
+
+        def training_step(self, batch, _):
+            self.seen.append((self.current_epoch, batch[0].tolist(), batch[1][-1].tolist()))
+            return (self.weight * batch[1][-1]).sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def run(steps, callbacks=(), ckpt_path=None):
+        model = Recorder()
+        trainer = Trainer(
+            max_steps=steps, accelerator="cpu", logger=False, enable_progress_bar=False,
+            enable_model_summary=False, callbacks=list(callbacks), default_root_dir=tmp_path,
+            enable_checkpointing=bool(callbacks),
+        )  # fmt: skip
+        batches = loader(20) if kind == "batched" else worker_loader(Random(20), 4, 1)
+        trainer.fit(model, batches, ckpt_path=ckpt_path)
+        return model.seen
+
+    straight = run(12)
+    assert [epoch for epoch, _, _ in straight] == [0] * 5 + [1] * 5 + [2] * 2
+    assert straight[0][1:] != straight[5][1:]
+    save = ModelCheckpoint(tmp_path, filename="middle", every_n_train_steps=7)
+    first = run(7, [save])
+    assert first == straight[:7]
+    assert run(12, ckpt_path=tmp_path / "middle.ckpt") == straight[7:]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_the_gpu_everything_stays_there():
+    def batches():
+        images = torch.arange(23, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 3)
+        return list(BatchedLoader(images.cuda(), torch.arange(23), noisy, 4))
+
+    assert same(batches(), batches())
+    assert all(part.is_cuda for i, views, t in batches() for part in (i, *views, t))

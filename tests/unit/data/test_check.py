@@ -1,0 +1,308 @@
+"""One test a kind of bad image: converted as documented, or refused by name."""
+
+import os
+import shutil
+import struct
+import tempfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import ExifTags, Image, ImageOps
+
+from ressl_plugin import data
+from ressl_plugin.data import check_folder, load_image, to_rgb
+from ressl_plugin.data.images import BadImage, decode, fit, size_of
+from ressl_plugin.utils.errors import UserError
+
+GRADIENT = np.arange(256, dtype=np.uint8).reshape(16, 16)
+
+
+@pytest.fixture
+def one_file(make_folder):
+    """root/a holds one good image and the path returned, where the test puts a bad one."""
+    return make_folder(classes=("a",), count=1) / "a"
+
+
+def refusal(folder):
+    report = check_folder(folder.parent, progress=False)
+    assert len(report.refused) == 1
+    name, kind, _ = report.refused[0]
+    with pytest.raises(UserError, match=name):
+        report.refuse()
+    with pytest.raises(UserError, match=Path(name).name):
+        load_image(folder.parent / name)
+    return kind
+
+
+def conversion(folder):
+    report = check_folder(folder.parent, progress=False)
+    report.refuse()
+    return set(report.converted)
+
+
+def test_good_images_pass(make_folder):
+    report = check_folder(make_folder(), progress=False)
+    report.refuse()
+    assert (report.images, report.refused, report.stray) == (6, [], [])
+    assert not report.converted
+
+
+def png_with(width, height, data):
+    def chunk(kind, body):
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+    )
+
+
+def test_corrupt_pixels(one_file):
+    (one_file / "bad.png").write_bytes(png_with(4, 4, b"this is no zlib stream"))
+    assert refusal(one_file) == "corrupt"
+
+
+def test_corrupt_header(one_file):
+    (one_file / "bad.png").write_bytes(b"\x89PNG" + bytes(100))
+    assert refusal(one_file) == "corrupt"
+
+
+@pytest.mark.parametrize("format", ["jpg", "png", "bmp", "webp"])
+def test_truncated(one_file, format):
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    file = one_file / f"bad.{format}"
+    Image.fromarray(pixels).save(file)
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    assert refusal(one_file) in (
+        ("truncated",) if format in ("jpg", "png", "bmp") else ("corrupt",)
+    )
+
+
+def test_zero_byte(one_file):
+    (one_file / "bad.jpg").touch()
+    assert refusal(one_file) == "zero-byte"
+
+
+def test_not_an_image(one_file):
+    (one_file / "bad.jpg").write_text("<html>404 not found</html>")
+    assert refusal(one_file) == "not-an-image"
+
+
+def test_huge(one_file):
+    # the header says 400 megapixels; the file has 100 bytes
+    (one_file / "bad.png").write_bytes(png_with(20_000, 20_000, zlib.compress(b"\0")))
+    assert refusal(one_file) == "huge"
+
+
+def test_float_image_is_unsupported(one_file):
+    Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(one_file / "b.tif")
+    assert refusal(one_file) == "unsupported"
+
+
+def test_broken_link(one_file):
+    (one_file / "bad.png").symlink_to(one_file / "gone.png")
+    assert refusal(one_file) == "broken-link"
+
+
+def test_no_permission():
+    # not in tmp_path, whose parents other users cannot enter
+    root = Path(tempfile.mkdtemp())
+    try:
+        root.chmod(0o755)
+        (root / "a").mkdir()
+        Image.new("RGB", (4, 4)).save(root / "a" / "bad.png")
+        (root / "a" / "bad.png").chmod(0)
+        (root / "b").mkdir(mode=0)
+        user = os.geteuid()
+        if user == 0:  # root may read everything
+            os.seteuid(65534)
+        try:
+            report = check_folder(root, progress=False)
+        finally:
+            os.seteuid(user)
+    finally:
+        (root / "b").chmod(0o700)
+        shutil.rmtree(root)
+    assert [(name, kind) for name, kind, _ in report.refused] == [
+        ("a/bad.png", "unreadable"), ("b", "unreadable"),
+    ]  # fmt: skip
+
+
+def test_empty_class_folder(make_folder):
+    root = make_folder()
+    (root / "c" / "nested").mkdir(parents=True)
+    report = check_folder(root, progress=False)
+    assert [(name, kind) for name, kind, _ in report.refused] == [("c", "empty-class")]
+    assert check_folder(root, labels=False, progress=False).refused == []
+
+
+def test_stray_files_are_ignored_and_counted(make_folder):
+    root = make_folder()
+    (root / "a" / "notes.txt").write_text("no image, and no image's extension")
+    Image.new("RGB", (4, 4)).save(root / "loose.png")
+    report = check_folder(root, progress=False)
+    report.refuse()
+    assert report.stray == ["a/notes.txt", "loose.png"]
+    assert report.images == 6
+    assert check_folder(root, labels=False, progress=False).images == 7
+
+
+def test_the_report_names_what_is_ignored_by_extension(make_folder):
+    root = make_folder()
+    for name in ("a/1.avif", "a/2.avif", "b/x.txt", "loose.png"):
+        (root / name).touch()
+    lines = list(data.check_folder(root, progress=False).lines())
+    assert "  ignored    .avif         2, such as a/1.avif" in lines
+    assert "  ignored    .png          1, such as loose.png" in lines
+
+
+@pytest.mark.parametrize(
+    ("files", "labels", "message"),
+    [
+        ([], True, "holds no image; these extensions are read: .jpg"),
+        ([], False, "holds no image; these extensions are read: .jpg"),
+        (["1.avif", "x"], False, r"holds no image \(1 .avif, 1 without are ignored\)"),
+        (["1.png", "2.png"], True, "2 images and no class folders; .*--no-labels"),
+    ],
+)
+def test_a_folder_without_images_is_refused(tmp_path, files, labels, message):
+    for name in files:
+        Image.new("RGB", (4, 4)).save(tmp_path / name, format="png")
+    with pytest.raises(UserError, match=message):
+        data.check_folder(tmp_path, labels, progress=False)
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize("format", ["jpg", "png", "webp"])
+def test_exif_orientation_is_applied_if_asked_for(one_file, format, turn):
+    """As Pillow's own exif_transpose has it, and by default not, as in the host."""
+    pixels = np.zeros((16, 32, 3), np.uint8)
+    pixels[:8, :16] = 255  # upper left quarter
+    image, exif = Image.fromarray(pixels), Image.Exif()
+    exif[ExifTags.Base.Orientation] = turn
+    file = one_file / f"turned.{format}"
+    image.save(file, exif=exif, quality=100)
+    with Image.open(file) as stored:
+        upright = np.asarray(ImageOps.exif_transpose(stored).convert("RGB"))
+        assert (np.asarray(load_image(file)) == np.asarray(stored.convert("RGB"))).all()
+    assert (np.asarray(load_image(file, exif=True)) == upright).all()
+    assert size_of(file, exif=True) == upright.shape[1::-1] and size_of(file) == (32, 16)
+    text = "\n".join(data.check_folder(one_file.parent, progress=False).lines())
+    assert ("1 have an EXIF orientation: data.exif=true" in text) == (turn != 1)
+
+
+def test_damaged_exif_data_are_no_reason_to_refuse_an_image(one_file):
+    Image.new("RGB", (8, 4)).save(
+        one_file / "e.jpg", exif=b"Exif\0\0MM\0*\0\0\0\x08\xff\xff" + b"\x01" * 40
+    )
+    for exif in (False, True):
+        assert load_image(one_file / "e.jpg", exif).size == (8, 4)
+
+
+def test_grayscale(one_file):
+    Image.fromarray(GRADIENT).save(one_file / "g.png")
+    assert conversion(one_file) == {"grayscale"}
+    assert (np.asarray(load_image(one_file / "g.png")) == GRADIENT[..., None]).all()
+
+
+@pytest.mark.parametrize("format", ["png", "tif"])
+def test_16_bit_is_scaled_not_clipped(one_file, format):
+    values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
+    Image.fromarray(values).save(one_file / f"deep.{format}")
+    assert conversion(one_file) == {"16-bit"}
+    pixels = np.asarray(load_image(one_file / f"deep.{format}"))
+    assert pixels.shape == (16, 16, 3)
+    assert (pixels == np.rint(values / 257)[..., None]).all()
+
+
+def test_16_bit_pgm(one_file):
+    values = np.linspace(0, 65535, 256).astype(">u2")
+    (one_file / "deep.pgm").write_bytes(b"P5 16 16 65535\n" + values.tobytes())
+    assert (np.asarray(load_image(one_file / "deep.pgm"))[..., 0].ravel() == values / 257).all()
+
+
+def test_cmyk(one_file):
+    Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(one_file / "c.jpg", quality=100)
+    assert conversion(one_file) == {"cmyk"}
+    red = np.asarray(load_image(one_file / "c.jpg")).reshape(-1, 3).mean(0)
+    np.testing.assert_allclose(red, (255, 0, 0), atol=4)
+
+
+def test_palette_with_transparency(one_file):
+    image = Image.fromarray(GRADIENT).convert("P")
+    image.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+    image.save(one_file / "p.png", transparency=bytes(range(256)))
+    assert conversion(one_file) == {"palette", "alpha"}
+    pixels = np.asarray(load_image(one_file / "p.png"))
+    assert (pixels[..., 0] == GRADIENT).all() and (pixels[..., 2] == 7).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_alpha_is_dropped(one_file, mode):
+    image = Image.new("RGB", (8, 8), (200, 200, 200)).convert(mode)
+    image.putalpha(0)
+    image.save(one_file / "alpha.png")
+    assert "alpha" in conversion(one_file)
+    assert (np.asarray(load_image(one_file / "alpha.png")) == 200).all()
+
+
+@pytest.mark.parametrize("format", ["png", "webp", "tif", "gif"])
+def test_first_frame_of_an_animation(one_file, format):
+    red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
+    options = {"lossless": True} if format == "webp" else {}
+    red.save(one_file / f"moves.{format}", save_all=True, append_images=[blue], **options)
+    assert "animated" in conversion(one_file)
+    image = load_image(one_file / f"moves.{format}")
+    assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 0, 0)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "PA", "RGBA", "RGBa", "La", "CMYK", "YCbCr",
+                                  "HSV", "I;16", "I", "RGB"])  # fmt: skip
+def test_every_mode_becomes_rgb(mode):
+    assert to_rgb(Image.new(mode, (3, 2))).mode == "RGB"
+
+
+def test_32_bit_integers_are_refused():
+    with pytest.raises(BadImage, match="32-bit"):
+        to_rgb(Image.fromarray(np.full((2, 2), 70_000, dtype=np.int32)))
+
+
+def test_the_refusal_names_the_first_and_counts_all(one_file):
+    for i in range(5):
+        (one_file / f"bad{i}.png").touch()
+    with pytest.raises(UserError, match=r"5 of its files.*bad0\.png.*bad2\.png.*and 2 more"):
+        check_folder(one_file.parent, progress=False).refuse()
+
+
+def test_train_and_val_are_checked_as_class_folders(make_folder):
+    root = make_folder("train").parent
+    make_folder("val", classes=("a",))
+    (root / "val" / "b").mkdir()
+    report = check_folder(root, progress=False)
+    assert report.images == 9
+    assert report.refused[0][:2] == ("val/b", "empty-class")
+
+
+def test_missing_folder(tmp_path):
+    with pytest.raises(UserError, match="is no folder"):
+        check_folder(tmp_path / "nowhere")
+
+
+def test_decode_names_a_missing_file(tmp_path):
+    with pytest.raises(BadImage, match="missing"):
+        decode(tmp_path / "gone.png")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (9, 30), (40, 10), (3, 5)])
+def test_fit_gives_a_square(size):
+    assert fit(Image.new("RGB", size), 8).size == (8, 8)
+
+
+def test_fit_keeps_the_middle():
+    pixels = np.zeros((8, 24, 3), np.uint8)
+    pixels[:, 8:16] = 255
+    assert (np.asarray(fit(Image.fromarray(pixels), 8)) == 255).all()

@@ -1,0 +1,116 @@
+import multiprocessing
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from ressl_plugin.data import digits
+from ressl_plugin.utils.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    return digits.make_digits(tmp_path_factory.mktemp("data") / "digits")
+
+
+def times(root):
+    return {path: path.stat().st_mtime_ns for path in root.rglob("*.png")}
+
+
+def test_files_are_the_digits(finished):
+    source = load_digits()
+    files = sorted(finished.glob("*/*/*.png"), key=lambda path: path.stem)
+    assert [int(path.stem) for path in files] == list(range(1797))
+    assert [int(path.parent.name) for path in files] == source.target.tolist()
+    image = Image.open(files[5])
+    assert (image.mode, image.size) == ("L", (8, 8))
+    np.testing.assert_allclose(np.asarray(image) * (16 / 255), source.images[5], atol=0.04)
+
+
+def test_split_is_stratified(finished):
+    train, val = ([len(list((finished / s / str(c)).iterdir())) for c in range(10)]
+                  for s in ("train", "val"))  # fmt: skip
+    assert (sum(train), sum(val)) == (1437, 360)
+    assert all(abs(v / (t + v) - 0.2) < 0.01 for t, v in zip(train, val))
+
+
+def test_a_second_call_writes_nothing(finished):
+    before = times(finished)
+    digits.make_digits(finished)
+    assert times(finished) == before
+
+
+@pytest.mark.parametrize("damage", ["lost file", "changed file", "no manifest"])
+def test_a_damaged_folder_is_rebuilt(finished, damage):
+    victim = sorted(finished.glob("train/3/*.png"))[0]
+    good = victim.read_bytes()
+    if damage == "lost file":
+        victim.unlink()
+    elif damage == "changed file":
+        victim.write_bytes(good[:50])
+    else:
+        (finished / "manifest.json").unlink()
+    assert not digits.is_complete(finished)
+    digits.make_digits(finished)
+    assert digits.is_complete(finished) and victim.read_bytes() == good
+
+
+def test_an_interrupted_build_leaves_nothing_half_done(tmp_path, monkeypatch):
+    written = []
+
+    def interrupted(image, path):
+        written.append(path)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Image.Image, "save", interrupted)
+        digits.make_digits(tmp_path / "d")
+    assert not (tmp_path / "d").exists()
+    assert digits.is_complete(digits.make_digits(tmp_path / "d"))
+
+
+def test_other_files_are_never_deleted(tmp_path):
+    (tmp_path / "train" / "cats").mkdir(parents=True)
+    with pytest.raises(UserError, match="holds other files"):
+        digits.make_digits(tmp_path)
+    assert (tmp_path / "train" / "cats").is_dir()
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a /proc, which takes no file")
+def test_a_place_that_takes_no_file_is_refused_at_once():
+    code = "import sys; from ressl_plugin.data import make_digits; make_digits(sys.argv[1])"
+    for place in ("/proc/digits", "/proc/a/digits"):
+        found = subprocess.run(
+            [sys.executable, "-c", code, place], capture_output=True, text=True, timeout=60
+        )
+        assert f"UserError: {place}: the digits cannot be written there" in found.stderr
+
+
+def test_a_finished_folder_needs_no_lock(finished, monkeypatch):
+    """It may be read-only."""
+    monkeypatch.setattr(digits, "locked", None)
+    assert digits.make_digits(finished) == finished
+
+
+def test_a_file_in_the_way(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot be written there"):
+        digits.make_digits(tmp_path / "file" / "digits")
+
+
+def test_several_processes_make_one_folder(tmp_path):
+    context = multiprocessing.get_context("fork")  # quick; nothing here has threads running
+    root = tmp_path / "d"
+    makers = [context.Process(target=digits.make_digits, args=(root,)) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(120)
+    assert [maker.exitcode for maker in makers] == [0, 0, 0]
+    assert digits.is_complete(root)
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".d.lock", "d"]

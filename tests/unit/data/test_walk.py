@@ -1,0 +1,93 @@
+"""Each real directory is visited once, whatever links there are; the order is torchvision's."""
+
+import os
+
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from ressl_plugin import data
+from ressl_plugin.data.walk import walk
+from ressl_plugin.utils.errors import UserError
+
+
+def names(dataset):
+    return [os.path.relpath(path, dataset.root) for path, _ in dataset.samples]
+
+
+PLAIN = [f"{label}/{i}.png" for label in "ab" for i in range(3)]
+
+
+@pytest.mark.parametrize(
+    "links",
+    [
+        {"a/loop": "."},
+        {"a/loop": ".."},  # back to the root: both classes, again and again
+        {"a/one": ".", "a/two": "."},  # two to the power of the longest path
+        {"a/one": "..", "b/two": "..", "b/three": "../a"},
+        {"a/other": "../b"},
+        {"a/self": "self"},
+        {"a/gone": "../nowhere"},
+    ],
+)
+def test_links_never_multiply_images(make_folder, config, links):
+    root = make_folder()
+    for name, target in links.items():
+        (root / name).symlink_to(target)
+    for no_labels in (False, True):
+        dataset = data.open(config("custom", root, no_labels=no_labels), "pretrain")
+        assert names(dataset) == PLAIN
+    report = data.check_folder(root, progress=False)
+    assert report.images == 6 and not report.refused
+    ends = [name for name in links if (root / name).is_dir()]
+    assert report.links == sorted(ends)
+    assert any("links to folders" in line for line in report.lines()) == bool(ends)
+
+
+def test_class_folders_may_be_links(make_folder, config, tmp_path):
+    root = make_folder()
+    (tmp_path / "subset").mkdir()
+    for label in "ab":
+        (tmp_path / "subset" / label).symlink_to(root / label)
+    assert names(data.open(config("custom", tmp_path / "subset"), "pretrain")) == PLAIN
+
+
+def test_a_real_folder_counts_where_it_lies(make_folder, config):
+    root = make_folder()
+    (root / "b" / "deep").mkdir()
+    Image.new("RGB", (4, 4)).save(root / "b" / "deep" / "x.png")
+    (root / "a" / "link").symlink_to("../b/deep")
+    dataset = data.open(config("custom", root), "pretrain")
+    assert names(dataset) == [*PLAIN, "b/deep/x.png"]
+
+
+def test_one_folder_under_two_classes_is_refused(make_folder, config):
+    root = make_folder()
+    (root / "c").symlink_to("a")
+    with pytest.raises(UserError, match=r"/c and .*/a are one and the same folder"):
+        data.open(config("custom", root), "pretrain")
+
+
+def test_the_order_is_torchvisions(make_folder):
+    root = make_folder()
+    for name in (
+        "a/z/1.png",
+        "a/b c/2.png",
+        "a/b/3.png",
+        "a/b-c/4.png",
+        "a/B/5.png",
+        "a/b/q/6.png",
+    ):
+        (root / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (4, 4)).save(root / name)
+    expected = [path for path, _ in ImageFolder(root).samples]
+    assert [path for path, _ in data.FolderImages(root).samples] == expected
+    assert len(expected) == 12
+
+
+def test_what_is_ignored_is_counted_by_extension(tmp_path):
+    for name in ("1.avif", "2.AVIF", "3.txt", "README", "5.gif"):
+        (tmp_path / name).touch()
+    found = walk([tmp_path])
+    assert found.ignored() == {".avif": 2, ".txt": 1, "": 1}
+    assert [os.path.basename(path) for path in found.images[str(tmp_path)]] == ["5.gif"]

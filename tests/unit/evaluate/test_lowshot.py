@@ -1,0 +1,252 @@
+"""Low-shot SVMs: draws, costs, mAP, and a VOCdevkit made by the test."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import make_voc
+from omegaconf import OmegaConf
+from sklearn.datasets import load_digits
+from sklearn.metrics import average_precision_score
+from sklearn.svm import LinearSVC
+
+from ressl_plugin.evaluate import lowshot
+from ressl_plugin.evaluate.lowshot import COSTS, count_named, draw, low_shot, one_hot, single_label
+from ressl_plugin.evaluate.voc import VOC
+from ressl_plugin.utils.errors import UserError
+
+FEW = (0.01, 1.0)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    data = load_digits()
+    x, y = data.data.astype(np.float32), data.target
+    return x[:600], y[:600], x[600:800], y[600:800]
+
+
+def test_costs_are_the_benchmarks():
+    assert len(COSTS) == 26
+    assert max(COSTS) == pytest.approx(100) and min(COSTS) == pytest.approx(1e-7)
+    assert {0.5**4, 0.5**19} <= set(COSTS)
+
+
+def test_draw_by_class():
+    targets = one_hot(np.arange(300) % 3)
+    rows, labels = draw(targets, 4, 1, "class")
+    assert (rows == np.arange(300)).all()
+    assert ((labels == 1).sum(0) == 4).all() and ((labels == 0).sum(0) == 8).all()
+    used = labels != -1
+    assert (labels[used] == targets[used]).all()
+    assert (labels == draw(targets, 4, 1, "class")[1]).all()
+    assert (labels != draw(targets, 4, 2, "class")[1]).any()
+    assert draw(targets, "full", seed=1)[1] is targets
+
+
+def test_draw_by_image_keeps_all_labels_of_an_image_and_images_of_two_classes_twice():
+    targets = one_hot(np.arange(12) % 3)
+    targets[::2, 0] = 1
+    rows, labels = draw(targets, 4, seed=1)
+    assert (labels == targets[rows]).all() and len(rows) == 12
+    assert all(targets[rows[4 * c : 4 * c + 4], c].all() for c in range(3))
+    assert len(set(rows)) < 12
+    with pytest.raises(UserError, match="'word' unknown"):
+        draw(targets, 4, seed=1, sampling="word")
+
+
+def test_difficult_images_are_never_drawn():
+    targets = one_hot(np.arange(40) % 2)
+    targets[:20, 0] = -1
+    _, labels = draw(targets, 5, 0, "class")
+    assert (labels[:20, 0] == -1).all() and (labels[20:, 0] != -1).sum() == 10
+    with pytest.raises(UserError, match="class 0 has 10 positive images, K = 11"):
+        draw(targets, 11, seed=0)
+
+
+# --- PCL's rule, from its description -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Images of one to three of eight things, a tenth of the things hard to see."""
+    generator = np.random.default_rng(0)
+    prototypes = generator.normal(size=(8, 24))
+    splits = []
+    for count in (500, 400):
+        scene = generator.normal(size=(count, 8)) + np.linspace(0.6, -0.6, 8)
+        present = scene >= np.sort(scene, axis=1)[:, [-1]] - generator.uniform(0, 0.8, (count, 1))
+        hard = present & (generator.uniform(size=present.shape) < 0.1)
+        strength = np.where(hard, 0.3, 1.0) * present
+        x = strength @ prototypes + 1.2 * generator.normal(size=(count, 24))
+        splits += [x.astype(np.float32), np.where(hard, -1, present.astype(int))]
+    return splits
+
+
+def as_pcl(x_train, y_train, x_test, y_test, k, costs, draws):
+    """The mean mAP over draws at the cost that is best for it. Difficult (-1) is absent."""
+    x_train, x_test = (x / (np.linalg.norm(x, axis=1)[:, None] + 1e-5) for x in (x_train, x_test))
+    means = []
+    for cost in costs:
+        maps = []
+        for seed in range(draws):
+            generator, rows = np.random.default_rng(seed), []  # the draws that ours makes
+            for c in range(y_train.shape[1]):
+                with_it = [i for i in range(len(y_train)) if y_train[i, c] == 1]
+                if k != "full":
+                    rows += generator.choice(with_it, k, replace=False).tolist()
+            rows = rows or range(len(y_train))
+            aps = []
+            for c in range(y_train.shape[1]):
+                svm = LinearSVC(C=cost, class_weight={1: 2, -1: 1}, max_iter=2000, random_state=0)
+                svm.fit(x_train[rows], np.where(y_train[rows, c] == 1, 1, -1))
+                order = np.argsort(-svm.decision_function(x_test))
+                hit = y_test[order, c] == 1
+                precision = np.cumsum(hit) / np.arange(1, len(hit) + 1)
+                best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+                aps.append(best_from_here[hit].mean())
+            maps.append(100 * np.mean(aps))
+        means.append(np.mean(maps))
+    return max(means)
+
+
+@pytest.mark.filterwarnings("ignore:Liblinear failed to converge")
+@pytest.mark.parametrize(
+    "k,costs,draws", [(8, None, 5), (16, (0.02, 0.5, 20.0), 5), ("full", (0.02, 0.5, 20.0), 1)]
+)
+def test_the_default_is_pcls_rule(scenes, k, costs, draws):
+    given = {} if costs is None else {"costs": costs}
+    (ours,) = low_shot(*scenes, shots=[k], draws=draws, **given)
+    theirs = as_pcl(*scenes, k, costs or (0.5,), draws)
+    assert abs(ours["mean"] - theirs) < 0.5, (ours["mean"], theirs)
+    if k == 8:
+        (forerunner,) = low_shot(*scenes, shots=[k], protocol="goyal")
+        assert abs(forerunner["mean"] - theirs) > 1, "the set does not tell the protocols apart"
+
+
+def reference_map(x_train, y_train, x_test, y_test, cost):
+    """scikit-learn only."""
+    scores = []
+    unit = lambda x: x / (np.linalg.norm(x.astype(np.float64), axis=1, keepdims=True) + 1e-5)
+    for c in range(10):
+        svm = LinearSVC(C=cost, class_weight={0: 1, 1: 2}, max_iter=2000, random_state=0)
+        svm.fit(unit(x_train), (y_train == c).astype(int))
+        scores.append(average_precision_score(y_test == c, svm.decision_function(unit(x_test))))
+    return 100 * np.mean(scores)
+
+
+def test_full_map_equals_scikit_learn(digits):
+    found = low_shot(*digits, shots=["full"], cost=0.5, ap="area")[0]
+    assert found["mean"] == pytest.approx(reference_map(*digits, 0.5), abs=1e-6)
+    assert found["spread"] is None and found["cost"] == 0.5
+
+
+def test_protocol_takes_the_cost_of_best_mean_over_draws(digits):
+    chosen = low_shot(*digits, shots=[2], draws=3, costs=FEW)[0]
+    single = [low_shot(*digits, shots=[2], draws=3, cost=c)[0] for c in FEW]
+    best = max(single, key=lambda r: r["mean"])
+    assert (chosen["mean"], chosen["cost"]) == (best["mean"], best["cost"])
+    assert chosen["seeds"] == [0, 1, 2] and len(set(chosen["values"])) > 1
+    assert chosen["spread"] == pytest.approx(np.std(chosen["values"], ddof=1))
+
+
+def test_more_labels_are_better(digits):
+    found = low_shot(*digits, shots=[1, 8, "full"], draws=3, protocol="goyal", costs=FEW)
+    means = [r["mean"] for r in found]
+    assert means == sorted(means) and means[0] > 40 and means[2] > 90
+    assert found[2]["cost"] is None  # each class its own
+
+
+def test_single_labels_are_scored_by_top1(digits):
+    few, full = single_label(*map(torch.as_tensor, digits), counts=[4, "full"], draws=2)
+    assert few["metric"] == "top1" and 50 < few["mean"] < full["mean"] and full["mean"] > 85
+    assert few["sampling"] == "image"  # four images a class have labels, and no others
+
+
+def test_counts_from_the_command_line():
+    assert [count_named(word) for word in ("1", "64", "full", "all")] == [1, 64, "full", "full"]
+    for word in ("0", "-1", "few"):
+        with pytest.raises(UserError, match=word):
+            count_named(word)
+
+
+def test_mistakes_are_named(digits):
+    x_train, y_train, x_test, y_test = digits
+    with pytest.raises(UserError, match="no labels"):
+        low_shot(x_train, -np.ones(600, int), x_test, y_test)
+    with pytest.raises(UserError, match="cost 'best' unknown"):
+        low_shot(*digits, cost="best")
+    with pytest.raises(UserError, match="protocol 'best' unknown; pcl or goyal"):
+        low_shot(*digits, protocol="best")
+    with pytest.raises(UserError, match="differ in number"):
+        low_shot(x_train[:5], y_train, x_test, y_test)
+
+
+# --- VOC ----------------------------------------------------------------------------------------
+
+
+
+def test_the_devkit_is_read_as_it_is(tmp_path):
+    voc = VOC(make_voc(tmp_path), "trainval")
+    assert voc.classes == ["car", "cat", "dog"]  # the devkit's order of its 20 classes
+    assert len(voc) == 18 and voc.names[0] == "000001"
+    assert voc.targets[:6].tolist() == [
+        [-1, 1, 0], [0, 0, 1], [1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 0, 0]
+    ]  # fmt: skip
+    image, target = voc[1]
+    assert image.size == (20, 14) and target.tolist() == [0, 0, 1]
+    assert VOC(tmp_path, "test").names[0] == "000019"  # the folder above will do
+
+
+def test_annotations_give_the_same_labels_as_the_lists(tmp_path):
+    lists = VOC(make_voc(tmp_path / "a"), "trainval")
+    annotations = VOC(make_voc(tmp_path / "b", lists=False), "trainval")
+    assert annotations.classes == lists.classes
+    assert (annotations.targets == lists.targets).all()
+
+
+def test_low_shot_on_the_devkit(tmp_path):
+    cfg = OmegaConf.create(
+        {
+            "data": {"dataset": "custom", "image_size": 8, "num_workers": 0},
+            "augmentations": [{"crop_size": 8}],
+        }
+    )
+    pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
+    root = make_voc(tmp_path)
+    found = lowshot.voc(pooled, root, cfg, [1, 4, "full"], draws=2, costs=(1.0, 100.0))
+    assert [r["count"] for r in found] == [1, 4, "full"]
+    assert found[2]["mean"] > 95 and found[0]["metric"] == "mAP"
+    train, val = (found[0]["data_sets"][split] for split in ("train", "val"))
+    assert train["images"] == val["images"] == 18 and train["classes"] == 3
+    assert train["digest"] != val["digest"]
+
+
+def test_splits_of_other_classes_are_named(tmp_path):
+    """Columns would be compared by position."""
+    root = make_voc(tmp_path)
+    (root / "VOC2007" / "ImageSets" / "Main" / "dog_test.txt").unlink()
+    cfg = OmegaConf.create({"data": {"dataset": "custom", "image_size": 8, "num_workers": 0},
+                            "augmentations": [{"crop_size": 8}]})  # fmt: skip
+    with pytest.raises(UserError, match="other classes, only one of them has dog"):
+        lowshot.voc(torch.nn.Flatten(), root, cfg, [1])
+
+
+def test_a_broken_devkit_is_named(tmp_path):
+    root = make_voc(tmp_path)
+    base = root / "VOC2007"
+    with pytest.raises(UserError, match=r"ImageSets/Main"):
+        VOC(tmp_path / "absent", "trainval")
+    with pytest.raises(UserError, match=r"val\.txt"):
+        VOC(root, "val")
+    (base / "JPEGImages" / "000002.jpg").write_text("no image")
+    with pytest.raises(UserError, match=r"000002\.jpg is not a readable"):
+        VOC(root, "trainval")[1]
+    (base / "JPEGImages" / "000002.jpg").unlink()
+    with pytest.raises(UserError, match=r"000002\.jpg is missing"):
+        VOC(root, "trainval")
+    path = base / "ImageSets" / "Main" / "dog_trainval.txt"
+    path.write_text("000001 2\n")
+    with pytest.raises(UserError, match="line '000001 2'"):
+        VOC(root, "trainval")
+    path.write_text("000001 1\n")
+    with pytest.raises(UserError, match="other images"):
+        VOC(root, "trainval")

@@ -1,0 +1,72 @@
+"""What the linear classifier and fine-tuning train on, and what a linear recipe may say."""
+
+import pytest
+import torch
+from helpers import VIEW, make_config
+from omegaconf import OmegaConf
+
+from ressl_plugin import config
+from ressl_plugin.config import schema
+from ressl_plugin.evaluate import recipes
+from ressl_plugin.utils.errors import UserError
+
+STUDENT = {**VIEW, "role": "student", "rrc": {"enabled": True, "crop_min_scale": 0.3}}
+
+
+def transform(teacher):
+    cfg = make_config(augmentations=[STUDENT, {**VIEW, "role": "teacher", **teacher}])
+    crop, flip, *_ = recipes.training_transform(config.finish(cfg)).transforms
+    return crop.scale, flip.p
+
+
+def test_the_teachers_view_does_not_change_the_evaluation():
+    usual = transform({})
+    assert usual == ((0.3, 1.0), VIEW["horizontal_flip"]["prob"])
+    assert transform({"horizontal_flip": {"prob": 0.0}}) == usual
+    assert transform({"rrc": {"enabled": False}}) == usual
+
+
+def linear(**changes):
+    given = {"optimizer": {"name": "sgd", "batch_size": 64, "lr": 30.0}, **changes}
+    return OmegaConf.merge(OmegaConf.structured(schema.LinearConfig), given)
+
+
+@pytest.mark.parametrize(
+    "changes, key",
+    [({"mixup": 0.2}, "mixup=0.2"), ({"label_smoothing": 0.1}, "label_smoothing"),
+     ({"auto_augment": True}, "auto_augment"), ({"devices": [0, 1]}, "devices=")],
+)  # fmt: skip
+def test_what_a_recipe_cannot_have_is_refused(changes, key):
+    recipes.check_settings(linear())
+    with pytest.raises(UserError, match=key):
+        recipes.check_settings(linear(**changes))
+
+
+def test_the_learning_rate_is_for_256_images():
+    recipe = linear()
+    assert recipes.scale(recipe) == 64 and recipe.optimizer.lr == 7.5
+
+
+def test_the_order_of_the_images_is_the_seeds(monkeypatch):
+    images = torch.utils.data.TensorDataset(torch.arange(50))
+    monkeypatch.setattr(recipes, "datasets", lambda cfg: (images, images))
+    cfg = OmegaConf.create({"data": {"num_workers": 0}})
+    orders = [torch.cat([x for (x,) in recipes.loaders(cfg, 8, seed)[0]]) for seed in (1, 1, 2)]
+    assert torch.equal(orders[0], orders[1]) and not torch.equal(orders[0], orders[2])
+
+
+@pytest.mark.parametrize(
+    ("accelerator", "devices", "name"),
+    [("auto", 1, "auto"), ("gpu", 1, "cuda"), ("gpu", [3], "cuda:3"), ("cpu", [0], "cpu"),
+     ("auto", [0], "cuda:0" if torch.cuda.is_available() else "auto")],
+)  # fmt: skip
+def test_the_gpu_that_a_recipe_names_is_taken(accelerator, devices, name):
+    assert recipes.device(linear(accelerator=accelerator, devices=devices)) == name
+
+
+def test_a_recipe_without_an_optimizer_is_a_mistake(tmp_path):
+    file = tmp_path / "linear.yaml"
+    file.write_text("pretrained_feature_extractor: run\noptimizer: {name: sgd, lr: 1.0}\n")
+    with pytest.raises(UserError, match=r"optimizer.batch_size must be given"):
+        recipes.resolve(str(file), [])
+    assert recipes.resolve(str(file), ["optimizer.batch_size=8"])[0] == "run"

@@ -1,0 +1,152 @@
+"""Seven methods under one roof: same data, stem and evaluator; a table from results files only."""
+
+import json
+
+import pytest
+import torch
+from helpers import image_folder
+from omegaconf import OmegaConf
+
+from ressl_plugin import config, run
+from ressl_plugin.cli import main as cli
+from ressl_plugin.experiments import benchmark
+from ressl_plugin.run import results
+from ressl_plugin.train import pretrain
+from ressl_plugin.utils.errors import UserError
+from ressl_plugin.views import recipe
+
+METHODS = ["ressl", "ressl_host", "simclr", "byol", "simsiam", "mocov2plus", "supervised"]
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    images = image_folder(tmp_path_factory.mktemp("images"), classes=3, per_class=8)
+    return [
+        "digits/ressl", "backbone.name=timm:resnet10t", "backbone.stem=auto",
+        "backbone.kwargs={channels: [8, 8, 16, 16]}", "max_epochs=1", "accelerator=cpu",
+        "optimizer.batch_size=8",
+        f"data.train_path={images}/train", f"data.val_path={images}/val",
+        "method_kwargs.queue_size=16", "method_kwargs.proj_hidden_dim=16",
+        "enable_progress_bar=false", "enable_model_summary=false", "scheduler.warmup_epochs=0",
+        "checkpoint.frequency=1",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def out(words, tmp_path_factory):
+    """A finished benchmark, through the command line."""
+    out = tmp_path_factory.mktemp("benchmark")
+    assert cli.main(["benchmark", *words, "--seeds", "3", "--out", str(out)]) == 0
+    return out
+
+
+def test_every_method_has_every_number(out):
+    assert {p.name for p in out.iterdir() if p.is_dir()} == {f"{m}-seed3" for m in METHODS}
+    for cell in (p for p in out.iterdir() if p.is_dir()):
+        assert benchmark.complete(cell), cell.name
+        assert not (cell / "previous").exists()
+    lines = (out / "benchmark.md").read_text().splitlines()
+    body = [line for line in lines if line.startswith("|")][2:]
+    assert len(body) == 7
+    assert all(cell.strip() for line in body for cell in line.strip("|").split("|"))
+    assert (out / "benchmark.tex").read_text().count(r"\\") == 8
+
+
+def test_a_finished_cell_is_not_run_again(out, words, capsys):
+    before = {p: p.stat().st_mtime_ns for p in out.glob("*/*") if p.name != "results.json"}
+    records = {p.name: results.read(p) for p in out.iterdir() if p.is_dir()}
+    assert cli.main(["benchmark", *words, "--seeds", "3", "--out", str(out)]) == 0
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert {p.name: results.read(p) for p in out.iterdir() if p.is_dir()} == records
+    assert "[7/7]" in capsys.readouterr().out
+
+
+def test_another_budget_in_the_same_place(out, words):
+    again = [w for w in words[1:] if not w.startswith("max_epochs")]
+    with pytest.raises(UserError, match="max_epochs: 1 -> 2"):
+        benchmark.benchmark("digits/ressl", [*again, "max_epochs=2"], ["byol"], [3], out)
+
+
+def test_unknown_method(words, tmp_path):
+    with pytest.raises(UserError, match="known are ressl, ressl_host, simclr"):
+        benchmark.benchmark("digits/ressl", words[1:], ["simclr2"], [1], tmp_path)
+
+
+def test_numbers_come_from_the_results_files(out, tmp_path):
+    settings = benchmark.read_methods(config.finish(config.load("digits/ressl")))
+    folders = []
+    for seed, value in ((1, 80.0), (2, 90.0)):
+        folder = tmp_path / f"byol-seed{seed}"
+        folder.mkdir()
+        cfg = OmegaConf.load(out / "byol-seed3" / "config.yaml")
+        cfg.seed = seed
+        (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
+        record = {"evaluator": "linear", "protocol": "small", "data": "custom", "metric": "top1"}
+        results.append(folder, {**record, "value": 10.0})
+        results.append(folder, {**record, "value": value})  # the latest counts
+        results.append(folder, {**record, "evaluator": "training", "metric": "images/s",
+                                "value": 10 * value})  # fmt: skip
+        folders.append(folder)
+    text = benchmark.table(folders, settings)
+    assert "85.00 ± 7.07" in text and "850 ± 71" in text and "seeds 1, 2" in text
+    assert "BYOL" in text and "SimCLR" not in text
+
+
+@pytest.mark.parametrize("method", ["byol", "simclr", "ressl_host"])
+def test_all_have_the_same_stem(method, tmp_path):
+    pretrain.registry.register()
+    base = config.finish(config.load("digits/ressl", ["data.num_classes=10"]))
+    settings = benchmark.read_methods(base)[method]
+    model = pretrain.make_method(benchmark.cell_config(base, method, settings, 1, tmp_path))
+    teacher = getattr(model, "momentum_backbone", None)
+    for backbone in (b for b in (model.backbone, teacher) if b is not None):
+        assert backbone.conv1.kernel_size == (3, 3) and backbone.conv1.padding == (1, 1)
+        assert isinstance(backbone.maxpool, torch.nn.Identity)
+    if teacher is not None:
+        assert torch.equal(teacher.conv1.weight, model.backbone.conv1.weight)
+        assert not teacher.conv1.weight.requires_grad
+
+
+def test_views_of_each_method():
+    base = config.finish(config.load("cifar/ressl"))
+    weak, strong = (lambda v: v.jitter_prob == 0), (lambda v: v.jitter_prob == 0.8)
+    made = {kind: recipe.read(benchmark.views(base, kind)).crops
+            for kind in ("recipe", "contrastive", "pair", "weak")}  # fmt: skip
+    assert [strong(v) for v in made["contrastive"]] == [True, True]
+    assert strong(made["pair"][0]) and weak(made["pair"][1])
+    assert weak(made["weak"][0])
+    assert made["recipe"] == recipe.read(base.augmentations).crops
+
+
+def test_supervised_learns_and_needs_labels(out, words):
+    state = run.open_run(out / "supervised-seed3").state
+    assert any(k.startswith("classifier.") for k in state)
+    from ressl_plugin.method.supervised import Supervised
+
+    cfg = OmegaConf.create(json.loads((out / "supervised-seed3" / "args.json").read_text()))
+    torch.manual_seed(0)
+    model = Supervised(cfg)
+    first = next(model.backbone.parameters())
+    before = first.clone()
+    model.log_dict = lambda *args, **kwargs: None  # no trainer here
+    images, targets = torch.randn(8, 3, 16, 16), torch.arange(8) % 3
+    sgd = torch.optim.SGD(model.parameters(), lr=0.05)
+    losses = []
+    for _ in range(5):
+        loss = model.training_step([torch.arange(8), [images], targets], 0)
+        sgd.zero_grad()
+        loss.backward()
+        sgd.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0]
+    assert not torch.equal(first, before)
+    cfg.data.no_labels = True
+    with pytest.raises(UserError, match="no labels"):
+        Supervised(cfg)
+
+
+def test_images_without_labels_are_refused_before_the_first_training(words, tmp_path, monkeypatch):
+    monkeypatch.setattr(benchmark, "run_cell", lambda cfg: pytest.fail("trained"))
+    unlabelled = [*words[1:], "data.no_labels=true"]
+    with pytest.raises(UserError, match="have no label, and labels are needed"):
+        benchmark.benchmark("digits/ressl", unlabelled, None, [1], tmp_path)

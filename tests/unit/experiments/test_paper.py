@@ -1,0 +1,387 @@
+"""`ressl paper`: what counts as done, and what is checked before anything is trained."""
+
+import os
+import re
+
+import pytest
+from omegaconf import OmegaConf
+
+from ressl_plugin import config, run
+from ressl_plugin.cli import main as cli
+from ressl_plugin.evaluate import finetune, logistic, on_run
+from ressl_plugin.experiments import paper as reproduce
+from ressl_plugin.experiments import paper_spec as plan
+from ressl_plugin.experiments import sweep
+from ressl_plugin.experiments.paper_cells import VOC
+from ressl_plugin.run import checkpoint, results
+from ressl_plugin.utils.errors import RunFault, UserError
+
+# --- evaluations that are there -----------------------------------------------------------------
+
+SETTINGS = {"lowshot": {"per_class": [16, "32", 64, "all"], "draws": 5},
+            "finetune": {"labels": [0.01, 0.1], "epochs": 20}}  # fmt: skip
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """What the evaluators were asked for, in their own arguments; they do nothing."""
+    seen = []
+    for name in ("linear", "lowshot", "finetune", "figures"):
+        monkeypatch.setattr(on_run, name, lambda *args, **kwargs: seen.append((args, kwargs)))
+    return seen
+
+
+def cell(folder, recipe="digits/ressl"):
+    """A run directory with a checkpoint of no training."""
+    cfg = config.finish(config.load(recipe, [f"run_dir={folder}"]))
+    run.start(cfg, cfg)
+    checkpoint.save(folder / "last.ckpt", {"state_dict": {}, "epoch": 0, "global_step": 0})
+    return folder
+
+
+def record(folder, evaluator, protocol, metric="top1", data="custom", **more):
+    of_weights = {"checkpoint": "last.ckpt", "epochs": 0}
+    results.append(folder, {"evaluator": evaluator, "protocol": protocol, "metric": metric,
+                            "data": data, "value": 50.0, **of_weights, **more})  # fmt: skip
+
+
+@pytest.mark.parametrize("fast", [False, True])
+@pytest.mark.parametrize(
+    "there,wanted",
+    [
+        (["small"], "fast"),
+        ([logistic.NAME], "slow"),
+        (["small", logistic.NAME], None),
+        (["recipe cifar/ressl", "imagenet", "small, cached features"], "both"),
+        ([], "both"),
+    ],
+)
+def test_a_linear_classifier_is_done_in_the_way_asked_for(tmp_path, made, there, wanted, fast):
+    cell(tmp_path)
+    for protocol in there:
+        record(tmp_path, "linear", protocol)
+    reproduce.evaluate(tmp_path, "linear", {}, fast)
+    due = wanted in ("both", "fast" if fast else "slow")
+    protocol = None if fast else "small"
+    assert made == [((str(tmp_path), [], protocol, fast, "auto"), {})] * due
+
+
+def test_the_linear_protocol_is_that_of_the_crop_size(tmp_path, made):
+    cell(tmp_path, "imagenet/ressl")
+    record(tmp_path, "linear", "small", data="imagenet")
+    reproduce.evaluate(tmp_path, "linear", {})
+    assert made == [((str(tmp_path), [], "imagenet", False, "auto"), {})]
+    record(tmp_path, "linear", "imagenet", data="imagenet")
+    reproduce.evaluate(tmp_path, "linear", {})
+    assert len(made) == 1
+
+
+@pytest.mark.parametrize(
+    "other", [{"epochs": 100}, {"checkpoint": "ep=50.ckpt"}, {"metric": "top5"}, {"data": "stl10"}]
+)
+def test_numbers_of_something_else_do_not_count(tmp_path, made, other):
+    record(cell(tmp_path), "linear", "small", **other)
+    reproduce.evaluate(tmp_path, "linear", {})
+    assert len(made) == 1
+
+
+def test_numbers_that_do_not_say_which_weights_do_not_count(tmp_path, made):
+    results.append(cell(tmp_path), {"evaluator": "linear", "protocol": "small", "metric": "top1",
+                                    "data": "custom", "value": 50.0})  # fmt: skip
+    reproduce.evaluate(tmp_path, "linear", {})
+    assert len(made) == 1
+
+
+def shots(folder, count, seeds):
+    protocol = f"VOC07 SVM as PCL, {count} a class"
+    record(folder, "lowshot", protocol, "mAP", VOC, seeds=list(range(seeds)))
+
+
+def test_only_the_low_shot_numbers_that_are_missing_are_made(tmp_path, made):
+    cell(tmp_path)
+    asked = lambda: made.pop()[0][3] if made else []
+    low_shot = lambda: reproduce.evaluate(tmp_path, "lowshot", SETTINGS["lowshot"], voc="VOC")
+    low_shot()
+    assert asked() == ["16", "32", "64", "full"]
+    shots(tmp_path, 16, 5)
+    shots(tmp_path, 32, 2)
+    low_shot()
+    assert asked() == ["32", "64", "full"]
+    for count, seeds in ((32, 5), (64, 5), ("full", 1)):
+        shots(tmp_path, count, seeds)
+    low_shot()
+    assert asked() == []
+    record(tmp_path, "lowshot", "VOC07 SVM as Goyal, 16 a class", "mAP", VOC, seeds=[0])
+    low_shot()
+    assert asked() == []
+    shots(tmp_path, 16, 2)  # which a table would show, being the last
+    low_shot()
+    assert asked() == ["16"]
+
+
+def test_a_fine_tuning_of_other_epochs_does_not_count(tmp_path, made):
+    cell(tmp_path)
+    how = {"epochs": 20, "lr_backbone": finetune.RATES[0][0], "lr_head": finetune.RATES[0][1]}
+    record(tmp_path, "finetune", "labels 0.01", details=how)
+    record(tmp_path, "finetune", "labels 0.1", details=how)
+    record(tmp_path, "finetune", "labels 0.1", details={**how, "epochs": 2})  # a table shows that
+    reproduce.evaluate(tmp_path, "finetune", SETTINGS["finetune"])
+    assert [args[2:] for args, _ in made] == [("0.1", 20)]
+
+
+def test_figures_are_done_when_the_last_one_is(tmp_path, made):
+    folder = cell(tmp_path) / "figures"
+    folder.mkdir()
+    for done, name in enumerate(["curves.pdf", "features.pdf", "neighbours.png"], 1):
+        (folder / name).touch()
+        reproduce.evaluate(tmp_path, "figures", {})
+        assert len(made) == done, name
+    (folder / "neighbours.pdf").touch()
+    reproduce.evaluate(tmp_path, "figures", {})
+    assert len(made) == 3
+    os.utime(folder / "neighbours.pdf", (0, 0))  # of weights that have been trained further
+    reproduce.evaluate(tmp_path, "figures", {})
+    assert len(made) == 4
+
+
+# --- mistakes in the file -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    """Nothing is to be trained."""
+    monkeypatch.setattr(sweep, "train", lambda cfg: pytest.fail(f"trained {cfg.run_dir}"))
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: pytest.fail(f"evaluated {args[0]}"))
+
+
+def written(folder, text):
+    file = folder / "mine.yaml"
+    file.write_text(text)
+    return str(file)
+
+
+def spec(evaluate="{linear: {}}", group="{recipe: digits/ressl, methods: [simclr]}", more=""):
+    return f"evaluate: {evaluate}\ngroups:\n  - {group}\n{more}"
+
+
+def group(words):
+    return spec(group=f"{{recipe: digits/ressl, {words}}}")
+
+
+MISTAKES = {
+    "evaluate: {linear: {}\ngroups: [": "not YAML: while parsing",
+    "evaluate: {}\nevaluate: {}\ngroups: []": "not YAML: .* duplicate key",
+    "\0\0": "not YAML",
+    "": "not the description of a table",
+    "[1, 2]": "a list, not a mapping",
+    spec(more="tabel: 4"): "unknown key tabel; did you mean table",
+    spec(more="table: 11"): "table: 11: must be a number from 1 to 10",
+    spec(more="table: '4'"): "table: '4': must be a number",
+    spec(more="table: [4]"): r"table: \[4\]: must be a number",
+    spec("[linear]"): r"evaluate: \['linear'\]: must be a mapping",
+    spec("{liner: {}}"): "evaluate: unknown key liner; did you mean linear",
+    spec("{linear: {fast: true}}"): "evaluate: linear: unknown key fast; known: none",
+    spec("{lowshot: {}}"): "evaluate: lowshot: per_class and draws needed",
+    spec("{lowshot:}"): "evaluate: lowshot: per_class and draws needed",
+    spec("{lowshot: {per_class: [4, x], draws: 5}}"): "lowshot: per_class: .*'x'",
+    spec("{lowshot: {per_class: 4, draws: 5}}"): "lowshot: per_class: 4: must be a list",
+    spec("{lowshot: {per_class: [4], draws: 0}}"): "lowshot: draws: 0: must be a whole number",
+    spec("{lowshot: {per_class: [4], draws: 5}}"): "evaluate: lowshot .* --voc VOCdevkit",
+    spec("{finetune: {labels: [0.1]}}"): "evaluate: finetune: epochs needed",
+    spec("{finetune: {labels: [2], epochs: 1}}"): "finetune: labels: .*2",
+    spec(
+        "{finetune: {labels: [0.1], epochs: true}}"
+    ): "finetune: epochs: True: must be a whole number",
+    spec(more="operations: [a]"): r"operations: \['a'\]: must be a mapping",
+    spec(more="operations: {J: 3}"): "operations: J: 3: not key=value",
+    spec(more="operations: {J: 'seed=['}"): r"operations: J: override seed=\[: ",
+    "evaluate: {}\ngroups: {recipe: digits/ressl}": "groups: .*: must be a list",
+    "evaluate: {}\ngroups: []": "groups: at least one",
+    spec(group="digits/ressl"): "group 1: 'digits/ressl': must be a mapping",
+    spec(group="{methods: [simclr]}"): "group 1: recipe: None: must be the name of a recipe",
+    spec(group="{recipe: digit/ressl, methods: [simclr]}"): "group 1: .*no such recipe",
+    spec(group="{recipe: digits/ressl}"): "group 1: no cells: one of sweep, cells, methods",
+    group("methods: [simclr], cells: {a: []}"): "group 1: cells and methods: one of",
+    group("methods: []"): "group 1: methods: at least one",
+    group("methods: simclr"): "group 1: methods: 'simclr': must be a list",
+    group("methods: [1]"): "group 1: methods: 1: must be the name of a method",
+    group("methods: [simclt]"): "group 1: method simclt: .*no method simclt",
+    group("words: seed=1, methods: [simclr]"): "group 1: words: 'seed=1': must be a list",
+    group("words: [{seed: 1}], methods: [simclr]"): "group 1: words: {'seed': 1}: not key=value",
+    group("words: [sead=1], methods: [simclr]"): "group 1: .*unknown key sead",
+    group("word: [seed=1], methods: [simclr]"): "group 1: unknown key word; did you mean words",
+    group("sweep: [seed]"): "group 1: sweep: seed: not key=value",
+    group("sweep: ['seed=1,[2']"): r"group 1: sweep: override seed=1,\[2",
+    group("sweep: ['seed=glob(*)']"): "group 1: sweep: seed=glob",
+    group("sweep: seed=1"): "group 1: sweep: 'seed=1': must be a list",
+    group("cells: [a]"): "group 1: cells: .*: must be a mapping",
+    group("cells: {no: []}"): "group 1: cells: .*: a name is text; put it in quotes",
+    group("cells: {1: []}"): "group 1: cells: 1: a name is text; put it in quotes",
+    group("cells: {../a: []}"): "group 1: cells: ../a: .*no path",
+    group("cells: {a: seed=1}"): "group 1: cells: a: 'seed=1': must be a list",
+    group("cells: {a: [J]}"): "group 1: cells: a: J: not key=value",
+    group("cells: {a: [], b: [K]}") + "operations: {J: seed=1}": (
+        "group 1: cells: b: K: not key=value, and none of the operations J"
+    ),
+    group("cells: {a: [], b: ['seed=[']}"): r"group 1: cells: b: override seed=\[: ",
+    group("cells: {a: [], b: [method_kwargs.temperature_k=2]}"): "group 1: cell b: .*temperature_k",
+    group("cells: {a: []}") + "  - {recipe: digits/ressl, cells: {a: [seed=6]}}": (
+        "group 2: .*digits-ressl/a is the folder of another cell.*seed: 5 -> 6"
+    ),
+    group("methods: [simclr, random]") + "  - {recipe: mine, methods: [byol]}": (
+        "group 2: .*no such recipe"
+    ),
+}
+
+
+@pytest.mark.parametrize("text,message", MISTAKES.items(), ids=MISTAKES.values())
+def test_a_mistake_is_found_before_anything_is_trained(tmp_path, untrained, capsys, text, message):
+    file = written(tmp_path, text)
+    argv = ["paper", file, "accelerator=cpu", "devices=1", "--out", str(tmp_path / "out")]
+    assert cli.main(argv) == cli.USER_MISTAKE
+    printed = capsys.readouterr()
+    (line,) = printed.err.strip().splitlines()
+    assert re.search(f"{re.escape(file)}: .*{message}", line), line
+    assert printed.out == "" and not (tmp_path / "out").exists()
+
+
+def test_a_file_that_cannot_be_read(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\xff")
+    with pytest.raises(UserError, match=r"mine.yaml: not UTF-8"):
+        plan.read(str(tmp_path / "mine.yaml"))
+    with pytest.raises(UserError, match="no such table"):
+        plan.read(str(tmp_path))
+
+
+def test_what_a_file_may_leave_out(tmp_path):
+    found = plan.read(written(tmp_path, spec("{linear:}", more="operations:")))
+    assert found["evaluate"] == {"linear": {}} and found["operations"] == {}
+
+
+def reproduced(tmp_path, text, words=(), **kwargs):
+    words = ["accelerator=cpu", "devices=1", *words]
+    return reproduce.reproduce(written(tmp_path, text), words, tmp_path / "out", **kwargs)
+
+
+def test_every_cell_must_be_the_same_experiment_before_the_first_is_trained(tmp_path, untrained):
+    text = group("cells: {a: [], b: []}")
+    (cfg,) = reproduce.cells(
+        plan.read(written(tmp_path, group("cells: {b: []}"))), ["max_epochs=7"], tmp_path / "out"
+    )
+    (tmp_path / "out" / "digits-ressl" / "b").mkdir(parents=True)
+    OmegaConf.save(cfg, tmp_path / "out" / "digits-ressl" / "b" / "config.yaml")
+    with pytest.raises(UserError, match=r"mine.yaml: .*/b was made with another config"):
+        reproduced(tmp_path, text)
+
+
+def test_what_the_command_line_gives_is_checked_first(tmp_path, untrained):
+    low_shot = spec("{lowshot: {per_class: [4], draws: 2}}")
+    with pytest.raises(UserError, match="VOC2007/ImageSets"):
+        reproduced(tmp_path, low_shot, voc=tmp_path)
+    with pytest.raises(UserError, match="--device quantum"):
+        reproduced(tmp_path, spec(), device="quantum")
+    with pytest.raises(UserError, match=r"--data stl10: .*mine.yaml has custom"):
+        reproduced(tmp_path, spec(), only=["custom", "stl10"])
+    with pytest.raises(UserError, match="unknown key max_epoch"):
+        reproduced(tmp_path, spec(), ["max_epoch=3"])
+
+
+TWO = group("sweep: ['method_kwargs.temperature_k=0.03,0.04']") + "table: 2"
+
+
+def test_an_override_that_makes_two_cells_one_is_found_before_training(tmp_path, untrained):
+    message = r"temperature_k=0.03 and .*temperature_k=0.04 are both .* of Table 2"
+    with pytest.raises(UserError, match=message):
+        reproduced(tmp_path, TWO, ["method_kwargs.temperature_k=0.05"])
+
+
+def test_seeds_share_a_place_in_the_table_and_a_cell_named_twice_is_one(tmp_path, monkeypatch):
+    trained = []
+    monkeypatch.setattr(reproduce, "train", lambda cfg: trained.append(cfg.seed))
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    monkeypatch.setattr(sweep, "check_images", lambda *args, **kwargs: None)
+    (tmp_path / "out").mkdir()
+    again = "  - {recipe: digits/ressl, sweep: ['seed=2,3']}\n"
+    text = reproduced(tmp_path, group("sweep: ['seed=1,2']") + again + "table: 1")
+    assert trained == [1, 2, 3] and "Table 1" in text
+
+
+# --- the plan, the images, a cell that fails ----------------------------------------------------
+
+
+@pytest.fixture
+def there(monkeypatch):
+    """The images are there."""
+    monkeypatch.setattr(sweep, "check_images", lambda *args, **kwargs: None)
+
+
+def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained, capsys):
+    file, out = written(tmp_path, group("methods: [simclr, byol]")), tmp_path / "out"
+    argv = ["paper", file, "accelerator=cpu", "devices=1", "--out", str(out)]
+    assert cli.main([*argv, "--plan"]) == 0 and not out.exists()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == f"{out}/digits-ressl/simclr: to be trained; linear: to be done"
+    command = lines[1].split()
+    assert command[:2] == ["ressl", "paper"] and command[-2:] == ["--cells", "digits-ressl/simclr"]
+    assert len(lines) == 4 and "digits-ressl/byol" in lines[2]
+    # a cell that is trained, and then evaluated
+    words = ["accelerator=cpu", "devices=1"]
+    cfg, _ = reproduce.cells(plan.read(file), words, out)
+    folder = out / "digits-ressl" / "simclr"
+    run.start(cfg, cfg)
+    done = {"state_dict": {}, "epoch": cfg.max_epochs - 1, "global_step": 0}
+    checkpoint.save(folder / "last.ckpt", done)
+    assert cli.main([*argv, "--plan"]) == 0
+    assert "simclr: trained; linear: small to be done" in capsys.readouterr().out
+    record(folder, "linear", "small")
+    assert cli.main([*argv, "--plan", "--cells", "digits-ressl/simclr"]) == 0
+    first, _ = capsys.readouterr().out.splitlines()
+    assert first.endswith("simclr: trained; linear: done")
+
+
+def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, there):
+    trained = []
+    monkeypatch.setattr(reproduce, "train", lambda cfg: trained.append(cfg.method))
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    text = group("methods: [simclr, byol]")
+    reproduced(tmp_path, text, chosen=["digits-ressl/byol"])
+    assert trained == ["byol"]
+    with pytest.raises(UserError, match="--cells byol: there are digits-ressl/simclr, "):
+        reproduced(tmp_path, text, chosen=["byol"])
+
+
+def test_published_lists_of_labels_replace_the_shares(tmp_path, monkeypatch, there):
+    asked = []
+    monkeypatch.setattr(reproduce, "train", lambda cfg: None)
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: asked.append(args[2]["labels"]))
+    text = spec("{finetune: {labels: [0.01], epochs: 20}}")
+    names = str(tmp_path / "1percent.txt")
+    with pytest.raises(UserError, match=r"1percent.txt' is no fraction .* and no file"):
+        reproduced(tmp_path, text, labels=[names])
+    (tmp_path / "1percent.txt").write_text("a.JPEG\n")
+    reproduced(tmp_path, text, labels=[names])
+    assert asked == [[names]]
+
+
+def test_missing_images_are_found_before_anything_is_trained(tmp_path, untrained):
+    text = group("methods: [simclr]")
+    with pytest.raises(UserError, match=r"data.train_path=.*/absent: no such file"):
+        reproduced(tmp_path, text, [f"data.train_path={tmp_path}/absent"])
+
+
+def test_a_cell_that_fails_does_not_keep_the_others_from_being_run(
+    tmp_path, monkeypatch, there, caplog
+):
+    trained = []
+
+    def train(cfg):
+        trained.append(cfg.seed)
+        if cfg.seed == 1:
+            raise RunFault("the loss is not finite at step 3")
+
+    monkeypatch.setattr(reproduce, "train", train)
+    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    text = group("sweep: ['seed=1,2']")
+    with pytest.raises(RunFault, match=r"1 of 2 cells failed: .*seed=1; "):
+        reproduced(tmp_path, text)
+    assert trained == [1, 2] and "seed=1: the loss is not finite at step 3" in caplog.text

@@ -1,0 +1,376 @@
+"""Tables of runs, with the paper's numbers beside them."""
+
+import csv
+import io
+
+import pytest
+from omegaconf import OmegaConf
+
+from ressl_plugin.data import identity
+from ressl_plugin.experiments import tables
+from ressl_plugin.experiments.paper_numbers import TABLES
+from ressl_plugin.run import results
+from ressl_plugin.utils.errors import UserError
+
+WEAK = {"rrc": {"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 1.0},
+        "horizontal_flip": {"prob": 0.5}, "crop_size": 32, "num_crops": 1}  # fmt: skip
+STRONG = {
+    **WEAK,
+    "color_jitter": {
+        "prob": 0.8,
+        "brightness": 0.4,
+        "contrast": 0.4,
+        "saturation": 0.4,
+        "hue": 0.1,
+    },
+    "grayscale": {"prob": 0.2},
+    "gaussian_blur": {"prob": 0.5},
+}
+
+
+def make_run(root, name, records, **changes):
+    cfg = OmegaConf.create(
+        {
+            "method": "ressl",
+            "seed": 0,
+            "name": name,
+            "max_epochs": 200,
+            "backbone": {"name": "resnet18"},
+            "data": {"dataset": "cifar10"},
+            "method_kwargs": {"temperature_q": 0.1, "temperature_k": 0.05, "queue_size": 4096},
+            "augmentations": [{**STRONG, "role": "student"}, {**WEAK, "role": "teacher"}],
+        }
+    )
+    for key, value in changes.items():
+        OmegaConf.update(cfg, key.replace("__", "."), value, merge=False)
+    run = root / name
+    run.mkdir()
+    OmegaConf.save(cfg, run / "config.yaml")
+    for evaluator, protocol, metric, value in records:
+        results.append(
+            run,
+            {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value,
+             "data": "voc07" if "VOC07" in protocol else cfg.data.dataset},
+        )  # fmt: skip
+    return run
+
+
+TINY = {"data__dataset": "tiny-imagenet", "method_kwargs__queue_size": 16384,
+        "method_kwargs__temperature_k": 0.04}  # fmt: skip
+LINEAR = [("linear", "small", "top1", 89.0), ("linear", "small", "top5", 99.0)]
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def test_table_sets_the_papers_number_beside_ours(tmp_path):
+    run = make_run(tmp_path, "a", LINEAR)
+    (row,) = rows_of(tables.table([run], "csv"))
+    assert (row["run"], row["method"], row["data"], row["epochs"]) == (
+        "a", "ReSSL", "cifar10", "200")  # fmt: skip
+    assert (row["ours"], row["paper"], row["diff."]) == ("89.00", "90.20", "-1.20")
+    assert "| 89.00 | 90.20 (Table 1) | -1.20 |" in tables.table([run])
+
+
+@pytest.mark.parametrize(
+    "changes,paper",
+    [
+        ({}, "90.20 (Table 1)"),
+        ({"method": "simsiam"}, "88.51 (Table 1)"),
+        ({"method_kwargs__temperature_k": 0.07}, "88.67 (Table 2)"),
+        ({"method_kwargs__temperature_q": 0.2}, "89.22 (Table 2)"),
+        ({"augmentations": [STRONG, STRONG]}, "86.17 (Table 3)"),
+        ({**TINY, "augmentations": [STRONG, {"crop_size": 32}]}, "31.74 (Table 4)"),
+        ({"method_kwargs__queue_size": 256, "method_kwargs__temperature_k": 0.04},
+         "89.37 (Table 5)"),
+        ({"method_kwargs__queue_size": 256}, ""),
+        ({"method_kwargs__predictor": True}, ""),
+        ({"backbone__name": "resnet50"}, ""),
+        ({"data__dataset": "custom"}, ""),
+        ({"method_kwargs__queue_size": 300}, ""),
+        ({"data__dataset": "imagenet", "backbone__name": "resnet50"}, "69.90 (Table 6)"),
+        (
+            {
+                "data__dataset": "imagenet",
+                "backbone__name": "resnet50",
+                "augmentations": [
+                    {**WEAK, "role": "teacher"},
+                    *({**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)),
+                ],
+            },
+            "74.70 (Table 7)",
+        ),
+        ({"data__dataset": "imagenet"}, "58.10 (Table 8)"),
+    ],
+)
+def test_every_linear_table_is_found_from_the_config(tmp_path, changes, paper):
+    run = make_run(tmp_path, "a", LINEAR, **changes)
+    (row,) = rows_of(tables.table([run], "csv"))
+    assert (f"{row['paper']} (Table {row['table']})" if row["paper"] else "") == paper
+
+
+@pytest.mark.parametrize("data", ["cifar100", "voc07"])
+def test_a_number_of_other_data_has_no_place_in_the_papers_tables(tmp_path, data):
+    run = make_run(tmp_path, "a", [])
+    results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
+                         "value": 12.34, "data": data})  # fmt: skip
+    assert rows_of(tables.table([run], "csv"))[0]["paper"] == ""
+    assert "12.3" not in tables.paper_table(1, [run])
+
+
+def test_low_shot_and_fine_tuning_are_found(tmp_path):
+    records = [
+        ("lowshot", "VOC07 SVM, 16 a class", "mAP", 80.0),
+        ("lowshot", "VOC07 SVM, full a class", "mAP", 86.0),
+        ("finetune", "labels 0.01", "top1", 58.0),
+    ]
+    five = [{**WEAK, "role": "teacher"}]
+    five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
+    run = make_run(tmp_path, "a", records, data__dataset="imagenet", backbone__name="resnet50",
+                   augmentations=five)  # fmt: skip
+    assert {row["data"] for row in rows_of(tables.table([run], "csv"))} == {"voc07", "imagenet"}
+    found = [(row["paper"], row["table"]) for row in rows_of(tables.table([run], "csv"))]
+    assert found == [("79.17", "9"), ("86.31", "9"), ("57.90", "10")]
+
+
+def test_seeds_of_one_experiment_are_one_line(tmp_path):
+    runs = [
+        make_run(tmp_path, f"s{seed}", [("linear", "small", "top1", 88.0 + seed)], seed=seed)
+        for seed in range(3)
+    ]
+    runs.append(make_run(tmp_path, "other", LINEAR, method_kwargs__temperature_k=0.04))
+    first, other = rows_of(tables.table(runs, "csv"))
+    assert (first["run"], first["ours"], first["spread"]) == ("s0 … (3 runs)", "89.00", "1.00")
+    assert (other["run"], other["paper"], other["table"]) == ("other", "90.04", "2")
+
+
+def test_the_content_of_the_data_counts_not_their_place(tmp_path):
+    for seed, digest in enumerate("aab"):
+        run = make_run(tmp_path, f"s{seed}", LINEAR, seed=seed, data__train_path=f"/node{seed}")
+        identity.keep(run, {"images": 6, "classes": 2, "digest": digest})
+    runs = [tmp_path / f"s{seed}" for seed in range(3)]
+    lines = [line for line in tables.table(runs).splitlines() if "linear: small" in line]
+    assert ["(2 runs)" in line for line in lines] == [True, False]
+
+
+def test_what_is_no_further_seed_is_not_averaged(tmp_path):
+    """The run twice, the experiment again, other images a step; but workers do not matter."""
+    run = make_run(tmp_path, "a", LINEAR, devices=1)
+    again = make_run(tmp_path, "again", [("linear", "small", "top1", 80.0)], devices=1)
+    eight = make_run(tmp_path, "eight", [("linear", "small", "top1", 70.0)], devices=8, seed=1)
+    other = make_run(tmp_path, "w", [("linear", "small", "top1", 90.0)], devices=1, seed=1,
+                     data__num_workers=7)  # fmt: skip
+    lines = rows_of(tables.table([run, tmp_path / "again/../a", again, eight, other], "csv"))
+    assert [(line["run"], line["ours"]) for line in lines] == [
+        ("a … (2 runs)", "89.50"), ("again", "80.00"), ("eight", "70.00")]  # fmt: skip
+
+
+def test_the_epochs_are_those_that_were_trained(tmp_path):
+    run = make_run(tmp_path, "a", [])
+    for epochs, value in ((10, 50.0), (None, 60.0)):
+        results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
+                             "value": value, "data": "cifar10", "epochs": epochs})  # fmt: skip
+    lines = rows_of(tables.table([run], "csv"))
+    assert [(line["epochs"], line["ours"]) for line in lines] == [("10", "50.00"), ("", "60.00")]
+
+
+def test_of_a_knn_sweep_the_default_is_shown(tmp_path):
+    records = [
+        ("knn", f"k={k} cosine T={t}", "top1", k + t) for k in (1, 20, 200) for t in (0.07, 0.1)
+    ]
+    run = make_run(tmp_path, "a", [*records, *LINEAR])
+    shown = [row["evaluation"] for row in rows_of(tables.table([run], "csv"))]
+    assert shown == ["knn: k=20 cosine T=0.07", "linear: small"]
+
+
+def test_a_paper_table_with_our_cells(tmp_path):
+    runs = [
+        make_run(tmp_path, "a", LINEAR),
+        make_run(tmp_path, "b", LINEAR, method_kwargs__temperature_k=0.01),
+        make_run(tmp_path, "c", LINEAR, data__dataset="custom"),
+    ]
+    text = tables.paper_table(2, runs)
+    line = next(line for line in text.splitlines() if line.startswith("| cifar10, 0.1 "))
+    assert "89.00 [89.35, -0.35]" in line and "89.00 [90.20, -1.20]" in line and "[90.09]" in line
+    assert "| custom, 0.1 " in text
+    cells = {(r["row"], r["column"]): r for r in rows_of(tables.paper_table(2, runs, "csv"))}
+    assert cells["cifar10, 0.1", "0.01"]["difference"] == "-0.35"
+    assert cells["stl10, 0.2", "0.07"] == {
+        "row": "stl10, 0.2", "column": "0.07", "ours": "", "spread": "", "paper": "85.28",
+        "difference": "", "note": "",
+    }  # fmt: skip
+    assert len(cells) == 8 * 7 + 1
+
+
+@pytest.mark.parametrize("which", range(1, 11))
+@pytest.mark.parametrize("format", ["markdown", "latex", "csv"])
+def test_every_paper_table_is_printed_without_runs(which, format):
+    assert tables.paper_table(which, [], format).count("\n") > 3
+
+
+def number(run, value, images=10_000, classes=10, digest="a", **more):
+    """A linear record that knows its images."""
+    seen = {"images": images, "classes": classes, "digest": digest}
+    record = {"evaluator": "linear", "protocol": "small", "metric": "top1", "data": "cifar10"}
+    results.append(run, {**record, "value": value, "data_sets": {"val": seen}, **more})
+
+
+def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
+    short = make_run(tmp_path, "short", [], max_epochs=1)
+    number(short, 23.0, images=300, classes=3, epochs=1)
+    identity.keep(short, {"images": 600, "classes": 3, "digest": "b"})
+    whole = make_run(tmp_path, "whole", [], method="simclr")
+    number(whole, 84.0, epochs=200)
+    text = tables.paper_table(1, [short, whole])
+    assert "23.00* [90.20, -67.20]" in text and "84.00 [84.92, -0.92]" in text
+    assert (
+        "* 1 epochs instead of 200; evaluated on 300 images of 3 classes instead of 10000 of 10; "
+        "trained on 600 images instead of 50000: ReSSL / cifar10\n"
+    ) in text
+    (row,) = [r for r in rows_of(tables.paper_table(1, [short], "csv")) if r["ours"]]
+    assert row["note"].startswith("1 epochs instead of 200")
+    assert "% * 1 epochs" in tables.paper_table(1, [short], "latex")
+    first, second = rows_of(tables.table([short, whole], "csv"))
+    assert (first["images"], first["epochs"], first["paper"]) == ("300", "1", "")
+    assert (second["images"], second["paper"]) == ("10000", "84.92")
+
+
+def test_a_number_of_other_images_replaces_none(tmp_path):
+    run = make_run(tmp_path, "a", [])
+    number(run, 89.0)
+    number(run, 99.0, images=50_000, digest="b")
+    lines = rows_of(tables.table([run], "csv"))
+    assert [(line["ours"], line["images"]) for line in lines] == [
+        ("89.00", "10000"), ("99.00", "50000")]  # fmt: skip
+    assert "89.00 [90.20, -1.20]" in tables.paper_table(1, [run])
+    number(run, 89.5)  # the same images again
+    assert [line["ours"] for line in rows_of(tables.table([run], "csv"))] == ["99.00", "89.50"]
+
+
+def test_pixels_and_untrained_weights_have_no_epochs_and_knn_one_name(tmp_path):
+    run = make_run(tmp_path, "a", [("knn", "k=20 cosine T=0.07", "top1", 80.0)])
+    for name, more in (("ReSSL", {"epochs": 200}), ("untrained backbone", {}), ("raw pixels", {})):
+        results.append(run, {"evaluator": "knn", "protocol": "kNN, k=20 T=0.07", "metric": "top1",
+                             "value": 80.0, "data": "cifar10", "representation": name, **more})
+    number(run, 89.0)
+    lines = rows_of(tables.table([run, make_run(tmp_path, "b", [])], "csv"))
+    assert [(line["method"], line["epochs"]) for line in lines[-3:]] == [
+        ("untrained backbone", ""), ("raw pixels", ""), ("ReSSL", "200")]  # fmt: skip
+    knn = [line for line in lines if line["method"] == "ReSSL" and "knn" in line["evaluation"]]
+    assert {line["evaluation"] for line in knn} == {"knn: k=20 cosine T=0.07"}
+
+
+def test_a_folder_has_its_own_name_and_a_run_without_records_a_warning(tmp_path, caplog):
+    runs = [
+        make_run(tmp_path, name, LINEAR, data={"dataset": "custom", "train_path": path})
+        for name, path in (("a", "datasets/digits/train"), ("b", "/data/photos"), ("c", "p/tr.npz"))
+    ]
+    lines = rows_of(tables.table([*runs, make_run(tmp_path, "empty", [])], "csv"))
+    assert [line["data"] for line in lines] == ["digits", "photos", "tr"]
+    assert "empty: no results" in caplog.text
+
+
+def test_table_3_shows_the_best_of_the_grid(tmp_path):
+    runs = [
+        make_run(tmp_path, f"{tau}", [("linear", "small", "top1", value)],
+                 augmentations=[STRONG, STRONG], method_kwargs__temperature_k=tau)
+        for tau, value in ((0.01, 80.0), (0.02, 86.0), (0.03, 85.0))
+    ]  # fmt: skip
+    text = tables.paper_table(3, runs)
+    assert "86.00* [86.17, -0.17]" in text
+    assert "* the best of 3 of 14 pairs of temperatures: contrastive / cifar10" in text
+    other = make_run(tmp_path, "x", LINEAR, augmentations=[STRONG, STRONG], max_epochs=20,
+                     method_kwargs__temperature_k=0.02)  # fmt: skip
+    with pytest.raises(UserError, match="differ in more than the seed"):
+        tables.paper_table(3, [*runs, other])
+
+
+def test_every_ablation_and_its_cell(tmp_path):
+    runs = [
+        make_run(tmp_path, "a", LINEAR, augmentations=[STRONG, STRONG]),
+        make_run(tmp_path, "b", LINEAR, method_kwargs__queue_size=256,
+                 method_kwargs__temperature_k=0.04),
+        make_run(tmp_path, "c", LINEAR, **TINY,
+                 augmentations=[STRONG, {**WEAK, "grayscale": {"prob": 0.2}}]),
+    ]  # fmt: skip
+    assert "89.00* [86.17, +2.83]" in tables.paper_table(3, runs)
+    assert "89.00 [42.28, +46.72]" in tables.paper_table(4, runs)
+    assert "89.00 [89.37, -0.37]" in tables.paper_table(5, runs)
+
+
+@pytest.mark.parametrize(
+    "which,changes,why",
+    [
+        (1, {"backbone__name": "resnet50"}, "backbone.name=resnet50 instead of resnet18"),
+        (1, {"method_kwargs__temperature_k": 0.01}, "temperature_k=0.01 instead of 0.05"),
+        (2, {"method_kwargs__queue_size": 256}, "queue_size=256 instead of 4096"),
+        (5, {}, "temperature_k=0.05 instead of 0.04"),
+        (1, {"augmentations": [STRONG, STRONG]}, "operations=CFJGB instead of CF"),
+        (6, {"data__dataset": "imagenet"}, "backbone.name=resnet18 instead of resnet50"),
+    ],
+)
+def test_a_run_of_another_kind_stays_out_of_a_paper_table(tmp_path, caplog, which, changes, why):
+    run = make_run(tmp_path, "a", LINEAR, **changes)
+    assert "89.00" not in tables.paper_table(which, [run])
+    assert f"a is not of Table {which}: " in caplog.text and why in caplog.text
+    assert "89.00" in tables.paper_table(which, [run], made_for_it=True)
+
+
+def test_two_experiments_for_one_cell_are_refused(tmp_path):
+    runs = [make_run(tmp_path, "a", LINEAR), make_run(tmp_path, "b", LINEAR, max_epochs=20)]
+    with pytest.raises(UserError, match=r"/a and .*/b are both ReSSL / cifar10"):
+        tables.paper_table(1, runs)
+
+
+def test_features_extracted_once_do_not_replace_the_protocol(tmp_path):
+    records = [*LINEAR[:1], ("linear", "small, cached features", "top1", 80.0)]
+    recipe = ("linear", "recipe mine", "top1", 85.0)
+    assert "89.00 [" in tables.paper_table(1, [make_run(tmp_path, "a", [*records, recipe])])
+    assert "80.00 [" in tables.paper_table(1, [make_run(tmp_path, "b", records[1:])])
+    assert "85.00 [" in tables.paper_table(1, [make_run(tmp_path, "c", [recipe, records[1]])])
+    later = make_run(tmp_path, "d", records[:1])
+    results.append(later, {"evaluator": "linear", "protocol": "small, cached features",
+                           "metric": "top1", "value": 81.0, "data": "cifar10", "epochs": 200})
+    assert "81.00 [" in tables.paper_table(1, [later])  # the other record is of other weights
+
+
+def test_a_list_of_the_public_labels_is_the_papers_share(tmp_path):
+    five = [{**WEAK, "role": "teacher"}]
+    five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
+    run = make_run(tmp_path, "a", [], data__dataset="imagenet", backbone__name="resnet50",
+                   augmentations=five)  # fmt: skip
+    results.append(run, {"evaluator": "finetune", "protocol": "labels 1percent.txt", "value": 58.0,
+                         "metric": "top1", "data": "imagenet", "details": {"share": 0.0099}})
+    assert "58.00 [57.90, +0.10]" in tables.paper_table(10, [run])
+
+
+def test_rows_of_other_methods_say_whose_they_are(tmp_path):
+    run = make_run(tmp_path, "a", LINEAR, method="mocov2plus")
+    assert "two-sided mocov2plus" in tables.paper_table(1, [run])
+    assert "mocov2plus" not in tables.paper_table(1, [])
+
+
+def test_the_papers_numbers():
+    """Spot checks of each table, and its shape, against the paper."""
+    shapes = {k: (len(t.values), len(t.columns)) for k, t in TABLES.items()}
+    assert shapes == {1: (6, 4), 2: (8, 7), 3: (2, 4), 4: (13, 1), 5: (4, 7), 6: (16, 1),
+                      7: (5, 1), 8: (3, 1), 9: (5, 4), 10: (4, 2)}  # fmt: skip
+    assert TABLES[1].get("ReSSL", "tiny-imagenet") == TABLES[2].get(("tiny-imagenet", 0.1), 0.04)
+    assert TABLES[3].get("weak", "cifar10") == TABLES[2].get(("cifar10", 0.1), 0.05)
+    assert TABLES[4].get("CF", "tiny-imagenet") == TABLES[5].get("tiny-imagenet", 16384) == 46.60
+    assert TABLES[9].get("ReSSL", "full") == 86.31 and TABLES[10].get("SwAV", 0.1) == 70.2
+    assert TABLES[5].get("cifar10", 32768) is None
+
+
+def test_runs_without_results_and_broken_ones(tmp_path):
+    with pytest.raises(UserError, match="no results in"):
+        tables.table([make_run(tmp_path, "a", [])])
+    with pytest.raises(UserError, match="no Table 11"):
+        tables.paper_table(11)
+    (tmp_path / "a" / "config.yaml").write_text("a: [")
+    with pytest.raises(UserError, match=r"config\.yaml: not a config"):
+        tables.table([tmp_path / "a"])
+    (tmp_path / "a" / "config.yaml").write_text("data: 5")
+    with pytest.raises(UserError, match=r"config\.yaml: data=5: not a mapping"):
+        tables.table([tmp_path / "a"])

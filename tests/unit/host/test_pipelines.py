@@ -1,0 +1,163 @@
+"""Views, data sets and loaders, the same from both hosts."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ressl_plugin import host
+from ressl_plugin.utils.errors import UserError
+
+WEAK = {"crop_size": 16, "rrc": {"enabled": True, "crop_min_scale": 0.5, "crop_max_scale": 1.0}}
+
+
+def photograph(size=(40, 30)):
+    pixels = np.random.default_rng(0).integers(0, 256, (size[1] // 5, size[0] // 5, 3), np.uint8)
+    return Image.fromarray(pixels).resize(size)
+
+
+def test_view_is_normalised_by_what_is_given():
+    image = Image.new("RGB", (40, 30), (255, 0, 51))
+    plain = {"crop_size": 16, "num_crops": 1}
+    view = host.view_transform("cifar10", plain)(image)
+    mean, std = host.MEAN_STD["cifar10"]
+    assert view.dtype == torch.float32 and view.shape[0] == 3 and 16 in view.shape[1:]
+    expected = [(v - m) / s for v, m, s in zip((1, 0, 0.2), mean, std)]
+    assert view.mean((1, 2)).tolist() == pytest.approx(expected, rel=1e-4)
+    given = {**plain, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0]}
+    view = host.view_transform("cifar10", given)(image)
+    assert view.mean((1, 2)).tolist() == pytest.approx([2, -1, -0.3], rel=1e-4)
+
+
+def steps_of(pipeline):
+    """{type name: step}, what RandomApply wraps taken out."""
+    inner = lambda step: getattr(step, "transforms", [step])[0]
+    return {type(inner(step)).__name__: step for step in pipeline.transforms}
+
+
+def test_view_has_the_steps_that_are_named_in_mains_order():
+    everything = {
+        **WEAK,
+        "color_jitter": {
+            "prob": 0.8,
+            "brightness": 0.4,
+            "contrast": 0.4,
+            "saturation": 0.2,
+            "hue": 0.1,
+        },
+        "grayscale": {"prob": 0.2},
+        "gaussian_blur": {"prob": 0.5, "sigma": [0.5, 0.6]},
+        "solarization": {"prob": 0.1},
+        "equalization": {"prob": 0.3},
+        "horizontal_flip": {"prob": 0.5},
+        "interpolation": "bilinear",
+    }
+    everything["rrc"] = {**WEAK["rrc"], "ratio": [0.9, 1.1]}
+    steps = steps_of(host.view_transform("stl10", everything))
+    assert list(steps) == [
+        "RandomResizedCrop",
+        "ColorJitter",
+        "RandomGrayscale",
+        "GaussianBlur",
+        "Solarization",
+        "Equalization",
+        "RandomHorizontalFlip",
+        "ToTensor",
+        "Normalize",
+    ]
+    crop = steps["RandomResizedCrop"]
+    assert tuple(crop.scale) == (0.5, 1.0) and tuple(crop.ratio) == (0.9, 1.1)
+    assert crop.interpolation.value == "bilinear"
+    assert tuple(steps["GaussianBlur"].transforms[0].sigma) == (0.5, 0.6)
+    assert steps["Equalization"].p == 0.3
+    assert list(steps_of(host.view_transform("imagenet", WEAK))) == [
+        "RandomResizedCrop",
+        "ToTensor",
+        "Normalize",
+    ]
+
+
+def test_view_without_a_crop_resizes_the_shorter_side():
+    view = host.view_transform("imagenet", {"crop_size": 15, "rrc": {"enabled": False}})
+    assert view(photograph()).shape == (3, 15, 20)
+
+
+def test_view_mistakes_are_named():
+    with pytest.raises(UserError, match="crop_size"):
+        host.view_transform("custom", {"rrc": {"enabled": True}})
+    with pytest.raises(UserError, match="interpolation=cubic"):
+        host.view_transform("custom", {**WEAK, "interpolation": "cubic"})
+
+
+@pytest.fixture
+def folders(tmp_path):
+    """Ten images in two classes, and four to validate on."""
+    for split, count in (("train", 5), ("val", 2)):
+        for name in ("a", "b"):
+            (tmp_path / split / name).mkdir(parents=True)
+            for i in range(count):
+                photograph().save(tmp_path / split / name / f"{i}.png")
+    return tmp_path
+
+
+def folder_config(config, folders, **data):
+    cfg = config("ressl")
+    cfg.data = {
+        "dataset": "custom",
+        "train_path": str(folders / "train"),
+        "val_path": str(folders / "val"),
+        **data,
+    }
+    return cfg
+
+
+def test_pretraining_data_and_loader(config, folders):
+    transform = host.n_crops(
+        [
+            (host.view_transform("custom", WEAK), 2),
+            (host.view_transform("custom", {**WEAK, "crop_size": 8}), 1),
+        ]
+    )
+    dataset = host.pretrain_dataset(folder_config(config, folders), transform)
+    index, views, target = dataset[7]
+    assert (index, target) == (7, 1)
+    assert [tuple(view.shape) for view in views] == [(3, 16, 16), (3, 16, 16), (3, 8, 8)]
+    batches = list(host.loader(dataset, batch_size=4, num_workers=0))
+    assert [len(targets) for _, _, targets in batches] == [4, 4]
+    assert len(torch.cat([indexes for indexes, _, _ in batches]).unique()) == 8
+
+
+def test_fraction_is_stratified(config, folders):
+    cfg = folder_config(config, folders, fraction=0.4)
+    dataset = host.pretrain_dataset(cfg, None)
+    assert [dataset[i][0] for i in range(len(dataset))] == [0, 1, 2, 3]
+    assert sorted(dataset[i][2] for i in range(4)) == [0, 0, 1, 1]
+    with pytest.raises(UserError, match=r"data\.fraction=1\.5"):
+        host.pretrain_dataset(folder_config(config, folders, fraction=1.5), None)
+
+
+def test_unlabelled_folder(config, folders):
+    cfg = folder_config(config, folders, train_path=str(folders / "train/a"), no_labels=True)
+    dataset = host.pretrain_dataset(cfg, None)
+    assert len(dataset) == 5 and dataset[0][2] == -1
+
+
+def test_classification_data(config, folders):
+    train, val = host.classification_datasets(
+        folder_config(config, folders), lambda image: "train", lambda image: "val"
+    )
+    assert (len(train), len(val)) == (10, 4)
+    assert train[0] == ("train", 0) and val[3] == ("val", 1)
+
+
+@pytest.mark.parametrize(
+    "data, words",
+    [
+        ({"dataset": "cifar11"}, r"data\.dataset=cifar11"),
+        ({"format": "zip"}, r"data\.format=zip"),
+        ({"train_path": "nowhere"}, r"data\.train_path=nowhere"),
+    ],
+)
+def test_data_mistakes_are_named(data, words, config, folders):
+    with pytest.raises(UserError, match=words):
+        host.pretrain_dataset(folder_config(config, folders, **data), None)

@@ -1,0 +1,75 @@
+"""The online kNN over ranks is the host's metric on all images, at a share of its memory."""
+
+import pytest
+import torch
+from helpers import make_config
+from ranks import on_ranks
+
+from ressl_plugin import host
+from ressl_plugin.method.ressl import ReSSL
+from ressl_plugin.utils import distributed
+
+N, M, CLASSES = 90, 41, 10  # training and clean images; odd, so that ranks hold unequal shares
+
+
+def images(distance):
+    """Clustered features, in bfloat16 as an autocast backbone gives them; some unlabelled."""
+    g = torch.Generator().manual_seed(0)
+    centres = torch.randn(CLASSES, 6, generator=g)
+    labels = torch.randint(CLASSES, (N + M,), generator=g)
+    feats = (centres[labels] + torch.randn(N + M, 6, generator=g)).bfloat16()
+    labels[::7] = -1
+    return feats, labels, distance
+
+
+def by_the_metric(feats, labels, distance):
+    knn = host.KNN(k=5, distance_fx=distance)
+    knn.update(feats[:N], labels[:N], feats[N:], labels[N:])
+    return knn.compute()
+
+
+def online(feats, labels, distance):
+    """What this rank logs, fed with its share in batches of 8."""
+    changes = {"knn_eval__k": 5, "knn_eval__enabled": True, "knn_eval__distance_func": distance}
+    model = ReSSL(make_config(**changes))
+    model.means.pop = lambda *_: {}
+    logged = {}
+    model.log_dict = lambda values, **_: logged.update(values)
+    rank, world = distributed.rank(), distributed.world()
+    for bank, part in ((model._bank, slice(N)), (model._clean, slice(N, None))):
+        own = [t[part][rank::world].split(8) for t in (feats, labels)]
+        bank.extend(zip(*own))
+    model.on_validation_epoch_end()
+    assert not model._bank and not model._clean
+    return logged["val_knn_acc1"], logged["val_knn_acc5"]
+
+
+@pytest.mark.parametrize("distance", ["cosine", "euclidean"])
+def test_online_knn_is_the_metrics(distance):
+    expected = by_the_metric(*images(distance))
+    assert 20 < expected[0] < expected[1] < 100
+    assert online(*images(distance)) == expected
+
+
+def test_online_knn_of_two_ranks_is_one_processs(tmp_path):
+    given = images("cosine")
+    assert on_ranks(2, online, tmp_path, *given, group=True) == [by_the_metric(*given)] * 2
+
+
+def test_nothing_labelled_has_no_accuracy():
+    feats, labels, _ = images("cosine")
+    assert online(feats, torch.full_like(labels, -1), "cosine") == (-1, -1)
+
+
+def test_features_wait_in_half_precision_and_hold_no_batch():
+    """Of a multi-crop batch only the first crop's features, and no graph."""
+    model = ReSSL(make_config(knn_eval__enabled=True))
+    model._knn_epoch = lambda: True
+    both = torch.randn(16, model.features_dim, requires_grad=True) * 2
+    for dtype in (torch.bfloat16, torch.float32):
+        feats = both.to(dtype).chunk(2)[0]
+        with torch.autocast("cpu", torch.bfloat16):
+            model.online_loss(feats, None, torch.arange(8))
+        held, _ = model._bank.pop()
+        assert held.dtype == dtype and not held.requires_grad
+        assert held.untyped_storage().nbytes() == held.numel() * held.element_size()

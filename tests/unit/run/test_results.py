@@ -1,0 +1,148 @@
+"""results.json: complete, atomic, shared between processes, clear when broken."""
+
+import json
+import subprocess
+import sys
+from datetime import datetime, timedelta
+from unittest.mock import ANY
+
+import pytest
+
+import ressl_plugin
+from ressl_plugin import host
+from ressl_plugin.run import results
+from ressl_plugin.utils.errors import UserError
+
+RECORD = {"evaluator": "knn", "protocol": "k=20", "data": "digits", "metric": "top1", "value": 95}
+
+
+def test_append_fills_in_what_produced_the_number(tmp_path):
+    run = tmp_path / "run"
+    written = results.append(run, RECORD)
+    results.append(run, {**RECORD, "value": 96.5, "spread": 0.5, "seeds": [0, 1], "n": 1437})
+    first, second = results.read(run)
+    assert first == written
+    assert (first["value"], first["spread"], first["seeds"]) == (95.0, None, [])
+    assert (second["value"], second["spread"], second["seeds"], second["n"]) == (
+        96.5, 0.5, [0, 1], 1437)  # fmt: skip
+    assert first["versions"]["solo"] == host.GENERATION
+    assert first["versions"]["ressl_plugin"] == ressl_plugin.__version__
+    assert set(first["versions"]) >= {"python", "torch", "torchvision", "lightning"}
+    assert first["versions"]["solo_learn"] == ("1.0.2" if host.GENERATION == "pypi" else ANY)
+    assert datetime.fromisoformat(first["time"]).utcoffset() == timedelta(0)
+    assert first["command"]
+    assert not [p for p in run.iterdir() if p.name.startswith(".results.json.") and
+                p.suffix != ".lock"]  # fmt: skip
+
+
+def test_nothing_evaluated_yet_is_an_empty_list(tmp_path):
+    assert results.read(tmp_path) == []
+
+
+WHOLE = json.dumps(RECORD)
+
+
+def with_key(key, value):
+    """A file of one record with `value`, as JSON, at `key`."""
+    rest = {k: v for k, v in RECORD.items() if k != key}
+    return f'[{{"{key}": {value}, {json.dumps(rest)[1:]}]'
+
+
+BROKEN = {
+    "": "is broken",
+    "[{": "is broken",
+    "\udcff": "is broken .*utf-8",
+    "{}": "not a list of records",
+    f"[{WHOLE}, 1]": "record 2: no mapping",
+    '[{"evaluator": "knn"}]': "record 1: without protocol, data, metric, value",
+    with_key("value", "NaN"): "NaN is no number",
+    with_key("value", "-Infinity"): "-Infinity is no number",
+    with_key("value", '"95"'): "value: '95' is not a finite number",
+    with_key("value", "true"): "value: True is not a finite number",
+    with_key("value", "[1]"): r"value: \[1\] is not",
+    with_key("value", "1" + 400 * "0"): "has 401 digits",
+    with_key("value", 5000 * "7"): "has 5000 digits",
+    with_key("value", "1e400"): "value: inf is not",
+    with_key("evaluator", '["knn"]'): "evaluator: .* is not text",
+    with_key("protocol", "null"): "protocol: None is not text",
+    with_key("protocol", r'"\ud800"'): "protocol: .* is not text",  # printing it would fail
+    with_key("data", r'"\u001b[2J"'): "data: .* is not text",
+    with_key("details", "5"): "details: 5 is not a mapping",
+    with_key("details", '{"share": "all"}'): "details: .* is not a mapping",
+    with_key("details", 500 * "[" + 500 * "]"): "nested more than 16 deep",
+    100_000 * "[" + 100_000 * "]": "is broken",
+    with_key("spread", '"wide"'): "spread: 'wide' is not",
+    with_key("seeds", "[1.5]"): "seeds: .* is not a list of whole numbers",
+    with_key("epochs", '"ten"'): "epochs: 'ten' is not",
+    with_key("representation", "{}"): "representation: {} is not",
+    with_key("data_sets", '{"val": {"images": 3}}'): "data_sets: .* is not data sets",
+    with_key("versions", "[]"): "versions: .* is not",
+}
+
+
+@pytest.mark.parametrize("text,message", BROKEN.items(), ids=[str(i) for i in range(len(BROKEN))])
+def test_a_broken_file_is_one_clear_error_and_is_left_alone(tmp_path, text, message):
+    path = tmp_path / "results.json"
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    before = path.read_bytes()
+    for call in (lambda: results.read(tmp_path), lambda: results.append(tmp_path, RECORD)):
+        with pytest.raises(UserError, match=f"is broken.*{message}|{message}") as error:
+            call()
+        assert str(path) in str(error.value) and "\n" not in str(error.value)
+        assert len(str(error.value)) < 300 + len(str(path))
+    assert path.read_bytes() == before
+
+
+def test_a_directory_in_its_place_is_named(tmp_path):
+    (tmp_path / "results.json").mkdir()
+    with pytest.raises(UserError, match=r"results.json: cannot be read: Is a directory"):
+        results.read(tmp_path)
+
+
+def test_records_of_earlier_and_later_versions_are_read(tmp_path):
+    (tmp_path / "results.json").write_text(f'[{WHOLE}, {{"colour": [1], {WHOLE[1:]}]')
+    assert [record["value"] for record in results.read(tmp_path)] == [95, 95]
+
+
+def test_a_bad_record_is_refused_and_nothing_is_written(tmp_path):
+    for bad in (
+        {"evaluator": "knn"},
+        {**RECORD, "accuracy": 3},
+        {**RECORD, "value": float("nan")},
+    ):
+        with pytest.raises(ValueError, match="result record"):
+            results.append(tmp_path, bad)
+    with pytest.raises(ValueError):
+        results.append(tmp_path, {**RECORD, "spread": float("inf")})
+    assert results.read(tmp_path) == []
+
+
+def test_no_run_directory(tmp_path):
+    with pytest.raises(UserError, match="no run directory"):
+        results.read(tmp_path / "absent")
+
+
+def test_two_processes_lose_no_record(tmp_path):
+    script = (
+        "import sys; from ressl_plugin import results\n"
+        "results.versions = lambda: {}\n"  # the libraries' import is not what is raced here
+        f"for i in range(15): results.append(sys.argv[1], {{**{RECORD!r}, 'value': i}})"
+    )
+    children = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(3)]
+    assert [child.wait() for child in children] == [0, 0, 0]
+    values = [record["value"] for record in results.read(tmp_path)]
+    assert sorted(values) == sorted(float(i) for i in range(15) for _ in range(3))
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
+    results.append(tmp_path, RECORD)
+    before = (tmp_path / "results.json").read_bytes()
+
+    def full(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(results.os, "fsync", full)
+    with pytest.raises(OSError):
+        results.append(tmp_path, RECORD)
+    assert (tmp_path / "results.json").read_bytes() == before
+    assert json.loads(before) and len(list(tmp_path.glob(".results.json.*"))) <= 1

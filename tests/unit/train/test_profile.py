@@ -1,0 +1,161 @@
+"""The profile accounts for all the time of a step, and its floors follow from the shapes."""
+
+import time
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from helpers import image_folder, make_config, random_batches
+from omegaconf import OmegaConf
+from torch.utils.data import DataLoader
+
+from ressl_plugin import config
+from ressl_plugin.config.diff import config_differences
+from ressl_plugin.method.ressl import ReSSL
+from ressl_plugin.train import profile
+from ressl_plugin.train import roofline as floors
+from ressl_plugin.train.pretrain import make_trainer, pretrain
+from ressl_plugin.train.profile import NETWORKS, PHASES, Phases, Profile
+
+MACHINE = floors.Machine("test", flops=1e12, flops32=1e11, bytes=1e10)
+
+
+def fit(callback, steps=4, **changes):
+    model = ReSSL(make_config(**changes))
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+                "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
+    trainer = pl.Trainer(max_epochs=1, callbacks=[callback], **settings)
+    trainer.fit(model, DataLoader(random_batches(steps, 8), batch_size=None))
+    return model
+
+
+def test_phases_add_up_and_the_clocks_are_taken_away():
+    phases = Phases(warm=1, steps=2)
+    model = fit(phases)
+    seconds = phases.seconds()
+    whole = (phases._marks[phases._whole - 1][1] - phases._marks[0][1]) / 2
+    assert phases.measured == 2
+    assert sum(seconds.values()) == pytest.approx(whole)
+    assert set(seconds) == set(PHASES) - {"views"}  # no batched back end here
+    assert sum(seconds[name] for name in NETWORKS) > 0.5 * whole
+    assert not {"training_step", "_student", "update_teacher"} & set(vars(model))
+
+
+def test_a_phase_gets_the_time_spent_in_it(monkeypatch):
+    clock = iter(range(1000))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    phases = Phases(warm=1, steps=1)
+    phases._seen = 1
+    phases.enter("loss")  # 0
+    phases.enter("logging")  # 1
+    phases.leave()  # 2: one tick of logging
+    phases.leave()  # 3: one tick more of loss
+    phases.measured, phases._whole = 1, len(phases._marks)
+    assert phases.seconds() == {"loss": 2, "logging": 1}
+
+
+def test_the_online_classifier_is_logging(monkeypatch):
+    online = ReSSL.online_loss
+
+    def slow(*args):
+        time.sleep(0.5)
+        return online(*args)
+
+    monkeypatch.setattr(ReSSL, "online_loss", slow)
+    phases = Phases(warm=1, steps=2)
+    fit(phases)
+    assert phases.seconds()["logging"] > 0.5
+
+
+def test_a_name_that_the_method_no_longer_has_is_an_error(monkeypatch):
+    monkeypatch.setitem(profile.METHODS, "_gone", "loss")
+    with pytest.raises(AttributeError, match="_gone"):
+        fit(Phases(warm=1, steps=2))
+
+
+def test_floors_are_counted_from_the_shapes():
+    model = ReSSL(make_config(method_kwargs__queue_size=64, batchnorm__groups=2))
+    shapes = [(8, 3, 16, 16), (8, 3, 16, 16)]
+    least = floors.of_step(model, shapes, MACHINE)
+    # views: two of 8 x 3 x 16 x 16, read as bytes and written as float32
+    assert least["views"].seconds == pytest.approx(2 * 8 * 3 * 256 * 5 / 1e10)
+    # loss: scores and reads of 16 rows against 64 x 16, two products of 2 N K D each
+    assert least["loss"].seconds == pytest.approx(2 * 2 * 16 * 64 * 16 / 1e11)
+    forward, backward = least["student forward"].seconds, least["backward"].seconds
+    assert least["teacher forward"].seconds == forward
+    assert 1.9 * forward < backward < 2 * forward  # no gradient by the pixels
+    # ResNet-18 with the paper's stem: 0.56 G multiply-adds at 32x32, a quarter at 16x16
+    assert forward * 1e12 == pytest.approx(8 * 2 * 0.5558e9 / 4, rel=0.01)
+
+
+def test_multi_crop_counts_every_crop():
+    model = ReSSL(make_config())
+    one = floors.network_flops(model, [(8, 3, 16, 16)])
+    assert floors.network_flops(model, [(8, 3, 16, 16)] * 2) == tuple(2 * x for x in one)
+
+
+def test_the_machine_is_measured():
+    machine = floors.measure(torch.device("cpu"))
+    assert 1e8 < machine.flops32 < 1e14 and 1e8 < machine.flops < 1e14
+    assert 1e8 < machine.bytes < 1e13
+
+
+def test_the_losss_floor_is_of_full_float32_products_and_the_networks_of_the_runs(monkeypatch):
+    seen = []
+
+    def product(device, dtype, side):
+        seen.append((dtype, torch.backends.cuda.matmul.fp32_precision))
+        return 1.0 + len(seen)
+
+    monkeypatch.setattr(floors, "_product", product)
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")
+    try:
+        machine = floors.measure(torch.device("cpu"))
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert seen == [(torch.float32, "tf32"), (torch.float32, "ieee")]
+    assert machine.flops32 < machine.flops
+
+
+def run_table(tmp_path, monkeypatch, **changes):
+    """Lines of the profile of a run of two steps, split at the bars."""
+    monkeypatch.setattr("ressl_plugin.train.profile.WARM", 1)
+    monkeypatch.setattr("ressl_plugin.train.profile.STEPS", 1)
+    image_folder(tmp_path / "images", splits=("train",))
+    cfg = make_config(data__train_path=str(tmp_path / "images" / "train"), max_epochs=1, **changes)
+    cfg.augmentations[0].crop_size = cfg.augmentations[1].crop_size = 16
+    for key in ("num_classes", "num_large_crops", "num_small_crops"):
+        del cfg.data[key]
+    OmegaConf.update(cfg, "run_dir", str(tmp_path / "run"), force_add=True)
+    OmegaConf.update(cfg, "profile", True, force_add=True)
+    OmegaConf.update(cfg, "enable_progress_bar", False, force_add=True)
+    pretrain(config.finish(cfg))
+    text = (tmp_path / "run" / "profile.md").read_text()
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in text.splitlines()]
+    return {row[0]: row[1:] for row in rows if row and row[0] and row[0][0].isalpha()}
+
+
+def test_a_run_writes_the_table(tmp_path, monkeypatch):
+    rows = run_table(tmp_path, monkeypatch)
+    assert rows.keys() - {"phase", "step"} == set(PHASES)
+    assert float(rows["step"][3]) > 0
+
+
+def test_a_method_without_floors_gets_a_table_without_them(tmp_path, monkeypatch):
+    rows = run_table(tmp_path, monkeypatch, method="supervised")
+    assert {"loss", "backward", "step"} <= rows.keys()
+    assert {tuple(row[2:4]) for name, row in rows.items() if name != "phase"} == {("-", "-")}
+
+
+def test_a_run_may_be_resumed_without_its_profile():
+    assert config_differences({"profile": True}, {"profile": False}) == []
+
+
+def test_only_where_it_is_asked_for(tmp_path):
+    cfg = config.finish(config.load("digits/ressl", ["accelerator=cpu"]))
+    cfg.devices = 1
+    has = lambda: any(isinstance(c, Profile) for c in make_trainer(cfg, tmp_path).callbacks)
+    assert not has()
+    cfg.profile = True
+    assert has()
