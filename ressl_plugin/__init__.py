@@ -1,6 +1,6 @@
 """ReSSL (Relational Self-Supervised Learning with Weak Augmentation) for solo-learn."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 
 def register() -> None:
