@@ -43,7 +43,7 @@ BACKBONES = BaseMethod._BACKBONES
 logging.getLogger().addFilter(lambda r: not str(r.msg).startswith("Using scheduler_interval="))
 
 
-class MomentumBase(mends.ResumedSchedule, BaseMomentumMethod):
+class MomentumBase(BaseMomentumMethod):
     """The host's momentum base class; `cfg` (main's schema) may leave out what has a default.
 
     Filled in place, as the host does.

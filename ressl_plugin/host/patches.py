@@ -131,29 +131,37 @@ def _in_training(model) -> bool:
         return False
 
 
+def mend_momentum_update() -> None:
+    """The teacher moves in `optimizer_step`, as soon as the student has.
+
+    The host's `on_train_batch_end` comes after the callbacks, so that none could save a whole step;
+    1.0.2's wants an argument that is no longer passed and takes the schedule's length from the
+    loader, whatever limit_train_batches says. And no checkpoint keeps tau: it is computed of the
+    steps done, resumed or not.
+    """
+    from solo.methods.base import BaseMomentumMethod
+
+    def optimizer_step(self, *args, **kwargs):
+        done, steps = self.trainer.global_step, self.trainer.estimated_stepping_batches
+        super(BaseMomentumMethod, self).optimizer_step(*args, **kwargs)
+        self.momentum_updater.update_tau(cur_step=done, max_steps=steps)
+        for student, teacher in self.momentum_pairs:
+            self.momentum_updater.update(student, teacher)
+        self.log("tau", self.momentum_updater.cur_tau)
+
+    BaseMomentumMethod.optimizer_step = optimizer_step
+    for hook in ("on_train_start", "on_train_batch_end"):  # which counts the steps; which moved it
+        delattr(BaseMomentumMethod, hook)
+
+
 def apply() -> None:
     """All of the above, once, after `solo.methods` has been imported."""
     from solo.methods.linear import LinearModel
 
     mend_top5()
     mend_knn()
+    mend_momentum_update()
     mend_reduce_on_plateau(LinearModel)
-
-
-class ResumedSchedule:
-    """Mixin of the momentum base: a resumed run goes on with its tau.
-
-    The host keeps `cur_tau` in no checkpoint, so that the first step after a resume would use
-    `base_tau`; it is recomputed from the step count instead.
-    """
-
-    def on_train_start(self):
-        super().on_train_start()
-        if self.trainer.global_step > 0:
-            self.momentum_updater.update_tau(
-                cur_step=self.trainer.global_step,
-                max_steps=self.trainer.estimated_stepping_batches,
-            )
 
 
 def rename_old_keys(module, state_dict, prefix, *_) -> None:

@@ -11,6 +11,7 @@ import math
 
 import torch
 import torch.nn.functional as F
+from lightning.pytorch import LightningModule
 from omegaconf import OmegaConf
 from torch import Tensor, nn
 
@@ -235,11 +236,8 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
     def optimizer_step(self, *args, **kwargs) -> None:
         """One step of the optimizer, whose closure is forward and backward; then Eq. 6."""
         m = self.momentum_now(self.trainer.global_step)
-        super().optimizer_step(*args, **kwargs)
+        LightningModule.optimizer_step(self, *args, **kwargs)  # the host's moves the teacher, too
         self.update_teacher(m)
-
-    def on_train_batch_end(self, outputs, batch, batch_idx: int) -> None:
-        """Where the host moves its teacher; ours has moved already."""
 
     def on_train_start(self) -> None:
         """All ranks begin with rank 0's memory; DDP leaves it alone from here on."""

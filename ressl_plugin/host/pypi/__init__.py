@@ -184,7 +184,7 @@ class Adapter:
         return super().base_momentum_forward(self._to_layout(X))
 
 
-class MomentumBase(mends.ResumedSchedule, Adapter, BaseMomentumMethod):
+class MomentumBase(Adapter, BaseMomentumMethod):
     """1.0.2's momentum base class with the constructor and the hooks of the main branch's.
 
     `cfg` is filled in place, as main does. Subclasses override `forward` and `momentum_forward`,
@@ -223,8 +223,6 @@ class MomentumBase(mends.ResumedSchedule, Adapter, BaseMomentumMethod):
 @cache
 def adapted(cls):
     """The method `cls` of 1.0.2 as a class constructed from a config in main's schema."""
-    momentum = issubclass(cls, BaseMomentumMethod)
-    bases = (mends.ResumedSchedule, Adapter, cls) if momentum else (Adapter, cls)
 
     def __init__(self, cfg):
         cfg = defaults.fill(defaults.copy_of(cfg))
@@ -236,7 +234,7 @@ def adapted(cls):
         cfg = defaults.fill_method(cfg, values)
         Adapter.__init__(self, cfg, cls)
 
-    return type(cls.__name__, bases, {"__init__": __init__, "__doc__": cls.__doc__})
+    return type(cls.__name__, (Adapter, cls), {"__init__": __init__, "__doc__": cls.__doc__})
 
 
 ReSSL = adapted(_HostReSSL)

@@ -52,24 +52,6 @@ def mend_validation() -> None:
         cls.on_validation_epoch_end = average
 
 
-def mend_momentum_update() -> None:
-    """`on_train_batch_end` wants a `dataloader_idx` that is no longer passed; and the schedule of
-    tau took its length from the loader, whatever limit_train_batches said."""
-    from solo.methods.base import BaseMomentumMethod
-
-    def on_train_batch_end(self, outputs, batch, batch_idx, dataloader_idx=0):
-        step = self.trainer.global_step
-        if step > self.last_step:
-            for student, teacher in self.momentum_pairs:
-                self.momentum_updater.update(student, teacher)
-            self.log("tau", self.momentum_updater.cur_tau)
-            steps = self.trainer.estimated_stepping_batches
-            self.momentum_updater.update_tau(cur_step=step, max_steps=steps)
-        self.last_step = step
-
-    BaseMomentumMethod.on_train_batch_end = on_train_batch_end
-
-
 def mend_dino() -> None:
     """DINO's `clip_gradients(threshold)` has the name of a hook of Lightning's."""
     from solo.methods.dino import DINO
@@ -236,7 +218,6 @@ def apply() -> None:
     """All of the above, once, after `solo` has been imported."""
     for mend in (
         mend_validation,
-        mend_momentum_update,
         mend_dino,
         mend_whitening,
         mend_lars,

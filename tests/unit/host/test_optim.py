@@ -1,5 +1,6 @@
 """Learning rates, their schedules, LARS and the momentum schedule, the same on both hosts."""
 
+import copy
 import math
 
 import lightning.pytorch as pl
@@ -110,23 +111,60 @@ def test_lars_scales_the_gradient_of_the_closure(config, trained, tiny, toy):
         torch.testing.assert_close(after, reference, rtol=1e-5, atol=1e-7)
 
 
-def test_resumed_run_goes_on_with_its_tau(config, trained, tmp_path, tiny, toy):
+def test_resumed_run_goes_on_with_its_tau(config, trained, tmp_path, tiny):
     momentum = {"base_tau": 0.5, "final_tau": 1.0}
     taus = []
 
     class Watch(pl.Callback):
-        def on_train_batch_start(self, trainer, module, *_):
-            taus.append(module.momentum_updater.cur_tau)
+        def on_train_batch_end(self, trainer, module, *_):
+            taus.append(module.momentum_updater.cur_tau)  # of this step's update
 
         def on_train_epoch_end(self, trainer, module):
             if trainer.current_epoch == 1:
                 trainer.save_checkpoint(tmp_path / "half.ckpt")
 
     def run(**options):
-        model = toy(config("ressl", backbone=tiny, max_epochs=4, momentum=momentum))
+        model = host.build_method(config("byol", backbone=tiny, max_epochs=4, momentum=momentum))
         trained(model, epochs=4, val=False, callbacks=[Watch()], **options)
 
     run()
     run(ckpt_path=tmp_path / "half.ckpt")
     cosine = [1 - 0.25 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
     assert taus == pytest.approx([*cosine, *cosine[4:]])
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_teacher_moves_as_the_hosts_own_hook_moved_it(accumulate, config, trained, tiny):
+    """After each optimizer step, by the tau that the steps before it give."""
+    cfg = config(
+        "byol", backbone=tiny, max_epochs=6, accumulate_grad_batches=accumulate,
+        momentum={"base_tau": 0.5, "final_tau": 1.0},
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = host.build_method(cfg)
+    pairs = [(student, copy.deepcopy(teacher)) for student, teacher in model.momentum_pairs]
+    updater = type(model.momentum_updater)(0.5, 1.0)
+    seen = []
+
+    class HostsOwn(pl.Callback):
+        last_step = 0
+
+        def on_train_batch_end(self, trainer, module, *_):
+            if trainer.global_step > self.last_step:
+                for student, teacher in pairs:
+                    updater.update(student, teacher)
+                seen.append(updater.cur_tau)
+                updater.update_tau(
+                    cur_step=trainer.global_step, max_steps=trainer.estimated_stepping_batches
+                )
+            self.last_step = trainer.global_step
+            for (_, ours), (_, theirs) in zip(module.momentum_pairs, pairs, strict=True):
+                for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+                    assert torch.equal(a, b)
+
+    runner = trained(
+        model, epochs=6 // (2 // accumulate), val=False, callbacks=[HostsOwn()],
+        accumulate_grad_batches=accumulate,
+    )  # fmt: skip
+    assert runner.global_step == len(seen) == 6
+    assert runner.callback_metrics["tau"] == pytest.approx(seen[-1])
