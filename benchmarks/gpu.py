@@ -26,8 +26,7 @@ import loss
 import torch
 import training
 
-from ressl_plugin.train import pretrain
-from ressl_plugin.train import profile as profiles
+from ressl_plugin.train import pretrain, profile
 from ressl_plugin.views import batched, recipe
 
 DRY = ["precision=32-true", "accelerator=cpu", "batchnorm.groups=2"]
@@ -141,7 +140,7 @@ def _cifar_files(folder: Path) -> list[str]:
 def profile_part(args):
     """Where the time of a CIFAR-10 step goes, from a short profiled run."""
     if args.dry_run:
-        profiles.WARM, profiles.STEPS = 1, 1
+        profile.WARM, profile.STEPS = 1, 1
     images, size, batch = (48, 8, 16) if args.dry_run else (256 * 150, 32, 256)
     file = end_to_end.random_npz(args.out / "profile.npz", images, size)
     cfg = end_to_end.run_config(file, size, [

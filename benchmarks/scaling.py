@@ -19,7 +19,7 @@ from pathlib import Path
 import common
 import training
 
-from ressl_plugin.train import roofline as floors
+from ressl_plugin.train import roofline
 from ressl_plugin.views import recipe
 
 
@@ -91,8 +91,8 @@ def work(name: str, overrides: list[str], images: int) -> Work:
     rows = training.config.load(name, overrides).method_kwargs.queue_size
     model = training.ours(cfg, batchnorm__groups=0)
     crops = [(2, 3, c.crop_size, c.crop_size) for c in recipe.read(cfg.augmentations).crops]
-    student = floors.network_flops(model, [crops[i] for i in model.student_views])
-    teacher = floors.network_flops(model, [crops[model.teacher_view]])[0]
+    student = roofline.network_flops(model, [crops[i] for i in model.student_views])
+    teacher = roofline.network_flops(model, [crops[model.teacher_view]])[0]
     loss = 4 * (1 + len(model.student_views)) * rows * model.queue.shape[1]
     weights = sum(p.numel() for s, _ in model.momentum_pairs for p in s.parameters())
     return Work((sum(student) + teacher) / 2, loss, 4 * weights, cfg.max_epochs, images)

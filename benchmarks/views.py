@@ -147,7 +147,7 @@ def _dali(cfg, size: int, images: int, args):
     from ressl_plugin.data import dali
 
     read = recipe.read(cfg.augmentations)
-    dataset = data.open(cfg, "pretrain")
+    dataset = data.build_dataset(cfg, "pretrain")
     return dali.loader(cfg, read, dataset, device=torch.device("cpu"), rank=0, world_size=1)
 
 

@@ -6,8 +6,8 @@ import sys
 
 from ranks import on_ranks
 
-from ressl_plugin.cli import main as cli
-from ressl_plugin.method import ressl as method
+from ressl_plugin.cli.main import main
+from ressl_plugin.method import ressl
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.ressl import ReSSL
 
@@ -40,10 +40,10 @@ def run_cli(words, happens=None, at=5, wrong=None):
         count[0] += 1
         return type(found)(found[0] * math.nan, found[1]) if count[0] in (wrong or ()) else found
 
-    ReSSL.training_step, method.relational_loss = training_step, loss
+    ReSSL.training_step, ressl.relational_loss = training_step, loss
     sys.argv = ["ressl", *words]
     try:
-        return cli.main(words)
+        return main(words)
     except SystemExit as error:
         return error.code
 

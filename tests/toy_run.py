@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ressl_plugin.run import checkpoint
-from ressl_plugin.train import checkpointing as saving
+from ressl_plugin.train import checkpointing
 from ressl_plugin.utils import distributed
 
 EPOCHS, BATCHES, BATCH = 3, 5, 4
@@ -120,11 +120,13 @@ def train(run, loader, kill_at=None, fault=None, resume=True, validate=True, eve
     pl.seed_everything(3, verbose=False)
     frequency = kwargs.pop("frequency", 1)
     toy = Toy(run / "losses", kill_at, fault)
-    callback = saving.CheckpointCallback(run, CONFIG, frequency=frequency, every_n_steps=every)
+    callback = checkpointing.CheckpointCallback(
+        run, CONFIG, frequency=frequency, every_n_steps=every
+    )
     trainer = pl.Trainer(
         **{"max_epochs": EPOCHS, "accelerator": "cpu", "devices": 1, **kwargs},
         callbacks=[callback],
-        plugins=[saving.AtomicCheckpointIO()],
+        plugins=[checkpointing.AtomicCheckpointIO()],
         enable_checkpointing=False,
         logger=False,
         enable_progress_bar=False,
@@ -150,7 +152,7 @@ def losses(run, rank=0):
 def same_run(run, reference):
     assert losses(run) == losses(reference)
     ours, theirs = checkpoint.load(run), checkpoint.load(reference)
-    for part in ("state_dict", "optimizer_states", "lr_schedulers", saving.RNG):
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", checkpointing.RNG):
         assert equal(ours[part], theirs[part]), part
     return True
 

@@ -17,7 +17,7 @@ _PLACES = ("--out", "--voc", "--config-path", "-cp", "--config-name", "-cn")  # 
 _OVERRIDE = re.compile(r"[+]{0,2}[A-Za-z_][\w./@:]*=|~[A-Za-z_][\w./@:]*(=|$)")
 
 
-def apart(argv: list[str]) -> tuple[list[str], list[str]]:
+def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
     """(the other words, the overrides) of a command line: overrides may stand anywhere in it.
 
     argparse fills a list of positional words once, and lists of an option's values with what

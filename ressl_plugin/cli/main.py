@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    words, overrides = arguments.apart(sys.argv[1:] if argv is None else argv)
+    words, overrides = arguments.split_argv(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
     args.overrides = [*getattr(args, "overrides", []), *overrides]
     return guarded(lambda: _called(args))

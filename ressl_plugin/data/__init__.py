@@ -2,7 +2,7 @@
 
 from ressl_plugin.data.batches import BatchedLoader, worker_loader
 from ressl_plugin.data.check import Report, check_folder, check_once
-from ressl_plugin.data.datasets import ArrayImages, Indexed, open
+from ressl_plugin.data.datasets import ArrayImages, Indexed, build_dataset
 from ressl_plugin.data.digits import make_digits
 from ressl_plugin.data.evaluation import crop_size, evaluation_loader, evaluation_transform
 from ressl_plugin.data.folders import FlatFolder, FolderImages
@@ -22,6 +22,7 @@ __all__ = [
     "MemoryImages",
     "Report",
     "arrange_tiny_imagenet",
+    "build_dataset",
     "check_folder",
     "check_once",
     "common_size",
@@ -34,7 +35,6 @@ __all__ = [
     "make_digits",
     "mean_std",
     "memory_bytes",
-    "open",
     "printable",
     "read_npz",
     "to_rgb",

@@ -10,7 +10,7 @@ from ressl_plugin.data import known
 from ressl_plugin.data.images import EXTENSIONS, BadImage, decode, is_image_name, printable
 from ressl_plugin.data.walk import is_dir, walk
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.progress import bar as progress_bar
+from ressl_plugin.utils.progress import progress_bar
 
 # What happens to each kind. Converted ones are usable as they are (images.to_rgb says how).
 CONVERTED = ("grayscale", "palette", "alpha", "16-bit", "cmyk", "animated", "colour-space")

@@ -27,7 +27,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
 def loader(cfg, recipe, dataset, *, device, rank=0, world_size=1, draw_colour=None):
     """A DaliLoader of the run's batches.
 
-    cfg: a complete config; dataset: data.open(cfg, "pretrain"), a folder of image files; device:
+    cfg: a complete config; dataset: its images ("pretrain"), a folder of image files; device:
     the torch device that trains. draw_colour: see DaliLoader. Raises UserError without DALI, for
     data that are no files, for less than a batch, and for dali.device=gpu without CUDA.
     """

@@ -73,7 +73,7 @@ class Indexed(Dataset):
         return (index, *self.dataset[index])
 
 
-def open(cfg, split, transform=None, need_labels=False):
+def build_dataset(cfg, split, transform=None, need_labels=False):
     """Config in main's schema, a split -> Dataset of (transform(PIL RGB), target).
 
     split: "pretrain" (all training images, STL-10's unlabelled ones too, `data.fraction` of them),

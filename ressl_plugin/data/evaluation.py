@@ -3,7 +3,7 @@
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
-from ressl_plugin.data import datasets
+from ressl_plugin.data.datasets import build_dataset
 from ressl_plugin.data.statistics import interpolation, mean_std
 from ressl_plugin.data.workers import leave_signals
 
@@ -44,9 +44,9 @@ def evaluation_loader(
 ):
     """DataLoader of (images (N, 3, S, S), targets (N,)), in order, nothing dropped.
 
-    split as in datasets.open. transform: None for evaluation_transform(cfg). Raises UserError.
+    split as in build_dataset. transform: None for evaluation_transform(cfg). Raises UserError.
     """
-    dataset = datasets.open(cfg, split, transform or evaluation_transform(cfg), need_labels)
+    dataset = build_dataset(cfg, split, transform or evaluation_transform(cfg), need_labels)
     if batch_size is None:
         batch_size = (cfg.get("optimizer") or {}).get("batch_size") or 256
     if num_workers is None:

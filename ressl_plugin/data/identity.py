@@ -18,7 +18,7 @@ KEYS = ("images", "classes", "digest")
 
 
 def identify(dataset) -> dict:
-    """`{images: int, classes: int, digest: str}` of a data set from data.open.
+    """`{images: int, classes: int, digest: str}` of a data set from data.build_dataset.
 
     The digest is over names (below the data set's root) and sizes of its files, in order, and over
     the targets: the same for a copy elsewhere, another one if a file is added, taken away, renamed,

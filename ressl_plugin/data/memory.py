@@ -18,14 +18,14 @@ from ressl_plugin.data.images import fit, load_image, size_of
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.files import replace
 from ressl_plugin.utils.lock import locked
-from ressl_plugin.utils.progress import bar as progress_bar
+from ressl_plugin.utils.progress import progress_bar
 
 VERSION = 2  # 2: with a checksum of the pixels
 _CHUNK = 512
 
 
 class MemoryImages:
-    """All images of a data set from data.open: `images` uint8 (N, H, W, 3), `labels` int64 (N,)
+    """All images of a build_dataset: `images` uint8 (N, H, W, 3), `labels` int64 (N,)
     with -1 for none, both CPU tensors, and `classes`.
 
     Arrays (CIFAR, .npz) that need no resizing are taken as they are. Everything else is decoded

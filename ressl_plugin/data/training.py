@@ -117,7 +117,7 @@ class PretrainData(pl.LightningDataModule):
             return
         self._check(self.dataset, self.identity, not self.cfg.data.no_labels)
         if self.has_val:
-            val = data.open(self.cfg, "val")
+            val = data.build_dataset(self.cfg, "val")
             self._check(val, data.identify(val), True)
 
     def _check(self, dataset, found: dict, labels: bool) -> None:
@@ -186,7 +186,7 @@ class PretrainData(pl.LightningDataModule):
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         as_they_are = self.cfg.data.dataset in ("cifar10", "cifar100")  # nothing is resized
         if self.backend == "batched" and as_they_are and not self.cfg.data.image_size:
-            images = data.MemoryImages(data.open(self.cfg, "val"), self.run_dir / "cache")
+            images = data.MemoryImages(data.build_dataset(self.cfg, "val"), self.run_dir / "cache")
             parts = [t[rank::ranks] for t in images.to(self.trainer.strategy.root_device)]
             return CleanBatches(*parts, self.cfg.optimizer.batch_size, *data.mean_std(self.cfg))
         loader = data.evaluation_loader(self.cfg, "val")
@@ -203,9 +203,9 @@ class PretrainData(pl.LightningDataModule):
 
 
 def training_set(cfg):
-    """The images that a run of this config is trained on (data.open), untransformed."""
+    """The images that a run of this config is trained on (data.build_dataset), untransformed."""
     labelled = cfg.method == "supervised"  # of STL-10, the twentieth that has a label
-    return data.open(cfg, "train" if labelled else "pretrain", need_labels=labelled)
+    return data.build_dataset(cfg, "train" if labelled else "pretrain", need_labels=labelled)
 
 
 class HostViews:

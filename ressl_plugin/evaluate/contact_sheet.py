@@ -39,15 +39,15 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
         raise UserError(f"--images {images}: at least 1")
     cfg = config.finish(config.load(target, overrides))
     read = data.view_recipe(cfg)
-    dataset = data.open(cfg, "pretrain")
+    dataset = data.build_dataset(cfg, "pretrain")
     rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).long().unique().tolist()
     originals = [dataset[i][0] for i in rows]
     views = {"host": _host, "batched": _batched, "dali": _dali}[backend](
         cfg, read, dataset, rows, originals
     )
-    from ressl_plugin.views import contact_sheet as sheet
+    from ressl_plugin.views import contact_sheet
 
-    picture = sheet.sheet(originals, read, views)
+    picture = contact_sheet.sheet(originals, read, views)
     out.parent.mkdir(parents=True, exist_ok=True)
     files.replace(out, _encoded(picture, out))
     return out

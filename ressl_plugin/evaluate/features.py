@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.progress import bar as progress_bar
+from ressl_plugin.utils.progress import progress_bar
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ressl_plugin.evaluate.linear import topk_accuracy
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.progress import bar as progress_bar
+from ressl_plugin.utils.progress import progress_bar
 
 DECAY, DECAY_AT = 0.2, (0.6, 0.8)
 FEW = 0.03  # share of the labels up to which the first pair of rates is taken

@@ -150,10 +150,10 @@ def neighbours_of_run(
     stored = round(size * 256 / 224) if size >= 96 else size
     fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
     pictures = transforms.Compose(fit)
-    train = data.open(cfg, "train", pictures)
+    train = data.build_dataset(cfg, "train", pictures)
     there = cfg.data.val_path is not None or cfg.data.dataset in TEST_SETS
     held_out = split == "val" and there
-    val = data.open(cfg, "val", pictures) if held_out else train
+    val = data.build_dataset(cfg, "val", pictures) if held_out else train
 
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(val), generator=generator).tolist()

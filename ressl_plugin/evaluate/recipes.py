@@ -163,8 +163,8 @@ def training_transform(cfg: DictConfig):
 
 def datasets(cfg: DictConfig):
     """(train, val) of (image (3, S, S), target): crop and flip, and clean images."""
-    train = data.open(cfg, "train", training_transform(cfg), need_labels=True)
-    return train, data.open(cfg, "val", data.evaluation_transform(cfg), need_labels=True)
+    train = data.build_dataset(cfg, "train", training_transform(cfg), need_labels=True)
+    return train, data.build_dataset(cfg, "val", data.evaluation_transform(cfg), need_labels=True)
 
 
 def loaders(cfg: DictConfig, batch_size: int = 256, seed: int = 0):

@@ -142,7 +142,7 @@ def data_sets_of(run: Run) -> dict[str, dict]:
     """
     place = OmegaConf.to_yaml(run.cfg.data)
     if place not in _identities:
-        splits = {split: data.open(run.cfg, split) for split in ("train", "val")}
+        splits = {split: data.build_dataset(run.cfg, split) for split in ("train", "val")}
         _identities[place] = {split: data.identify(images) for split, images in splits.items()}
     return _identities[place]
 

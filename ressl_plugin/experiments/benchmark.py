@@ -19,7 +19,7 @@ from ressl_plugin.experiments import sweep
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number, render
-from ressl_plugin.views import recipe as views_recipe
+from ressl_plugin.views import recipe
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,7 @@ def views(base: DictConfig, kind: str) -> list[dict]:
     Raises:
         UserError: the recipe has no weak view, or the kind is unknown.
     """
-    entries = views_recipe.expand(base.augmentations)
+    entries = recipe.expand(base.augmentations)
     if kind == "recipe":
         return entries
     weak = [e for e in entries if e.get("role") == "teacher"]

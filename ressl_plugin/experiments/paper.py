@@ -1,6 +1,6 @@
 """`ressl paper NAME`: train and evaluate the cells of one of the paper's tables, then print it.
 
-What the cells are is in scripts/ablation and scripts/paper, one YAML file a table (see plan.py).
+What the cells are is in scripts/ablation and scripts/paper, one YAML file a table (paper_spec.py).
 Each cell is a run directory OUT/<recipe and words>/<cell>. A finished cell is not run again, an
 interrupted one is resumed. Two tables share a cell where both have the recipe, the words and the
 cell's name in common; the same training under another name is another cell.
@@ -17,11 +17,10 @@ from omegaconf import DictConfig, OmegaConf
 from ressl_plugin import config, run
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.evaluate import finetune, lowshot
-from ressl_plugin.experiments import benchmark, sweep, tables
-from ressl_plugin.experiments import paper_spec as plan
+from ressl_plugin.experiments import benchmark, paper_spec, sweep, tables
 from ressl_plugin.experiments.paper_cells import VOC, cell
 from ressl_plugin.run import checkpoint, results
-from ressl_plugin.train import stem as stems
+from ressl_plugin.train import stem
 from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
 
@@ -67,9 +66,9 @@ def reproduce(
     """
     from ressl_plugin.evaluate.subject import device_named
 
-    spec, out = plan.read(name), Path(out)
+    spec, out = paper_spec.read(name), Path(out)
     device_named(device)
-    with plan.within(plan.find(name)):
+    with paper_spec.within(paper_spec.find(name)):
         planned = cells(spec, list(overrides), out)
         if "table" in spec:
             _check_places(spec["table"], planned)
@@ -198,7 +197,7 @@ def cells(spec: dict, overrides: list[str], out: Path) -> list[DictConfig]:
     """The complete config of every cell, `run_dir` set, in the order of the file, each once.
 
     Args:
-        spec: of `plan.read`; overrides: for every cell, after its own words.
+        spec: of `paper_spec.read`; overrides: for every cell, after its own words.
 
     Raises:
         UserError: a recipe or method that is not there, a config that cannot work, two cells that
@@ -206,7 +205,7 @@ def cells(spec: dict, overrides: list[str], out: Path) -> list[DictConfig]:
     """
     made: dict[str, DictConfig] = {}
     for number, group in enumerate(spec["groups"], 1):
-        with plan.within(f"group {number}"):
+        with paper_spec.within(f"group {number}"):
             for cfg in _of_group(group, spec["operations"], overrides, out):
                 first = made.setdefault(cfg.run_dir, cfg)
                 differing = config_differences(first, cfg)
@@ -225,12 +224,12 @@ def _of_group(group: dict, operations: dict, overrides: list[str], out: Path) ->
     if "methods" in group:
         base = config.finish(config.load(recipe, [*words, *overrides]))
         for method in group["methods"]:
-            with plan.within(f"method {method}"):
+            with paper_spec.within(f"method {method}"):
                 cfg = _method(base, method, folder)
             yield cfg
         return
     for name, more in _named(group, operations).items():
-        with plan.within(f"cell {name}"):
+        with paper_spec.within(f"cell {name}"):
             cfg = config.finish(config.load(recipe, [*words, *more, *overrides]))
         yield _placed(cfg, folder / name)
 
@@ -242,7 +241,7 @@ def _named(group: dict, operations: dict) -> dict[str, list[str]]:
             name: [operations.get(word, word) for word in words]
             for name, words in group["cells"].items()
         }
-    with plan.within("sweep"):
+    with paper_spec.within("sweep"):
         combinations = sweep.combinations(group["sweep"])
     return {",".join(map(sweep.short, words)): words for words in combinations}
 
@@ -272,7 +271,7 @@ def train(cfg: DictConfig) -> None:
     if cfg.method != "random":
         sweep.train(cfg)
         return
-    cfg = stems.settle(runnable(cfg))
+    cfg = stem.settle(runnable(cfg))
     run.start(cfg, cfg)
     network = run.Run(folder, cfg, folder).backbone(trained=False)
     state = {f"backbone.{k}": v for k, v in network.state_dict().items()}
@@ -283,7 +282,7 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
     """One evaluator on a trained cell, unless its results are there as they are wanted.
 
     Args:
-        evaluator, settings: of a file that `plan.read` has checked.
+        evaluator, settings: of a file that `paper_spec.read` has checked.
 
     Raises:
         UserError: images or labels that the evaluator needs are not there.

@@ -23,7 +23,7 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.data import identity
 from ressl_plugin.run import results
-from ressl_plugin.train import stem as stems
+from ressl_plugin.train import stem
 from ressl_plugin.utils.devices import device_count, runnable
 from ressl_plugin.utils.errors import RunFault, UserError
 
@@ -139,7 +139,7 @@ def check_images(configs: list[DictConfig], labels: bool = True) -> None:
     splits = ("train", "val") if labels else ("pretrain",)
     for cfg in {OmegaConf.to_yaml(cfg.data): cfg for cfg in configs}.values():
         for split in splits:
-            data.open(cfg, split, need_labels=labels)
+            data.build_dataset(cfg, split, need_labels=labels)
 
 
 def same_experiment(cfg: DictConfig) -> None:
@@ -153,7 +153,7 @@ def same_experiment(cfg: DictConfig) -> None:
     if cfg.resume_force or not file.is_file():
         return
     there = OmegaConf.create(yaml_files.read(file))
-    differing = config_differences(there, stems.settle(runnable(cfg)))
+    differing = config_differences(there, stem.settle(runnable(cfg)))
     place = OmegaConf.select(there, "data.train_path")
     if not differing and cfg.data.train_path != place:  # it may be a copy
         differing = _other_data(cfg, place)

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from ressl_plugin.config.diff import decisive
 from ressl_plugin.data import identity
 from ressl_plugin.evaluate.subject import method_name
-from ressl_plugin.experiments import paper_cells as cells
+from ressl_plugin.experiments import paper_cells
 from ressl_plugin.experiments.paper_numbers import GRID, TABLES
 from ressl_plugin.run import results
 from ressl_plugin.utils.devices import device_count
@@ -52,13 +52,13 @@ def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
         for records in _evaluations(group):
             first = records[0]
             value, spread = _summary(records)
-            paper = cells.paper_number(cfg, first, group[0][3])
+            paper = paper_cells.paper_number(cfg, first, group[0][3])
             seen = (first.get("data_sets") or {}).get("val") or {}
             lines.append(
                 [
                     label,
                     first.get("representation") or method_name(cfg),
-                    cells.data_name(cfg, first),
+                    paper_cells.data_name(cfg, first),
                     seen.get("images", ""),
                     _epochs(cfg, first),
                     f"{first['evaluator']}: {first['protocol']}",
@@ -99,9 +99,10 @@ def paper_table(
 
     A cell reads `ours [paper, difference]`, or `[paper]` where no run has it; rows and columns that
     the paper lacks come last. As CSV: one line a cell (row, column, ours, spread, paper,
-    difference, note). Runs that are not of this table (`cells.misfit`) are left out with a warning.
+    difference, note). Runs that are not of this table (`paper_cells.misfit`) are left out, which a
+    warning says.
     made_for_it: they are, whatever overrides they were made with. A number of fewer epochs or of
-    other images than the paper's has an asterisk and a line below the table (`cells.deviations`).
+    other images than the paper's has an asterisk and a line below (`paper_cells.deviations`).
     Of Table 3, as in the paper, each cell is the best one of Table 2's grid of temperatures.
 
     Raises:
@@ -170,9 +171,11 @@ def _cells(which, runs, made_for_it) -> tuple[dict[tuple, list[dict]], dict[tupl
     tried: dict[tuple, set] = {}  # Table 3: pairs of temperatures
     for group in _groups(runs):
         folder, cfg, _, trained_on = group[0]
-        places = [(cells.cell(which, cfg, r[0]), r) for r in _evaluations(group)] if cfg else []
+        places = (
+            [(paper_cells.cell(which, cfg, r[0]), r) for r in _evaluations(group)] if cfg else []
+        )
         places = [(place, records) for place, records in places if place]
-        why = cells.misfit(which, cfg) if places and not made_for_it else None
+        why = paper_cells.misfit(which, cfg) if places and not made_for_it else None
         if why:
             log.warning("%s is not of Table %d: %s", folder, which, why)
             continue
@@ -194,7 +197,7 @@ def _cells(which, runs, made_for_it) -> tuple[dict[tuple, list[dict]], dict[tupl
                     f"{_name(place[1])} and differ in more than the seed; give one of them"
                 )
             ours[place] = records
-            found = cells.deviations(which, cfg, records[0], trained_on)
+            found = paper_cells.deviations(which, cfg, records[0], trained_on)
             notes.pop(place, None)
             if found:
                 notes[place] = "; ".join(found)
@@ -217,7 +220,7 @@ def _weight_of(record, weights) -> tuple:
     if record["evaluator"] == "lowshot":
         return _weights(record) == weights, True, int("as PCL" in protocol)
     trained = 0 if "cached" in protocol else 1 if protocol.startswith("recipe") else 2
-    return _weights(record) == weights, not cells.other_images(record), trained
+    return _weights(record) == weights, not paper_cells.other_images(record), trained
 
 
 def read_config(run: str | Path) -> dict:

@@ -1,7 +1,7 @@
 """The only place that knows solo-learn's insides: one small interface over both its generations.
 
 Importing this package costs nothing; the first use of a name below imports solo-learn, mends it
-where it no longer runs (see `pypi_patches` and `mends`) and picks the file of its generation:
+where it no longer runs (see `pypi.patches` and `patches`) and picks the file of its generation:
 
     GENERATION          "main" (the GitHub main branch) or "pypi" (1.0.2, the release on PyPI)
     BACKBONES           its backbones by name, factory(method, **kwargs), the very dict, too

@@ -1,6 +1,6 @@
 """solo-learn >= 1.0.6 (the GitHub main branch), whose configs the plugin uses everywhere.
 
-Its methods train unmodified; see `mends` for the little that is wrong in both generations.
+Its methods train unmodified; see `patches` for the little that is wrong in both generations.
 """
 
 import logging
@@ -13,8 +13,7 @@ from solo.methods.linear import LinearModel as _HostLinear
 from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils.knn import WeightedKNNClassifier as KNN
 
-from ressl_plugin.host import defaults, pipelines
-from ressl_plugin.host import patches as mends
+from ressl_plugin.host import defaults, patches, pipelines
 from ressl_plugin.host.patches import features_dim
 from ressl_plugin.host.pipelines import MEAN_STD
 
@@ -37,7 +36,7 @@ __all__ = [
     "view_transform",
 ]
 
-mends.apply()
+patches.apply()
 BACKBONES = BaseMethod._BACKBONES
 # Said on the root logger at every construction of a method, of any run whatever.
 logging.getLogger().addFilter(lambda r: not str(r.msg).startswith("Using scheduler_interval="))
@@ -53,7 +52,7 @@ class MomentumBase(BaseMomentumMethod):
         cfg = defaults.fill(defaults.as_config(cfg))
         defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
         super().__init__(cfg)
-        self.register_load_state_dict_pre_hook(mends.rename_old_keys)
+        self.register_load_state_dict_pre_hook(patches.rename_old_keys)
 
 
 class ReSSL(_HostReSSL):
@@ -89,7 +88,7 @@ def build_backbone(cfg):
     """Bare backbone of `cfg.backbone` (N, 3, H, W) -> (N, d), as the host would build it."""
     cfg = defaults.fill(defaults.copy_of(cfg))
     table = BACKBONES
-    return mends.bare_backbone(defaults.choose("backbone.name", cfg.backbone.name, table), cfg)
+    return patches.bare_backbone(defaults.choose("backbone.name", cfg.backbone.name, table), cfg)
 
 
 def register_backbone(name: str, factory) -> None:

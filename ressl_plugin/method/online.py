@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ressl_plugin.utils import distributed
-from ressl_plugin.utils import knn as voting
-from ressl_plugin.utils.average_meter import Means
+from ressl_plugin.utils import distributed, knn
+from ressl_plugin.utils.average_meter import AverageMeter
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +25,7 @@ class OnlineEvaluation:
 
     def start_online(self) -> None:
         """Nothing seen yet."""
-        self.means = Means()
+        self.means = AverageMeter()
         # for the online kNN, this rank's features and labels: of the epoch, of the clean images
         self._bank: list[tuple[Tensor, Tensor]] = []
         self._clean: list[tuple[Tensor, Tensor]] = []
@@ -134,10 +133,10 @@ class OnlineEvaluation:
         of ImageNet's, several times over. Here the clean images' are gathered, every rank finds the
         neighbours among its own, and the nearest of those are the neighbours.
         """
-        train, labels = voting.labelled(*_taken(self._bank))
-        test, targets = map(distributed.gather, voting.labelled(*_taken(self._clean)))
+        train, labels = knn.labelled(*_taken(self._bank))
+        test, targets = map(distributed.gather, knn.labelled(*_taken(self._clean)))
         distance = self.knn.distance_fx
-        near, voted = voting.nearest(train, labels, test, self.knn.k, distance)
+        near, voted = knn.nearest(train, labels, test, self.knn.k, distance)
         if distributed.world() > 1:
             near, voted = (distributed.gather(x.t()).t() for x in (near, voted))
             near, best = near.topk(min(self.knn.k, near.size(1)))
@@ -145,7 +144,7 @@ class OnlineEvaluation:
         if 0 in near.shape:
             return -1.0, -1.0
         temperature = self.knn.T if distance == "cosine" else None
-        return voting.vote(near, voted, targets, self.num_classes, temperature)
+        return knn.vote(near, voted, targets, self.num_classes, temperature)
 
 
 def _of_all_ranks(state: dict) -> list[dict]:

@@ -16,14 +16,13 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from ressl_plugin import config, host
-from ressl_plugin.method import backbone as backbones
-from ressl_plugin.method import batchnorm
+from ressl_plugin.method import backbone, batchnorm
 from ressl_plugin.method.infonce import info_nce
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.online import OnlineEvaluation
 from ressl_plugin.method.queue import FeatureQueue
 from ressl_plugin.method.schedule import WarmupCosine
-from ressl_plugin.method.skip_nonfinite import Steady
+from ressl_plugin.method.skip_nonfinite import SkipNonfinite
 from ressl_plugin.utils import distributed, sampling
 from ressl_plugin.views import recipe
 
@@ -36,7 +35,7 @@ def head(d_in: int, hidden: int, d_out: int, norm: bool = False) -> nn.Sequentia
     return nn.Sequential(*layers)
 
 
-class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
+class ReSSL(SkipNonfinite, OnlineEvaluation, host.MomentumBase):
     """Student, teacher and memory, trained by the relational loss.
 
     Built from a config in solo-learn main's schema (see schema.py for every key). State-dict keys
@@ -48,14 +47,14 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
     """
 
     def __init__(self, cfg):
-        backbones.offer(cfg.backbone.name)
-        backbones.check_kwargs(cfg)
+        backbone.offer(cfg.backbone.name)
+        backbone.check_kwargs(cfg)
         super().__init__(self.add_and_assert_specific_cfg(cfg))
         kwargs = self.cfg.method_kwargs
         self.tau_s, self.tau_t = kwargs.temperature_q, kwargs.temperature_k
         self.student_views, self.teacher_view = _roles(self.cfg)
 
-        backbones.set_stem(self.backbone, self.cfg.backbone.stem)
+        backbone.set_stem(self.backbone, self.cfg.backbone.stem)
         self.momentum_backbone = _teacher_of(self.backbone)
         self.projector = head(
             self.features_dim, kwargs.proj_hidden_dim, kwargs.proj_output_dim, kwargs.proj_batchnorm
@@ -241,7 +240,7 @@ class ReSSL(Steady, OnlineEvaluation, host.MomentumBase):
 
     def on_train_start(self) -> None:
         """All ranks begin with rank 0's memory; DDP leaves it alone from here on."""
-        distributed.same_([self.queue, self.queue_ptr])
+        distributed.broadcast([self.queue, self.queue_ptr])
 
     def momentum_now(self, step: int) -> float:
         """m after `step` optimizer steps: constant, or the host's cosine from base to final."""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from ressl_plugin.utils import distributed
 
 
-class Steady:
+class SkipNonfinite:
     """Mixed into the method: skips non-finite batches, averages batch norm over ranks.
 
     Attributes:
@@ -32,7 +32,7 @@ class Steady:
 
     def to_be_skipped(self, loss: Tensor) -> bool:
         """Whether any rank's loss is not finite, where such batches are left out."""
-        if self._before is None or bool(distributed.everywhere(loss.isfinite())):
+        if self._before is None or bool(distributed.all_true(loss.isfinite())):
             self._accepted, self.skipped_in_a_row = True, 0
             return False
         return True

@@ -5,7 +5,7 @@ from __future__ import annotations
 from omegaconf import OmegaConf
 
 from ressl_plugin import host
-from ressl_plugin.method import backbone as backbones
+from ressl_plugin.method import backbone
 from ressl_plugin.utils.errors import UserError
 
 
@@ -23,7 +23,7 @@ class Supervised(host.LinearModel):
         cfg = OmegaConf.create({**OmegaConf.to_container(cfg), "finetune": True})
         if (cfg.data.get("num_classes") or 1) < 2 or cfg.data.get("no_labels"):
             raise UserError("method=supervised: the data has no labels; give labelled data")
-        super().__init__(backbones.build(cfg), cfg)
+        super().__init__(backbone.build(cfg), cfg)
         self.cfg = cfg
 
     def training_step(self, batch, batch_idx: int):

@@ -18,7 +18,7 @@ from torch import nn
 
 from ressl_plugin import config
 from ressl_plugin.config import yaml_files
-from ressl_plugin.method import backbone as backbones
+from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_weights
 from ressl_plugin.utils import distributed
@@ -67,7 +67,7 @@ class Run:
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.cfg.seed)
-            network = backbones.build(self.cfg)
+            network = backbone.build(self.cfg)
         if trained:
             load_backbone(network, self.state, self.file, "momentum_backbone" if teacher else None)
         return network.eval()

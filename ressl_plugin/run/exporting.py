@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from ressl_plugin.config.diff import plain_config
-from ressl_plugin.method import backbone as backbones
+from ressl_plugin.method import backbone
 from ressl_plugin.utils.errors import UserError
 
 FORMAT = "ressl-backbone-1"
 FLAVOURS = ("torchvision", "timm")
-FORBIDDEN = backbones.OF_FILES | {"num_classes"}
+FORBIDDEN = backbone.OF_FILES | {"num_classes"}
 
 
 def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path:
@@ -47,7 +47,7 @@ def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path
         raise UserError(f"{out}: a folder; name the file, such as {out / 'backbone.safetensors'}")
     out = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
     flavour, name = _architecture(cfg, flavour)
-    network = backbones.build(cfg)
+    network = backbone.build(cfg)
     load_backbone(network, state_dict, Path("state_dict"))
     weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
     check_finite(weights, out)
@@ -173,7 +173,7 @@ def build(card: dict, path) -> nn.Module:
         make = partial(timm.create_model, name, pretrained=False, num_classes=0)
     else:
         raise UserError(f"{path}: {card.get('flavour')} has no architecture {name!r}")
-    backbones.check_sizes(kwargs, f"{path}: kwargs")
+    backbone.check_sizes(kwargs, f"{path}: kwargs")
     try:
         network = make(**kwargs)
     except Exception as error:  # whatever the library makes of arguments that only it can judge
@@ -182,7 +182,7 @@ def build(card: dict, path) -> nn.Module:
         raise UserError(f"{path}: {name} cannot be built with {kwargs} ({error})") from None
     if card["flavour"] == "torchvision":
         network.fc = nn.Identity()
-    backbones.set_stem(network, card.get("stem", "auto"))
+    backbone.set_stem(network, card.get("stem", "auto"))
     return network
 
 
@@ -201,8 +201,8 @@ def _architecture(cfg, flavour) -> tuple[str, str]:
     name = cfg.backbone.name
     if flavour not in (None, *FLAVOURS):
         raise UserError(f"flavour {flavour}: one of {', '.join(FLAVOURS)}")
-    if name.startswith(backbones.TIMM) and flavour != "torchvision":
-        return "timm", name.removeprefix(backbones.TIMM)
+    if name.startswith(backbone.TIMM) and flavour != "torchvision":
+        return "timm", name.removeprefix(backbone.TIMM)
     if name in _torchvision_resnets():
         return flavour or "torchvision", name
     raise UserError(

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ressl_plugin.method import backbone as backbones
+from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.exporting import (
     check_finite,
@@ -211,7 +211,7 @@ def _expected(cfg) -> dict[str, torch.Size]:
 
     kwargs = cfg.method_kwargs
     with torch.device("meta"):
-        encoder = backbones.build(cfg)
+        encoder = backbone.build(cfg)
         parts = {"backbone": encoder}
         hidden, out = kwargs.get("proj_hidden_dim"), kwargs.get("proj_output_dim")
         if hidden and out:

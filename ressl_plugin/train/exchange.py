@@ -1,4 +1,4 @@
-"""`ressl import` and `ressl export`: exchange.py on run directories."""
+"""`ressl import` and `ressl export`: importing.py on run directories."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from types import SimpleNamespace
 from omegaconf import OmegaConf
 
 from ressl_plugin import config, data, run
-from ressl_plugin.run import checkpoint, results
-from ressl_plugin.run import importing as exchange
+from ressl_plugin.run import checkpoint, importing, results
 from ressl_plugin.train import pretrain
 from ressl_plugin.utils import devices
 from ressl_plugin.utils.errors import UserError
@@ -25,7 +24,7 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
     weights under the host's names; not the optimizer, so it cannot be resumed.
 
     Args:
-        checkpoint_file: see exchange.import_checkpoint for whose are understood.
+        checkpoint_file: see importing.import_checkpoint for whose are understood.
         target, overrides: the recipe that describes the networks and the data.
         out: directory to make.
 
@@ -37,7 +36,7 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
     cfg.run_dir, cfg.resume = str(out), False
     if run.has_checkpoint(Path(out)):
         raise UserError(f"--out {out}: holds a run already; give a new directory")
-    found = exchange.import_checkpoint(checkpoint_file, cfg)
+    found = importing.import_checkpoint(checkpoint_file, cfg)
     if found.origin == "MoCo" and cfg.method == "ressl":
         raise UserError(
             f"{checkpoint_file}: these are MoCo's weights, and method=ressl would set them beside "
@@ -71,4 +70,4 @@ def export_run(path: str | Path, out: Path, flavour: str | None = None) -> Path:
     """
     opened = run.open_run(path)
     records = [{k: v for k, v in r.items() if k != "command"} for r in results.read(opened.dir)]
-    return exchange.export_backbone(opened.state, opened.cfg, out, flavour, records)
+    return importing.export_backbone(opened.state, opened.cfg, out, flavour, records)

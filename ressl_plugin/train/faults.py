@@ -51,7 +51,7 @@ class Faults(pl.Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) else outputs
         if loss is None:
             return
-        finite = distributed.everywhere(loss.detach().isfinite())  # all ranks stop together
+        finite = distributed.all_true(loss.detach().isfinite())  # all ranks stop together
         if loss.is_cuda:
             # A copy and an event of this step: asking the tensor itself would wait for the next
             # step, too, which is in the same stream by then.

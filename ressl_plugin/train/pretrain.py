@@ -16,10 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from ressl_plugin import config, host, run
 from ressl_plugin.config import checks
 from ressl_plugin.data.training import PretrainData
-from ressl_plugin.method import backbone as backbones
-from ressl_plugin.method import registry
+from ressl_plugin.method import backbone, registry
 from ressl_plugin.run import checkpoint
-from ressl_plugin.train import stem as stems
+from ressl_plugin.train import stem
 from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
 from ressl_plugin.train.faults import Faults, reported
 from ressl_plugin.train.monitor import CollapseMonitor, Events, KeepMetrics, MetricsFile
@@ -54,7 +53,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """
     registry.register()
     checks.warn_unused(cfg, config.defaults())
-    cfg = stems.settle(runnable(cfg))
+    cfg = stem.settle(runnable(cfg))
     checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
@@ -130,13 +129,13 @@ def make_method(cfg: DictConfig) -> pl.LightningModule:
         from ressl_plugin.method.supervised import Supervised
 
         return Supervised(cfg)
-    backbones.offer(cfg.backbone.name)
+    backbone.offer(cfg.backbone.name)
     if cfg.method != "ressl":  # which does so itself
-        backbones.check_kwargs(cfg)
+        backbone.check_kwargs(cfg)
     model = host.build_method(cfg)
-    backbones.check_input(model.backbone, cfg)
+    backbone.check_input(model.backbone, cfg)
     if cfg.method != "ressl":  # the host's know its own stem only
-        backbones.set_stems(model, cfg.backbone.stem)
+        backbone.set_stems(model, cfg.backbone.stem)
     return model
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import torch
 
-from ressl_plugin.train import roofline as floors
+from ressl_plugin.train import roofline
 
 log = logging.getLogger(__name__)
 
@@ -200,8 +200,8 @@ class Profile(Phases):
             log.warning("profile=true: the run ended within the %d steps of warm-up", self.warm)
             return
         seconds = self.seconds()
-        machine = floors.measure(module.device, self.precision)
-        least = floors.of_step(module, self._shapes, machine)
+        machine = roofline.measure(module.device, self.precision)
+        least = roofline.of_step(module, self._shapes, machine)
         text = report(seconds, least, machine, self._shapes, self.measured)
         (self.folder / "profile.md").write_text(text)
         print(text)

@@ -8,7 +8,7 @@ import time
 from lightning.pytorch.callbacks import ProgressBar
 
 from ressl_plugin.train.boundaries import followed_by
-from ressl_plugin.utils.progress import bar, say
+from ressl_plugin.utils.progress import progress_bar, say
 
 SHOWN = re.compile(r"train_(?!.*class).*loss|val_acc1|val_knn_acc1")  # at the end of an epoch
 
@@ -36,7 +36,7 @@ class Progress(ProgressBar):
 
     def _open(self, total, **how):
         total = None if total == float("inf") else int(total)
-        return bar(total=total, disable=not self._enabled, **how)
+        return progress_bar(total=total, disable=not self._enabled, **how)
 
     def on_train_epoch_start(self, trainer, module) -> None:
         """A bar an epoch."""

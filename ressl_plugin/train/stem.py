@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import run
 from ressl_plugin.config import yaml_files
-from ressl_plugin.method import backbone as backbones
+from ressl_plugin.method import backbone
 from ressl_plugin.views import recipe
 
 log = logging.getLogger(__name__)
@@ -47,8 +47,8 @@ def choose(cfg: DictConfig, size: int) -> str:
     if "res" not in cfg.backbone.name:
         return "auto"
     with torch.random.fork_rng(devices=[]), torch.device("meta"):  # its layers, not its weights
-        network = backbones.build(cfg)
-    if not backbones.has_stem(network):
+        network = backbone.build(cfg)
+    if not backbone.has_stem(network):
         return "auto"
     if network.conv1.kernel_size == (3, 3):  # the host has changed it: the data set is CIFAR
         return "solo"

@@ -8,7 +8,7 @@ from torch import Tensor
 from ressl_plugin.utils import distributed
 
 
-class Means:
+class AverageMeter:
     """Weighted means of named scalars, in groups that are emptied when read."""
 
     def __init__(self):
@@ -59,7 +59,7 @@ class Means:
             torch.stack([s.double(), s.new_tensor(float(weights[n])).double()])
             for n, s in sums.items()
         ]
-        mean = [(s / n.clamp(min=1)).float() for s, n in distributed.total(torch.stack(pairs))]
+        mean = [(s / n.clamp(min=1)).float() for s, n in distributed.all_reduce(torch.stack(pairs))]
         return dict(zip(sums, mean))
 
 

@@ -92,7 +92,7 @@ def _sizes(x: Tensor) -> list[int]:
 
 
 @torch.no_grad()
-def everywhere(flag: Tensor) -> Tensor:
+def all_true(flag: Tensor) -> Tensor:
     """Whether a bool () holds on all ranks, on the device: nothing waits for it."""
     if world() == 1:
         return flag
@@ -117,7 +117,7 @@ class AnyRank:
             return own
         self._calls += 1
         if not self._yes and (now or self._calls % ask_every(device) == 0):
-            self._yes = not everywhere(torch.tensor(not own, device=device))
+            self._yes = not all_true(torch.tensor(not own, device=device))
         return self._yes
 
 
@@ -127,7 +127,7 @@ def ask_every(device: torch.device) -> int:
 
 
 @torch.no_grad()
-def total(x: Tensor) -> Tensor:
+def all_reduce(x: Tensor) -> Tensor:
     """Sum over ranks of a tensor of one shape."""
     if world() == 1:
         return x
@@ -141,12 +141,12 @@ def average_(tensors: Sequence[Tensor]) -> None:
     """Replace tensors (of one dtype) by their means over ranks, in one exchange."""
     if world() == 1 or not tensors:
         return
-    flat = total(torch.cat([t.flatten() for t in tensors])) / world()
+    flat = all_reduce(torch.cat([t.flatten() for t in tensors])) / world()
     for t, mean in zip(tensors, flat.split([t.numel() for t in tensors])):
         t.copy_(mean.view_as(t))
 
 
-def same_(tensors: Sequence[Tensor]) -> None:
+def broadcast(tensors: Sequence[Tensor]) -> None:
     """Give all ranks rank 0's values."""
     if world() > 1:
         for t in tensors:
@@ -171,7 +171,7 @@ def shuffle(x: Tensor, even: bool = False) -> tuple[Tensor, Callable[[Tensor], T
     even = len(set(sizes)) == 1
     everything = gather(x, even)
     order = torch.randperm(len(everything), device=x.device)
-    same_([order])
+    broadcast([order])
     share = order.tensor_split(world())[rank()]
     first = sum(sizes[: rank()])
 

@@ -46,10 +46,10 @@ def say(text, must: bool = False) -> None:
         print(text(), file=sys.stderr, flush=True)
 
 
-def bar(iterable=None, **how) -> tqdm:
+def progress_bar(iterable=None, **how) -> tqdm:
     """tqdm's bar on standard error, which leaves nothing behind; see Lines.
 
-    >>> for batch in bar(loader, desc="features", unit="batch"):
+    >>> for batch in progress_bar(loader, desc="features", unit="batch"):
     ...     pass
     """
     kind = tqdm if sys.stderr.isatty() else Lines

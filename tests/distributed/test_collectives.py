@@ -12,7 +12,7 @@ from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.queue import FeatureQueue
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.utils import distributed
-from ressl_plugin.utils.average_meter import Means
+from ressl_plugin.utils.average_meter import AverageMeter
 from ressl_plugin.utils.errors import UserError
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
@@ -44,8 +44,8 @@ def crossing():
     out["asked"] = distributed.gather(unit(4, r))
     out["uneven"] = distributed.gather(unit(SIZES[r], r))
     out["order"] = distributed.gather(torch.tensor([[r, 0], [r, 1]]))
-    out["bad_on_1"] = bool(distributed.everywhere(torch.tensor(r != 1)))
-    out["good"] = bool(distributed.everywhere(torch.tensor(True)))
+    out["bad_on_1"] = bool(distributed.all_true(torch.tensor(r != 1)))
+    out["good"] = bool(distributed.all_true(torch.tensor(True)))
 
     queue, ptr = torch.zeros(K, D), torch.zeros(1, dtype=torch.long)
     out["queues"] = []
@@ -57,9 +57,12 @@ def crossing():
     z_s = unit(4, 100 + r).requires_grad_()
     loss = relational_loss(z_s, unit(4, 200 + r), unit(K, 3), 0.1, 0.04).loss
     loss.backward()  # DDP averages gradients, so each is that of a mean over ranks
-    out["loss"], out["gradient"] = float(distributed.total(loss.detach()) / RANKS), z_s.grad / RANKS
+    out["loss"], out["gradient"] = (
+        float(distributed.all_reduce(loss.detach()) / RANKS),
+        z_s.grad / RANKS,
+    )
 
-    means = Means()
+    means = AverageMeter()
     for step in range(2):
         n = SIZES[r] + step
         means.add({"a": torch.tensor(float(r + step)), "b": torch.tensor(1.0)}, n)
@@ -70,7 +73,7 @@ def crossing():
     distributed.average_(pair)
     out["average"] = pair
     out["same"] = torch.tensor([float(r + 1)])
-    distributed.same_([out["same"]])
+    distributed.broadcast([out["same"]])
 
     model = shuffled_teacher()
     torch.manual_seed(r)  # ranks draw different permutations: rank 0's counts

@@ -10,8 +10,7 @@ from torch import nn
 
 from ressl_plugin import config, data
 from ressl_plugin.data.batches import BatchedLoader, WorkerLoader
-from ressl_plugin.method import registry
-from ressl_plugin.method import ressl as method
+from ressl_plugin.method import registry, ressl
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.run import checkpoint
@@ -62,7 +61,7 @@ def run_config(folder, **changes):
 
 def loaders(kind, folder, rank, world):
     cfg = run_config(folder)
-    dataset = data.open(cfg, "pretrain")
+    dataset = data.build_dataset(cfg, "pretrain")
     options = {"seed": 1, "rank": rank, "world_size": world}
     if kind == "batched":
         memory = data.MemoryImages(dataset, folder / "cache", progress=False)
@@ -120,7 +119,7 @@ def watched(cfg, where, poison=None):
             return type(result)(result[0] * float("nan"), result[1])
         return result
 
-    ReSSL.update_teacher, method.relational_loss = record, loss
+    ReSSL.update_teacher, ressl.relational_loss = record, loss
     cfg.run_dir = str(where)
     pretrain(cfg)
     trainer = seen.pop("trainer", None)

@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from toy_run import STEPS, PositionedLoader, losses, same_run, train
 
 from ressl_plugin.run import checkpoint
-from ressl_plugin.train import checkpointing as saving
+from ressl_plugin.train import checkpointing
 from ressl_plugin.utils import distributed
 
 pytestmark = pytest.mark.distributed
@@ -62,7 +62,7 @@ def uninterrupted(tmp_path_factory):
 @pytest.mark.parametrize("kill_at", [3, 5])
 def test_killed_and_resumed(tmp_path, uninterrupted, kill_at):
     assert 0 not in ranks(tmp_path, kill_at=kill_at)
-    assert len(checkpoint.load(tmp_path)[saving.RNG]) == RANKS
+    assert len(checkpoint.load(tmp_path)[checkpointing.RNG]) == RANKS
     assert ranks(tmp_path) == [0, 0]
     assert same_run(tmp_path, uninterrupted)
     assert losses(tmp_path, 1) == losses(uninterrupted, 1)

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from PIL import Image
 
 from ressl_plugin import data
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli.main import main
 from ressl_plugin.evaluate import recipes, subject
 from ressl_plugin.run import results
 
@@ -42,13 +42,13 @@ def words(digits, folder, *more):
 @pytest.fixture(scope="module")
 def run(digits, tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs") / "digits"
-    assert cli.main(words(digits, folder, "max_epochs=2")) == 0
+    assert main(words(digits, folder, "max_epochs=2")) == 0
     return folder
 
 
 def error(capsys, *argv):
     """The one line that a user's mistake prints."""
-    assert cli.main([str(w) for w in argv]) == 2
+    assert main([str(w) for w in argv]) == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "ressl: error" in line]
     assert len(lines) == 1
     return lines[0]
@@ -68,12 +68,12 @@ def test_a_run_is_a_directory(run):
 
 
 def test_every_evaluator_appends_to_results(run, capsys):
-    assert cli.main(["knn", str(run), "--k", "5", "20", "--temperature", "0.07"]) == 0
-    assert cli.main(["linear", str(run), "--fast"]) == 0
-    assert cli.main(["compare", str(run), "--draws", "2"]) == 0
+    assert main(["knn", str(run), "--k", "5", "20", "--temperature", "0.07"]) == 0
+    assert main(["linear", str(run), "--fast"]) == 0
+    assert main(["compare", str(run), "--draws", "2"]) == 0
     out = capsys.readouterr().out
     assert "kNN k=5 cosine T=0.07" in out
-    assert cli.main(["knn", str(run), "--k", "5", "--distance", "euclidean"]) == 0
+    assert main(["knn", str(run), "--k", "5", "--distance", "euclidean"]) == 0
     assert "cosine" not in capsys.readouterr().out
     assert "raw pixels" in (run / "comparison.md").read_text()
     assert {r["evaluator"] for r in results.read(run)} >= {"knn", "linear", "few-labels"}
@@ -90,7 +90,7 @@ def test_a_full_disk_does_not_cost_the_numbers(run, capsys, words, last):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, limits[1]))
     try:
-        status = cli.main([words[0], str(run), *words[1:]])
+        status = main([words[0], str(run), *words[1:]])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     out, err = capsys.readouterr()
@@ -107,11 +107,11 @@ def test_one_class_is_not_compared(run, digits, tmp_path, capsys):
 
 def test_figures_and_table(run, capsys):
     pytest.importorskip("matplotlib", reason="the extra `figures` is not installed")
-    assert cli.main(["figures", str(run)]) == 0
+    assert main(["figures", str(run)]) == 0
     made = capsys.readouterr().out.split()
     assert {"curves.png", "features.png", "neighbours.png"} <= {p.rsplit("/", 1)[-1] for p in made}
-    assert cli.main(["knn", str(run), "--k", "20", "--temperature", "0.07"]) == 0
-    assert cli.main(["table", str(run), "--format", "csv"]) == 0
+    assert main(["knn", str(run), "--k", "20", "--temperature", "0.07"]) == 0
+    assert main(["table", str(run), "--format", "csv"]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -123,26 +123,26 @@ def unlabelled_run(digits, tmp_path_factory):
         shutil.copy(file, folder / "images" / f"{i}.png")
     more = (f"data.train_path={folder}/images", "data.val_path=null", "data.no_labels=true",
             "max_epochs=1")  # fmt: skip
-    assert cli.main(words(digits, folder / "run", *more)) == 0
+    assert main(words(digits, folder / "run", *more)) == 0
     return folder / "run"
 
 
 def test_figures_need_no_labels(unlabelled_run, capsys):
     pytest.importorskip("matplotlib", reason="the extra `figures` is not installed")
-    assert cli.main(["figures", str(unlabelled_run)]) == 0
+    assert main(["figures", str(unlabelled_run)]) == 0
     made = capsys.readouterr().out.split()
     assert {"curves.png", "features.png", "neighbours.png"} <= {p.rsplit("/", 1)[-1] for p in made}
 
 
 def test_features_are_written(run, unlabelled_run, digits, tmp_path, capsys):
     out = tmp_path / "f.npz"
-    assert cli.main(["features", str(run), str(out), "seed=2"]) == 0
+    assert main(["features", str(run), str(out), "seed=2"]) == 0
     with np.load(out) as file:
         assert file["train_features"].shape == (1437, 8)
         assert file["val_features"].shape == (360, 8) and file["val_features"].dtype == np.float32
         assert np.bincount(file["val_targets"]).sum() == 360 and len(file["classes"]) == 10
         assert file["train_features"].std() > 0
-    assert cli.main(["features", str(unlabelled_run), str(out)]) == 0
+    assert main(["features", str(unlabelled_run), str(out)]) == 0
     with np.load(out) as file:
         assert set(file["train_targets"]) == {-1} and "val_features" not in file
     assert "ends in .npz" in error(capsys, "features", run, tmp_path / "f.csv")
@@ -151,7 +151,7 @@ def test_features_are_written(run, unlabelled_run, digits, tmp_path, capsys):
 
 def test_raw_pixels_are_bounded(run, monkeypatch, caplog, capsys):
     monkeypatch.setattr(subject, "PIXELS", 1000)
-    assert cli.main(["compare", str(run), "--draws", "2"]) == 0
+    assert main(["compare", str(run), "--draws", "2"]) == 0
     assert "raw pixels are left out: 1797 images of" in caplog.text
     out = capsys.readouterr().out
     assert "untrained backbone" in out and "raw pixels" not in out
@@ -166,9 +166,9 @@ def test_linear_by_recipe_and_by_protocol(run, digits, tmp_path, capsys):
         "optimizer: {name: sgd, batch_size: 256, lr: 1.0, weight_decay: 0}\n"
         "scheduler: {name: step, lr_decay_steps: [1]}\nmax_epochs: 1\n"
     )
-    assert cli.main(["linear", str(recipe)]) == 0
+    assert main(["linear", str(recipe)]) == 0
     assert "linear (recipe linear): top-1" in capsys.readouterr().out
-    assert cli.main(["linear", str(recipe), "seed=7"]) == 0
+    assert main(["linear", str(recipe), "seed=7"]) == 0
     record = results.read(run)[-1]
     assert record["seeds"] == [7] and record["protocol"] == "recipe linear"
     assert record["details"]["lr"] == 1.0 and record["details"]["epochs"] == 1
@@ -191,7 +191,7 @@ def test_a_linear_recipe_without_data_takes_the_runs(run, tmp_path):
         "optimizer: {name: sgd, batch_size: 256, lr: 1.0}\n"
         "scheduler: {name: step, lr_decay_steps: [1]}\n"
     )
-    assert cli.main(["linear", str(recipe)]) == 0
+    assert main(["linear", str(recipe)]) == 0
     _, read = recipes.resolve(str(recipe), [])
     assert list(read.data) == ["num_workers"]
 
@@ -202,22 +202,22 @@ def test_an_unfinished_run_says_so_in_its_records(run, tmp_path, caplog):
     cfg = OmegaConf.load(half / "config.yaml")
     cfg.max_epochs = 5
     OmegaConf.save(cfg, half / "config.yaml")
-    assert cli.main(["knn", str(half), "--k", "5", "--temperature", "0.07"]) == 0
+    assert main(["knn", str(half), "--k", "5", "--temperature", "0.07"]) == 0
     assert "has trained 2 of its 5 epochs" in caplog.text
     assert results.read(half)[-1]["epochs"] == 2
 
 
 def test_a_run_is_not_overwritten_and_resumes(digits, tmp_path, capsys):
     folder = tmp_path / "run"
-    assert cli.main(words(digits, folder, "max_epochs=2", "limit_train_batches=2")) == 0
+    assert main(words(digits, folder, "max_epochs=2", "limit_train_batches=2")) == 0
     before = (folder / "metrics.csv").read_text()
     assert "resume=true continues it" in error(capsys, *words(digits, folder, "max_epochs=2"))
     resumed = words(digits, folder, "max_epochs=2", "limit_train_batches=2", "resume=true")
-    assert cli.main(resumed) == 0
+    assert main(resumed) == 0
     assert (folder / "metrics.csv").read_text() == before
     other = words(digits, folder, "max_epochs=3", "limit_train_batches=2", "resume=true")
     assert "max_epochs: 2 -> 3" in error(capsys, *other)
-    assert cli.main([*other, "resume_force=true"]) == 0
+    assert main([*other, "resume_force=true"]) == 0
 
 
 @pytest.mark.parametrize("backend", ["host", "batched"])
@@ -229,7 +229,7 @@ def test_back_ends_train_two_views_and_multicrop(digits, tmp_path, backend):
     )
     more = (f"data.backend={backend}", augmentations, "max_epochs=1", "limit_train_batches=2",
             "batchnorm.groups=4", "knn_eval.enabled=false")  # fmt: skip
-    assert cli.main(words(digits, tmp_path / "run", *more)) == 0
+    assert main(words(digits, tmp_path / "run", *more)) == 0
 
 
 def test_unlabelled_images_train(digits, tmp_path):
@@ -238,7 +238,7 @@ def test_unlabelled_images_train(digits, tmp_path):
     for i in range(70):
         Image.new("RGB", (8, 8), (i, 2 * i, 3 * i)).save(flat / f"{i}.png")
     more = (f"data.train_path={flat}", "data.val_path=null", "data.no_labels=true", "max_epochs=1")
-    assert cli.main(words(digits, tmp_path / "run", *more)) == 0
+    assert main(words(digits, tmp_path / "run", *more)) == 0
     assert (tmp_path / "run" / "last.ckpt").is_file()
 
 
@@ -249,7 +249,7 @@ def test_a_contact_sheet_of_the_views(digits, tmp_path, backend):
     out = tmp_path / "views.png"
     words = ["views", "digits/ressl", f"data.train_path={digits}/train", "dali.device=cpu",
              "--images", "2", "--backend", backend, "--out", str(out)]  # fmt: skip
-    assert cli.main(words) == 0
+    assert main(words) == 0
     with Image.open(out) as sheet:
         assert len(sheet.convert("L").getcolors(1 << 20)) > 20  # a picture, not a blank page
 
@@ -266,14 +266,14 @@ def test_help_gives_the_defaults(capsys):
                          ("finetune", "default: 20"), ("views", "default: views.png"),
                          ("benchmark", "default: 1 2 3")):  # fmt: skip
         with pytest.raises(SystemExit):
-            cli.main([name, "--help"])
+            main([name, "--help"])
         out = " ".join(capsys.readouterr().out.split())
         assert wanted in out
         assert "default: False" not in out and "default: []" not in out
 
 
 def test_printing_the_config_trains_nothing(digits, tmp_path, capsys):
-    assert cli.main([*words(digits, tmp_path / "run"), "--cfg"]) == 0
+    assert main([*words(digits, tmp_path / "run"), "--cfg"]) == 0
     cfg = OmegaConf.create(capsys.readouterr().out)
     assert cfg.method_kwargs.queue_size == 32
     assert not (tmp_path / "run").exists()
@@ -283,7 +283,7 @@ def test_config_path_and_name_as_in_the_hosts_scripts(capsys):
     from ressl_plugin import config
 
     folder = config.RECIPES / "pretrain" / "cifar"
-    assert cli.main(["pretrain", "--config-path", str(folder), "--config-name", "ressl",
+    assert main(["pretrain", "--config-path", str(folder), "--config-name", "ressl",
                      "--cfg", "job"]) == 0  # fmt: skip
     assert OmegaConf.create(capsys.readouterr().out).data.dataset == "cifar10"
 
@@ -323,7 +323,7 @@ def test_mistakes_about_runs(run, tmp_path, capsys):
 
 def test_a_queue_larger_than_the_data_set_warns(digits, tmp_path, caplog):
     more = ("max_epochs=1", "limit_train_batches=1", "method_kwargs.queue_size=2000")
-    assert cli.main(words(digits, tmp_path / "run", *more)) == 0
+    assert main(words(digits, tmp_path / "run", *more)) == 0
     assert "queue_size=2000: larger than the data set of 1437 images" in caplog.text
 
 

@@ -19,12 +19,11 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch._utils import ExceptionWrapper
 
 from ressl_plugin import run as runs
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli import main
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, results
-from ressl_plugin.train import checkpointing as saving
-from ressl_plugin.train import faults, pretrain
+from ressl_plugin.train import checkpointing, faults, pretrain
 from ressl_plugin.utils.errors import RunFault, UserError
 
 pytestmark = pytest.mark.timeout(300)
@@ -47,7 +46,7 @@ def finish(folder, words):
 
 def test_a_loss_that_is_not_finite_stops_that_step(images, tmp_path):
     code, text = run(tmp_path, command(images, tmp_path), None, 0, [6])
-    assert code == cli.FAULT
+    assert code == main.FAULT
     assert "not finite at step 6" in last_line(text)
     assert f"the last good checkpoint is {tmp_path}/last.ckpt" in last_line(text)
     state = checkpoint.load(tmp_path)
@@ -87,7 +86,7 @@ def test_a_hopeless_run_stops(images, tmp_path, monkeypatch):
     monkeypatch.setattr(faults, "HOPELESS", 3)
     words = command(images, tmp_path, "faults.non_finite=skip")
     code, text = run(tmp_path, words, None, 0, range(4, 99))
-    assert code == cli.FAULT and "3 steps on end" in last_line(text)
+    assert code == main.FAULT and "3 steps on end" in last_line(text)
 
 
 def test_a_worker_process_killed(tmp_path):
@@ -96,7 +95,7 @@ def test_a_worker_process_killed(tmp_path):
     folder = tmp_path / "run"
     words = command(images, folder, "data.backend=host", "data.num_workers=1", "max_epochs=1")
     code, text = run(folder, words, lambda: multiprocessing.active_children()[0].kill(), 3)
-    assert code == cli.FAULT
+    assert code == main.FAULT
     assert "worker was killed" in last_line(text) and "resume=true" in last_line(text)
     assert checkpoint.load(folder)["global_step"] >= 2
     finish(folder, words)
@@ -108,7 +107,7 @@ def test_an_image_deleted_while_training(tmp_path, workers):
     folder, files = tmp_path / "run", sorted((images / "train").rglob("*.png"))
     words = command(images, folder, "data.backend=host", f"data.num_workers={workers}")
     code, text = run(folder, words, lambda: [file.rename(f"{file}.x") for file in files], 3)
-    assert code == cli.FAULT
+    assert code == main.FAULT
     assert ".png cannot be used (missing" in last_line(text)
     assert f"last good checkpoint is {folder}/last.ckpt" in last_line(text)
     for file in files:
@@ -173,7 +172,7 @@ def test_one_process_at_a_time_trains_in_a_directory(images, tmp_path, monkeypat
     folder = tmp_path / "run"
     with runs.locked(folder):
         code, text = run(folder, command(images, folder))
-    assert code == cli.USER_MISTAKE and "another process trains there" in last_line(text)
+    assert code == main.USER_MISTAKE and "another process trains there" in last_line(text)
     assert not (folder / "config.yaml").exists()
     assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
 
@@ -184,29 +183,29 @@ def test_a_run_is_not_overwritten_by_resuming_another(images, tmp_path):
         assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
     before = (one / "last.ckpt").read_bytes()
     code, text = run(one, command(images, one, f"resume={other}", "resume_force=true"))
-    assert code == cli.USER_MISTAKE and "holds a run already" in last_line(text)
+    assert code == main.USER_MISTAKE and "holds a run already" in last_line(text)
     assert (one / "last.ckpt").read_bytes() == before
     assert run(one, command(images, one, f"resume={one}/last.ckpt", "resume_force=true"))[0] == 0
 
 
 def test_weights_that_are_not_finite_at_the_end_are_a_fault(images, tmp_path, monkeypatch):
     """Not a run of status 0 that left nothing."""
-    monkeypatch.setattr(saving, "all_finite", lambda trainer: False)
+    monkeypatch.setattr(checkpointing, "all_finite", lambda trainer: False)
     code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
-    assert code == cli.FAULT and "the state is not finite" in last_line(text)
+    assert code == main.FAULT and "the state is not finite" in last_line(text)
     assert "none: too early" in last_line(text)
 
 
 def test_a_finished_run_is_not_overwritten(images, tmp_path):
     assert run(tmp_path, command(images, tmp_path, "max_epochs=1"))[0] == 0
     code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
-    assert code == cli.USER_MISTAKE and "holds a run already" in last_line(text)
+    assert code == main.USER_MISTAKE and "holds a run already" in last_line(text)
 
 
 def test_a_full_disk_at_the_first_save(images, tmp_path):
     limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
     code, text = run(tmp_path, command(images, tmp_path), limit, 1)
-    assert code == cli.FAULT
+    assert code == main.FAULT
     assert "not written: no space left" in last_line(text)
     assert "there is no earlier one" in last_line(text)
 
@@ -214,7 +213,7 @@ def test_a_full_disk_at_the_first_save(images, tmp_path):
 def test_a_folder_in_the_place_of_the_checkpoint_is_noticed_before_the_training(images, tmp_path):
     (tmp_path / "last.ckpt").mkdir()
     code, text = run(tmp_path, command(images, tmp_path), pytest.fail, 0)
-    assert code == cli.USER_MISTAKE and "last.ckpt is no file" in last_line(text)
+    assert code == main.USER_MISTAKE and "last.ckpt is no file" in last_line(text)
 
 
 def test_a_resume_reads_the_checkpoint_once_and_a_finished_run_says_so(
@@ -339,7 +338,7 @@ def test_only_a_training_is_told_to_resume(tmp_path, capsys):
     def fails():
         raise gone
 
-    assert cli.guarded(fails) == cli.FAULT
+    assert main.guarded(fails) == main.FAULT
     assert capsys.readouterr().err == "ressl: x.png: No such file or directory\n"
     trainer = SimpleNamespace(callbacks=[], global_step=1)
     for end in ("no checkpoint was made", "last.ckpt, resume=true continues from it"):

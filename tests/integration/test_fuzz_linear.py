@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ressl_plugin import config
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli.main import main
 from ressl_plugin.evaluate import on_run
 from ressl_plugin.train import pretrain
 from ressl_plugin.utils.errors import RunFault, UserError
@@ -127,7 +127,7 @@ def test_many_recipes(tmp_path_factory, quiet, recipe, mapping):
 )
 def test_mistakes_are_named(tmp_path, recipe, capsys, word, message):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
-    assert cli.main(["linear", str(tmp_path / "mine.yaml"), word]) == 2
+    assert main(["linear", str(tmp_path / "mine.yaml"), word]) == 2
     with pytest.raises(UserError, match=message):
         on_run.linear(str(tmp_path / "mine.yaml"), [word])
 
@@ -136,10 +136,10 @@ def test_what_is_printed_has_the_overrides(tmp_path, recipe, capsys):
     run = recipe["pretrained_feature_extractor"]
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     for target in (run, str(tmp_path / "mine.yaml")):
-        assert cli.main(["linear", target, "seed=77", "data.val_path=there", "--cfg"]) == 0
+        assert main(["linear", target, "seed=77", "data.val_path=there", "--cfg"]) == 0
         shown = OmegaConf.create(capsys.readouterr().out)
         assert (shown.seed, shown.data.val_path) == (77, "there")
-    assert cli.main(["linear", run, "optimizer.lr=3", "--cfg"]) == 2
+    assert main(["linear", run, "optimizer.lr=3", "--cfg"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -168,4 +168,4 @@ def test_a_bug_of_ours_is_a_traceback(tmp_path, monkeypatch, recipe, place, argv
     }
     monkeypatch.setattr(place, buggy)
     with pytest.raises(AttributeError):  # out of main: the interpreter prints it and exits with 1
-        cli.main([*argv, *words[argv[0]]])
+        main([*argv, *words[argv[0]]])

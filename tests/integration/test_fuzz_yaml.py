@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from ressl_plugin import config, run
-from ressl_plugin.experiments import paper_spec as plan
+from ressl_plugin.experiments import paper_spec
 from ressl_plugin.utils.errors import UserError
 
 SCRIPTS = config.RECIPES
@@ -23,7 +23,7 @@ CLASSES = {
                     lambda file: config.finish(config.load(str(file)))),
     "linear": ("mine.yaml", (SCRIPTS / "linear/cifar/ressl.yaml").read_bytes(),
                lambda file: config.finish_linear(config.load(str(file), kind="linear"))),
-    "plan": ("mine.yaml", PLANS[0].read_bytes(), lambda file: plan.read(str(file))),
+    "plan": ("mine.yaml", PLANS[0].read_bytes(), lambda file: paper_spec.read(str(file))),
     "stored config": ("config.yaml", OmegaConf.to_yaml(OmegaConf.create(STORED)).encode(),
                       run.read_config),
     "stored arguments": ("args.json", json.dumps(STORED, indent=1).encode(), run.read_config),

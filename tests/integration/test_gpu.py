@@ -194,7 +194,9 @@ def test_dali_decodes_on_the_device(tmp_path):
     del cfg.data["num_classes"]
     cfg = config.finish(cfg)
     read = recipe.read(cfg.augmentations)
-    batches = dali.loader(cfg, read, data.open(cfg, "pretrain"), device=torch.device("cuda"))
+    batches = dali.loader(
+        cfg, read, data.build_dataset(cfg, "pretrain"), device=torch.device("cuda")
+    )
     seen = []
     for indexes, views, targets in batches:
         assert all(view.is_cuda and view.shape == (8, 3, 16, 16) for view in views)

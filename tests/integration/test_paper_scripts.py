@@ -9,7 +9,7 @@ from helpers import make_voc
 from omegaconf import OmegaConf
 
 from ressl_plugin import config
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli.main import main
 from ressl_plugin.experiments import (
     paper as reproduce,
 )
@@ -157,7 +157,7 @@ def test_smoke(name, place, tiny, capsys):
     spec, out = thin(name, place), place / "out"
     argv = ["paper", str(spec), *words, "--out", str(out), "--fast", "--device", "cpu",
             "--voc", str(place / "voc" / "VOCdevkit")]  # fmt: skip
-    assert cli.main(argv) == 0
+    assert main(argv) == 0
     printed = capsys.readouterr().out
     planned = reproduce.cells(plan.read(str(spec)), words, out)
     for cfg in planned:
@@ -181,7 +181,7 @@ def test_smoke(name, place, tiny, capsys):
         assert {(out / f"table{number}.{s}").is_file() for s in ("tex", "csv")} == {True}
     files = [f for cfg in planned for f in Path(cfg.run_dir).rglob("*") if f.is_file()]
     before = {file: file.stat().st_mtime_ns for file in files}
-    assert cli.main(argv) == 0
+    assert main(argv) == 0
     assert {file: file.stat().st_mtime_ns for file in files} == before, "run or evaluated again"
 
 

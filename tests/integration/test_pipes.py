@@ -9,7 +9,7 @@ from commands import command, run_cli
 from helpers import image_folder
 from ranks import on_ranks
 
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli import main
 from ressl_plugin.run import checkpoint
 from ressl_plugin.utils import pipes
 
@@ -55,4 +55,4 @@ def test_a_broken_pipe_of_anything_else_is_no_success():
         raise BrokenPipeError(32, "Broken pipe")
 
     with pytest.raises(BrokenPipeError):
-        cli.guarded(fails)
+        main.guarded(fails)

@@ -8,7 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import OmegaConf
 
 from ressl_plugin import config, run
-from ressl_plugin.method import ressl as method
+from ressl_plugin.method import ressl
 from ressl_plugin.train import pretrain
 from ressl_plugin.utils.errors import UserError
 
@@ -123,7 +123,7 @@ def _misuses_lightning(module, batch, batch_idx):
     ("step", "kind"), [(_logs_a_word, ValueError), (_misuses_lightning, MisconfigurationException)]
 )
 def test_an_error_in_a_training_step_is_never_the_users(tmp_path, monkeypatch, step, kind):
-    monkeypatch.setattr(method.ReSSL, "training_step", step)
+    monkeypatch.setattr(ressl.ReSSL, "training_step", step)
     with pytest.raises(kind):
         pretrain.pretrain(on_images(tmp_path))
 

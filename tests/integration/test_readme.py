@@ -8,11 +8,11 @@ import pytest
 from helpers import fake_cifar, image_folder, make_voc
 
 from ressl_plugin import data
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli.main import main
 
 pytestmark = pytest.mark.timeout(280)
 
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 # Commands that install, need a cluster or the other host: what runs them.
 ELSEWHERE = {
     "source .venv/bin/activate": "scripts/venv.sh",
@@ -121,7 +121,7 @@ def test_in_order_each(place, capsys):
     for command in commands():
         if elsewhere(command) or command.startswith(HEAVY):
             continue
-        assert cli.main(tiny(command)) == 0, f"{command}\n{capsys.readouterr().err}"
+        assert main(tiny(command)) == 0, f"{command}\n{capsys.readouterr().err}"
     assert Path("photos.safetensors").is_file() and Path("views.png").is_file()
     assert Path("NEW/last.ckpt").is_file()
 
@@ -137,4 +137,4 @@ def test_many_trainings(start, place, capsys):
         words = [*words, *given, "optimizer.batch_size=64", *more]
     else:
         words = [*words, *TINY, "--data", "cifar10", "--fast", "--device", "cpu"]
-    assert cli.main(words) == 0, capsys.readouterr().err
+    assert main(words) == 0, capsys.readouterr().err

@@ -10,7 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ressl_plugin import config, data
-from ressl_plugin.evaluate import recipes as linear
+from ressl_plugin.evaluate import recipes
 from ressl_plugin.experiments.paper_numbers import TABLES
 from ressl_plugin.utils.devices import device_count
 from ressl_plugin.views.presets import PRESETS
@@ -148,7 +148,7 @@ def settings(words):
     devices = device_count(cfg.devices, 1)
     evaluation = finished(f"{words.split('/')[0]}/ressl data.dataset={cfg.data.dataset}", "linear")
     run = OmegaConf.merge(cfg, {"data": evaluation.data})
-    crop = linear.training_transform(run).transforms[0]
+    crop = recipes.training_transform(run).transforms[0]
     (interpolation,) = {c.interpolation for c in views.crops} | {crop.interpolation.value}
     (statistics,) = {(c.mean, c.std) for c in views.crops} | {data.mean_std(run)}
     return {

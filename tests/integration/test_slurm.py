@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ressl_plugin.train import checkpointing as saving
+from ressl_plugin.train import checkpointing
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -40,6 +40,6 @@ def test_slurm_script_requeues_what_was_stopped_in_time(tmp_path, status, requeu
 
 
 def test_slurm_script_and_the_run_agree_on_the_status():
-    assert saving.Preempted().code == os.EX_TEMPFAIL == 75
+    assert checkpointing.Preempted().code == os.EX_TEMPFAIL == 75
     text = (ROOT / "scripts" / "slurm" / "pretrain.sbatch").read_text()
     assert '"$code" -eq 75' in text and "--signal=USR1@" in text

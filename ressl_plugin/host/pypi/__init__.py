@@ -12,9 +12,9 @@ from inspect import signature
 import torch
 from omegaconf import OmegaConf
 
-from ressl_plugin.host.pypi import shims as pypi_shims
+from ressl_plugin.host.pypi import shims
 
-pypi_shims.before_import()
+shims.before_import()
 
 from solo.methods import METHODS  # noqa: E402
 from solo.methods.base import BaseMomentumMethod  # noqa: E402
@@ -24,13 +24,17 @@ from solo.utils.knn import WeightedKNNClassifier as KNN  # noqa: E402
 from torchvision.models import resnet18, resnet50  # noqa: E402
 
 from ressl_plugin.host import defaults  # noqa: E402
-from ressl_plugin.host import patches as mends  # noqa: E402
-from ressl_plugin.host.pypi import patches as pypi_patches  # noqa: E402
+from ressl_plugin.host import patches as common_patches  # noqa: E402
+from ressl_plugin.host.pypi import patches  # noqa: E402
 
-mends.apply()
-pypi_patches.apply()
+common_patches.apply()
+patches.apply()
 
-from ressl_plugin.host.patches import features_dim  # noqa: E402
+from ressl_plugin.host.patches import (  # noqa: E402
+    bare_backbone,
+    features_dim,
+    rename_old_keys,
+)
 from ressl_plugin.host.pipelines import MEAN_STD  # noqa: E402
 from ressl_plugin.host.pypi.data import (  # noqa: E402
     classification_datasets,
@@ -153,7 +157,7 @@ class Adapter:
         if self.knn_eval:
             self.knn = KNN(k=self.knn_k, distance_fx=cfg.knn_eval.distance_func)
         self.validation_step_outputs = []
-        self.register_load_state_dict_pre_hook(mends.rename_old_keys)
+        self.register_load_state_dict_pre_hook(rename_old_keys)
 
     def __setattr__(self, name, value):
         if name == "base_model":
@@ -265,7 +269,7 @@ def build_backbone(cfg):
     """Bare backbone of `cfg.backbone` (N, 3, H, W) -> (N, d), as the host would build it."""
     cfg = defaults.fill(defaults.copy_of(cfg))
     factory = defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
-    return mends.bare_backbone(factory, cfg)
+    return bare_backbone(factory, cfg)
 
 
 def register_backbone(name: str, factory) -> None:

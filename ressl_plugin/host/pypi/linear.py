@@ -4,8 +4,7 @@ import torch
 from omegaconf import OmegaConf
 from solo.methods.linear import LinearModel as _HostLinear
 
-from ressl_plugin.host import defaults
-from ressl_plugin.host import patches as mends
+from ressl_plugin.host import defaults, patches
 from ressl_plugin.host.pypi.optim import configure
 from ressl_plugin.utils.errors import UserError
 
@@ -70,4 +69,4 @@ class LinearModel(_HostLinear):
         return configure(self, groups, linear=True)
 
 
-mends.mend_reduce_on_plateau(LinearModel)
+patches.mend_reduce_on_plateau(LinearModel)

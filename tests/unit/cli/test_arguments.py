@@ -2,10 +2,8 @@ import argparse
 
 import pytest
 
-from ressl_plugin.cli import arguments
-from ressl_plugin.cli import main as cli
-from ressl_plugin.experiments import paper as reproduce
-from ressl_plugin.experiments import sweep as sweeping
+from ressl_plugin.cli import arguments, main
+from ressl_plugin.experiments import paper, sweep
 from ressl_plugin.train import pretrain
 
 
@@ -27,56 +25,56 @@ from ressl_plugin.train import pretrain
     ],
 )
 def test_overrides_stand_anywhere(line, rest, overrides):
-    assert arguments.apart(line.split()) == (rest.split(), overrides.split())
+    assert arguments.split_argv(line.split()) == (rest.split(), overrides.split())
 
 
 def test_a_run_of_a_sweep_is_no_override(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "seed=1").mkdir()
-    assert arguments.apart(["knn", "seed=1"]) == (["knn", "seed=1"], [])
-    assert arguments.apart(["pretrain", "x", "seed=1"]) == (["pretrain", "x"], ["seed=1"])
+    assert arguments.split_argv(["knn", "seed=1"]) == (["knn", "seed=1"], [])
+    assert arguments.split_argv(["pretrain", "x", "seed=1"]) == (["pretrain", "x"], ["seed=1"])
 
 
 def test_a_config_in_a_folder_of_a_sweep_is_no_override(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = tmp_path / "runs" / "seed=1" / "config.yaml"
     file.parent.mkdir(parents=True)
-    assert cli.main(["pretrain", "digits/ressl", "--cfg"]) == 0
+    assert main.main(["pretrain", "digits/ressl", "--cfg"]) == 0
     file.write_text(capsys.readouterr().out)
     for command in ("pretrain", "views", "benchmark", "linear"):
         for word in ("runs/seed=1/config.yaml", "runs/seed=1/config", str(file)):
-            assert arguments.apart([command, word, "seed=2"]) == ([command, word], ["seed=2"])
-    assert cli.main(["pretrain", "runs/seed=1/config.yaml", "--cfg", "seed=2"]) == 0
+            assert arguments.split_argv([command, word, "seed=2"]) == ([command, word], ["seed=2"])
+    assert main.main(["pretrain", "runs/seed=1/config.yaml", "--cfg", "seed=2"]) == 0
     assert "seed: 2\n" in capsys.readouterr().out
     (tmp_path / "seed=3").write_text("")
-    assert arguments.apart(["pretrain", "seed=3"]) == (["pretrain", "seed=3"], [])
+    assert arguments.split_argv(["pretrain", "seed=3"]) == (["pretrain", "seed=3"], [])
 
 
 def test_an_override_is_not_a_file_only_because_it_is_long():
     words = [f"name={'x' * 5000}", f"name=a/{'x' * 5000}"]
-    assert arguments.apart(["pretrain", *words]) == (["pretrain"], words)
-    assert arguments.apart(["knn", "run", *words]) == (["knn", "run"], words)
+    assert arguments.split_argv(["pretrain", *words]) == (["pretrain"], words)
+    assert arguments.split_argv(["knn", "run", *words]) == (["knn", "run"], words)
 
 
 def test_commands_get_them(monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(sweeping, "multirun", lambda *args: seen.append(args))
-    assert cli.main(["pretrain", "digits/ressl", "-m", "seed=1,2"]) == 0
-    monkeypatch.setattr(reproduce, "reproduce", lambda *args: seen.append((args[1], args[3])))
-    cli.main(["paper", "table2", "--data", "cifar10", "max_epochs=2"])
+    monkeypatch.setattr(sweep, "multirun", lambda *args: seen.append(args))
+    assert main.main(["pretrain", "digits/ressl", "-m", "seed=1,2"]) == 0
+    monkeypatch.setattr(paper, "reproduce", lambda *args: seen.append((args[1], args[3])))
+    main.main(["paper", "table2", "--data", "cifar10", "max_epochs=2"])
     assert seen == [("digits/ressl", ["seed=1,2"]), (["max_epochs=2"], ["cifar10"])]
     monkeypatch.setattr(pretrain, "pretrain", lambda cfg, **_: seen.append(cfg))
-    assert cli.main(["pretrain", "digits/ressl", "--cfg", "optimizer.lr=0.125"]) == 0
+    assert main.main(["pretrain", "digits/ressl", "--cfg", "optimizer.lr=0.125"]) == 0
     assert "lr: 0.125" in capsys.readouterr().out and len(seen) == 2
 
 
 def test_a_word_too_many_is_named(capsys):
-    assert cli.main(["pretrain", "digits/ressl", "cifar/ressl"]) == cli.USER_MISTAKE
+    assert main.main(["pretrain", "digits/ressl", "cifar/ressl"]) == main.USER_MISTAKE
     assert "cifar/ressl" in capsys.readouterr().err
 
 
 def test_help_texts_name_what_is_wanted_and_the_defaults(capsys):
-    (commands,) = (a for a in cli.parser()._actions if isinstance(a, argparse._SubParsersAction))
+    (commands,) = (a for a in main.parser()._actions if isinstance(a, argparse._SubParsersAction))
     for name, sub in commands.choices.items():
         text = " ".join(sub.format_help().split())
         for action in sub._actions:

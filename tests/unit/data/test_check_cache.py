@@ -27,7 +27,7 @@ def check_run(config):
     """What a run does before its first step; -> the digest of its data."""
 
     def check_run(root, **options):
-        dataset = data.open(config("custom", root, **options), "pretrain")
+        dataset = data.build_dataset(config("custom", root, **options), "pretrain")
         digest = data.identify(dataset)["digest"]
         data.check_once(dataset.root, not options.get("no_labels"), digest, progress=False)
         return digest

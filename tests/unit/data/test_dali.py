@@ -61,7 +61,7 @@ def config(root, batch_size=8, seed=3, device="cpu", **more):
 
 def make(root, views=(STUDENT, WEAK), rank=0, ranks=1, colour=keep, on="cpu", **more):
     cfg = config(root, **more)
-    dataset, place = data.open(cfg, "pretrain"), {"rank": rank, "world_size": ranks}
+    dataset, place = data.build_dataset(cfg, "pretrain"), {"rank": rank, "world_size": ranks}
     recipe = read(list(views))
     return dali.loader(cfg, recipe, dataset, device=on, draw_colour=colour, **place)
 
@@ -212,7 +212,7 @@ def test_an_epoch_left_early_leaves_nothing_behind(folder):
 
 def test_few_images(folder):
     cfg = config(folder)
-    dataset = data.open(cfg, "pretrain")
+    dataset = data.build_dataset(cfg, "pretrain")
     whole = {"role": "student", "crop_size": 28}
     rows = [25, 0, 7]
     views = dali.few(cfg, read([whole, WEAK]), dataset, rows, draw_colour=keep)
@@ -239,7 +239,7 @@ def test_image_size_comes_first(folder):
     whole = {"role": "student", "crop_size": 16}
     views = [whole, {**whole, "role": "teacher"}]
     (batch,) = make(folder, views, batch_size=20, image_size=16)
-    images = data.open(config(folder, image_size=16), "pretrain")
+    images = data.build_dataset(config(folder, image_size=16), "pretrain")
     for index, view in zip(batch[0], batch[1][0]):
         wanted = torch.tensor(np.asarray(images[index][0])).permute(2, 0, 1) / 255
         assert ((view - wanted).abs() * 255).mean() < 2.5

@@ -61,7 +61,7 @@ def stl10(tmp_path, monkeypatch):
 
 def test_cifar(cifar, config):
     cfg = config("cifar10", cifar)
-    train, val = data.open(cfg, "train", need_labels=True), data.open(cfg, "val")
+    train, val = data.build_dataset(cfg, "train", need_labels=True), data.build_dataset(cfg, "val")
     assert (len(train), len(val)) == (6, 4)
     assert train.targets == [0, 1, 2, 3, 4, 5] and train.classes[3] == "class 3"
     image, target = train[4]
@@ -71,10 +71,10 @@ def test_cifar(cifar, config):
 
 def test_stl10(stl10, config):
     cfg = config("stl10", stl10, image_size=64)
-    counts = {split: len(data.open(cfg, split)) for split in ("pretrain", "train", "val")}
+    counts = {split: len(data.build_dataset(cfg, split)) for split in ("pretrain", "train", "val")}
     assert counts == {"pretrain": 7, "train": 3, "val": 2}
-    assert data.open(cfg, "pretrain").targets == [0, 1, 2, -1, -1, -1, -1]
-    train = data.open(cfg, "train", need_labels=True)
+    assert data.build_dataset(cfg, "pretrain").targets == [0, 1, 2, -1, -1, -1, -1]
+    train = data.build_dataset(cfg, "train", need_labels=True)
     assert train[0][0].size == (64, 64) and train.classes[9] == "class 9"
     (images, _) = next(iter(data.evaluation_loader(cfg, "val")))
     assert images.shape == (2, 3, 64, 64)
@@ -83,7 +83,7 @@ def test_stl10(stl10, config):
 def test_stl10_in_memory_keeps_its_splits_apart(stl10, config, tmp_path):
     cfg = config("stl10", stl10, image_size=64)
     for split, count in (("pretrain", 7), ("train", 3), ("val", 2), ("pretrain", 7)):
-        dataset = data.open(cfg, split)
+        dataset = data.build_dataset(cfg, split)
         images = data.MemoryImages(dataset, tmp_path / "c", progress=False).images
         assert images.shape == (count, 64, 64, 3)
         assert (images[1].numpy() == np.asarray(dataset[1][0])).all()
@@ -93,18 +93,18 @@ def test_stl10_in_memory_keeps_its_splits_apart(stl10, config, tmp_path):
 @pytest.mark.parametrize("name", ["cifar10", "cifar100", "stl10"])
 def test_missing_downloads(name, config, tmp_path):
     with pytest.raises(UserError, match=r"is not there; data\.download=true"):
-        data.open(config(name, tmp_path), "train")
+        data.build_dataset(config(name, tmp_path), "train")
 
 
 def test_damaged_cifar(cifar, config):
     (cifar / "cifar-10-batches-py" / "test_batch").write_bytes(b"cut")
     with pytest.raises(UserError, match="is incomplete or damaged"):
-        data.open(config("cifar10", cifar), "val")
+        data.build_dataset(config("cifar10", cifar), "val")
 
 
 def test_image_folder(make_folder, config):
     cfg = config("custom", make_folder(), make_folder("val", count=2))
-    train, val = data.open(cfg, "train"), data.open(cfg, "val", need_labels=True)
+    train, val = data.build_dataset(cfg, "train"), data.build_dataset(cfg, "val", need_labels=True)
     assert train.targets == [0, 0, 0, 1, 1, 1] and train.classes == ["a", "b"]
     assert val.targets == [0, 0, 1, 1] and val[3][0].mode == "RGB"
 
@@ -115,7 +115,7 @@ def test_it_lists_what_torchvision_lists(make_folder, config):
     Image.new("RGB", (4, 4)).save(root / "a" / "deep" / "er" / "x.JPG", format="jpeg")
     (root / "b" / "Thumbs.db").touch()
     (root / "loose.png").touch()
-    dataset = data.open(config("custom", root), "pretrain")
+    dataset = data.build_dataset(config("custom", root), "pretrain")
     assert dataset.samples == tv.ImageFolder(root).samples and len(dataset) == 7
     assert dataset.ignored == {".db": 1, ".png": 1}
 
@@ -124,22 +124,24 @@ def test_without_labels(make_folder, config):
     root = make_folder()
     Image.new("RGB", (4, 4)).save(root / "loose.png")
     (root / "readme.txt").touch()
-    dataset = data.open(config("custom", root, no_labels=True), "pretrain")
+    dataset = data.build_dataset(config("custom", root, no_labels=True), "pretrain")
     assert len(dataset) == 7 and set(dataset.targets) == {-1} and dataset.ignored == {".txt": 1}
     assert dataset.samples == sorted(dataset.samples)
     with pytest.raises(UserError, match=r"7 of 7 images have no label.*no_labels"):
-        data.open(config("custom", root, no_labels=True), "train", need_labels=True)
+        data.build_dataset(config("custom", root, no_labels=True), "train", need_labels=True)
 
 
 def test_transform_and_index(make_folder, config):
     cfg = config("custom", make_folder())
-    dataset = data.Indexed(data.open(cfg, "pretrain", lambda image: [image.size, image.mode]))
+    dataset = data.Indexed(
+        data.build_dataset(cfg, "pretrain", lambda image: [image.size, image.mode])
+    )
     assert dataset[4] == (4, [(8, 8), "RGB"], 1) and len(dataset) == 6
 
 
 def test_image_size(make_folder, config):
     root = make_folder(size=(20, 10))
-    dataset = data.open(config("custom", root, image_size=5), "pretrain")
+    dataset = data.build_dataset(config("custom", root, image_size=5), "pretrain")
     assert dataset[0][0].size == (5, 5)
 
 
@@ -147,21 +149,21 @@ def test_fraction_is_the_hosts_draw(make_folder, config):
     from sklearn.model_selection import train_test_split
 
     root = make_folder(count=10)
-    kept = data.open(config("custom", root, fraction=0.4), "pretrain")
+    kept = data.build_dataset(config("custom", root, fraction=0.4), "pretrain")
     samples = tv.ImageFolder(root).samples
     files, _, labels, _ = train_test_split(
         [file for file, _ in samples], [label for _, label in samples],
         train_size=0.4, stratify=[label for _, label in samples], random_state=42,
     )  # fmt: skip
     assert kept.samples == list(zip(files, labels)) and kept.targets == labels
-    assert len(data.open(config("custom", root, fraction=0.4), "train")) == 20
-    assert len(data.open(config("custom", root, fraction=1.0), "pretrain")) == 20
+    assert len(data.build_dataset(config("custom", root, fraction=0.4), "train")) == 20
+    assert len(data.build_dataset(config("custom", root, fraction=1.0), "pretrain")) == 20
 
 
 @pytest.mark.parametrize("fraction", [1.5, 0.01])
 def test_bad_fraction(make_folder, config, fraction):
     with pytest.raises(UserError, match=r"data\.fraction"):
-        data.open(config("custom", make_folder(), fraction=fraction), "pretrain")
+        data.build_dataset(config("custom", make_folder(), fraction=fraction), "pretrain")
 
 
 @pytest.mark.parametrize(
@@ -174,7 +176,7 @@ def test_bad_fraction(make_folder, config, fraction):
 )
 def test_bad_values(make_folder, config, dataset, options, message):
     with pytest.raises(UserError, match=message):
-        data.open(config(dataset, make_folder(), **options), "train")
+        data.build_dataset(config(dataset, make_folder(), **options), "train")
 
 
 @pytest.mark.parametrize(
@@ -184,56 +186,56 @@ def test_bad_values(make_folder, config, dataset, options, message):
 )  # fmt: skip
 def test_missing_directory(config, tmp_path, dataset, advice):
     with pytest.raises(UserError, match=rf"data\.train_path=.*gone: no such.*{advice}"):
-        data.open(config(dataset, tmp_path / "gone"), "train")
+        data.build_dataset(config(dataset, tmp_path / "gone"), "train")
 
 
 def test_val_path_not_set(make_folder, config):
     with pytest.raises(UserError, match=r"data\.val_path is not set"):
-        data.open(config("custom", make_folder()), "val")
+        data.build_dataset(config("custom", make_folder()), "val")
 
 
 def test_no_class_folders(config, tmp_path):
     (tmp_path / "1.png").touch()
     with pytest.raises(UserError, match=r"no class folders.*data\.no_labels"):
-        data.open(config("custom", tmp_path), "train")
+        data.build_dataset(config("custom", tmp_path), "train")
 
 
 def test_the_folder_above_train_and_val(make_folder, config):
     root = make_folder().parent
     with pytest.raises(UserError, match=r"holds train; give .*train"):
-        data.open(config("custom", root), "train")
+        data.build_dataset(config("custom", root), "train")
 
 
 def test_empty_class_folder(make_folder, config):
     root = make_folder()
     (root / "c").mkdir()
     with pytest.raises(UserError, match=r"1 empty class folder: .*/c; put images in"):
-        data.open(config("custom", root), "train")
+        data.build_dataset(config("custom", root), "train")
 
 
 def test_no_images_without_labels(config, tmp_path):
     (tmp_path / "readme.txt").touch()
     with pytest.raises(UserError, match=r"holds no image \(1 other files\)"):
-        data.open(config("custom", tmp_path, no_labels=True), "pretrain")
+        data.build_dataset(config("custom", tmp_path, no_labels=True), "pretrain")
 
 
 def test_too_many_classes(make_folder, config):
     root = make_folder(classes=[str(i) for i in range(11)], count=1)
     with pytest.raises(UserError, match=r"11 class folders; digits has 10"):
-        data.open(config("digits", root), "train")
+        data.build_dataset(config("digits", root), "train")
 
 
 def test_classes_of_val_and_train_differ(make_folder, config):
     cfg = config("custom", make_folder(classes="abc"), make_folder("val", classes="abd"))
     with pytest.raises(UserError, match=r"it lacks c and has besides d"):
-        data.open(cfg, "val")
+        data.build_dataset(cfg, "val")
 
 
 def test_labels_of_val_beyond_train_in_npz(config, tmp_path):
     for name, labels in (("train", [0, 1]), ("val", [0, 2])):
         np.savez(tmp_path / f"{name}.npz", x=np.zeros((2, 4, 4, 3), np.uint8), y=labels)
     with pytest.raises(UserError, match=r"has label 2"):
-        data.open(config("npz", tmp_path / "train.npz", tmp_path / "val.npz"), "val")
+        data.build_dataset(config("npz", tmp_path / "train.npz", tmp_path / "val.npz"), "val")
 
 
 def test_a_bad_file_is_named_by_the_loader(make_folder, config):
@@ -298,4 +300,4 @@ def test_evaluation_loader_keeps_order_and_all(make_folder, config):
 def test_data_that_are_not_there_are_to_be_had(name, place, hint, config, tmp_path):
     cfg = config(dataset=name, train_path=str(tmp_path / place))
     with pytest.raises(UserError, match=rf"no such file or directory; .*{hint}"):
-        data.open(cfg, "train")
+        data.build_dataset(cfg, "train")

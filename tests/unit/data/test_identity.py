@@ -16,7 +16,7 @@ from ressl_plugin.utils.errors import UserError
 @pytest.fixture
 def identify(config):
     return lambda root, dataset="custom", **options: data.identify(
-        data.open(config(dataset, root, **options), "pretrain")
+        data.build_dataset(config(dataset, root, **options), "pretrain")
     )
 
 
@@ -68,7 +68,7 @@ def test_of_an_npz_it_is_the_content(identify, tmp_path):
 
 
 def test_a_file_that_vanishes_is_named(make_folder, config):
-    dataset = data.open(config("custom", make_folder()), "pretrain")
+    dataset = data.build_dataset(config("custom", make_folder()), "pretrain")
     os.unlink(dataset.samples[4][0])
     with pytest.raises(UserError, match=r"b/1\.png is gone"):
         data.identify(dataset)

@@ -28,7 +28,7 @@ def build(make_folder, config, tmp_path):
     root = make_folder()
 
     def build(**options):
-        dataset = data.open(config("custom", root, **options), "pretrain")
+        dataset = data.build_dataset(config("custom", root, **options), "pretrain")
         return data.MemoryImages(dataset, tmp_path / "cache", progress=False)
 
     build.root, build.cache = root, tmp_path / "cache"
@@ -164,7 +164,7 @@ def test_several_sizes_need_image_size(build):
 
 
 def test_image_size_equals_what_the_data_set_gives(build, config):
-    dataset = data.open(config("custom", build.root, image_size=5), "pretrain")
+    dataset = data.build_dataset(config("custom", build.root, image_size=5), "pretrain")
     images = build(image_size=5).images
     for i, (image, _) in enumerate(dataset):
         assert (images[i].numpy() == np.asarray(image)).all()
@@ -182,10 +182,10 @@ def test_no_labels(build):
 
 def test_an_array_of_the_right_size_makes_no_file(tmp_path, config):
     np.savez(tmp_path / "d.npz", x=np.full((4, 6, 6, 3), 9, np.uint8), y=[0, 1, 1, 0])
-    plain = data.open(config("npz", tmp_path / "d.npz"), "pretrain")
+    plain = data.build_dataset(config("npz", tmp_path / "d.npz"), "pretrain")
     assert data.MemoryImages(plain, tmp_path / "c").images.shape == (4, 6, 6, 3)
     assert not (tmp_path / "c").exists()
-    resized = data.open(config("npz", tmp_path / "d.npz", image_size=3), "pretrain")
+    resized = data.build_dataset(config("npz", tmp_path / "d.npz", image_size=3), "pretrain")
     images = data.MemoryImages(resized, tmp_path / "c", progress=False)
     assert images.images.shape == (4, 3, 3, 3) and (images.images == 9).all()
     assert [len(list((tmp_path / "c").glob(f"*.{s}"))) for s in ("npy", "json")] == [1, 1]
@@ -213,7 +213,7 @@ def test_to_gpu(build):
 
 def test_memory_bytes(build, config):
     for options in ({}, {"image_size": 5}):
-        dataset = data.open(config("custom", build.root, **options), "pretrain")
+        dataset = data.build_dataset(config("custom", build.root, **options), "pretrain")
         assert data.memory_bytes(dataset) == build(**options).nbytes
 
 
@@ -235,7 +235,7 @@ def _decode(root, cache, log):
 
     memory.load_image = logged
     cfg = OmegaConf.create({"data": {"dataset": "custom", "train_path": str(root)}})
-    data.MemoryImages(data.open(cfg, "pretrain"), cache, progress=False)
+    data.MemoryImages(data.build_dataset(cfg, "pretrain"), cache, progress=False)
 
 
 def test_of_several_ranks_one_decodes(make_folder, tmp_path):

@@ -152,7 +152,7 @@ def npz_or_user_error(config, parts, todo, where):
         if where == "file":
             path.write_bytes(edited(path.read_bytes(), todo))
         try:
-            dataset = data.open(config("npz", path), "pretrain")
+            dataset = data.build_dataset(config("npz", path), "pretrain")
         except UserError as error:
             assert str(path) in str(error) and "\n" not in str(error)
             return
@@ -188,16 +188,16 @@ def test_a_single_array_is_refused(tmp_path):
 
 def test_missing_file_names_the_config_key(config, tmp_path):
     with pytest.raises(UserError, match=r"data\.train_path=.*gone\.npz"):
-        data.open(config("npz", tmp_path / "gone.npz"), "train")
+        data.build_dataset(config("npz", tmp_path / "gone.npz"), "train")
 
 
 def test_open(saved, config):
     cfg = config("custom", saved(x=IMAGES, y=LABELS), format="npz")
-    dataset = data.open(cfg, "train", need_labels=True)
+    dataset = data.build_dataset(cfg, "train", need_labels=True)
     image, target = dataset[1]
     assert (np.asarray(image) == IMAGES[1]).all() and target == 1 and image.mode == "RGB"
 
 
 def test_labels_are_needed(saved, config):
     with pytest.raises(UserError, match="6 of 6 images have no label"):
-        data.open(config("npz", saved(x=IMAGES)), "train", need_labels=True)
+        data.build_dataset(config("npz", saved(x=IMAGES)), "train", need_labels=True)

@@ -97,7 +97,7 @@ def test_every_back_end_resizes_as_the_run_says(draw, fitted, mode, folder):
     """Nothing random in these views: 24 pixels to 16, in the view or before it."""
     cfg = finished(folder, interpolation=mode, image_size=fitted)
     cfg.dali.device = "cpu"
-    dataset = data.open(cfg, "pretrain")
+    dataset = data.build_dataset(cfg, "pretrain")
     views = draw(cfg, dataset)
     for view, (path, _) in zip(views, dataset.samples):
         wanted = resized(path, 16, mode, cfg)
@@ -114,18 +114,20 @@ def test_images_are_fitted_as_the_run_says(mode, folder, tmp_path):
     images = torch.cat([batch for batch, _ in loader])
     for image, (path, _) in zip(images, loader.dataset.samples):
         torch.testing.assert_close(image, resized(path, 16, mode, cfg))
-    dataset = data.open(cfg, "pretrain")
+    dataset = data.build_dataset(cfg, "pretrain")
     first = data.MemoryImages(dataset, tmp_path).images[0].numpy()
     wanted = fit(data.load_image(dataset.samples[0][0]), 16, mode)
     assert (first == np.asarray(wanted)).all()
-    assert (first == np.asarray(data.open(cfg, "pretrain")[0][0])).all()
+    assert (first == np.asarray(data.build_dataset(cfg, "pretrain")[0][0])).all()
 
 
 def test_a_decoded_image_is_of_the_filter_that_is_asked_for(folder, tmp_path):
     """One cache, two filters: the second run does not take the first one's pixels."""
     kept = {}
     for mode in MODES:
-        dataset = data.open(finished(folder, interpolation=mode, image_size=16), "pretrain")
+        dataset = data.build_dataset(
+            finished(folder, interpolation=mode, image_size=16), "pretrain"
+        )
         kept[mode] = data.MemoryImages(dataset, tmp_path).images.numpy().copy()
     assert (kept["bicubic"] != kept["bilinear"]).any()
 

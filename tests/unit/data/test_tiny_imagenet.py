@@ -39,8 +39,8 @@ def test_arrange_then_open(tiny, config):
     assert data.arrange_tiny_imagenet(tiny.parent, **COUNTS) == tiny
     assert val_files(tiny) == ARRANGED and not (tiny / "val/images").exists()
     cfg = config("tiny-imagenet", tiny / "train", tiny / "val")
-    assert len(data.open(cfg, "train")) == 12
-    val = data.open(cfg, "val")
+    assert len(data.build_dataset(cfg, "train")) == 12
+    val = data.build_dataset(cfg, "val")
     assert (val.classes, val.targets) == (["n0", "n1", "n2"], [0, 0, 1, 1, 2, 2])
 
 

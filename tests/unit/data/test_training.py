@@ -123,7 +123,7 @@ def test_workers_need_not_be_forked(tmp_path):
     images = image_folder(tmp_path / "images")
     code = (
         "import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
-        "from ressl_plugin import cli; sys.exit(cli.main(sys.argv[1:]))"
+        "from ressl_plugin.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     words = [
         "pretrain", "digits/ressl", f"run_dir={tmp_path}/run", f"data.train_path={images}/train",

@@ -35,7 +35,7 @@ def test_links_never_multiply_images(make_folder, config, links):
     for name, target in links.items():
         (root / name).symlink_to(target)
     for no_labels in (False, True):
-        dataset = data.open(config("custom", root, no_labels=no_labels), "pretrain")
+        dataset = data.build_dataset(config("custom", root, no_labels=no_labels), "pretrain")
         assert names(dataset) == PLAIN
     report = data.check_folder(root, progress=False)
     assert report.images == 6 and not report.refused
@@ -49,7 +49,7 @@ def test_class_folders_may_be_links(make_folder, config, tmp_path):
     (tmp_path / "subset").mkdir()
     for label in "ab":
         (tmp_path / "subset" / label).symlink_to(root / label)
-    assert names(data.open(config("custom", tmp_path / "subset"), "pretrain")) == PLAIN
+    assert names(data.build_dataset(config("custom", tmp_path / "subset"), "pretrain")) == PLAIN
 
 
 def test_a_real_folder_counts_where_it_lies(make_folder, config):
@@ -57,7 +57,7 @@ def test_a_real_folder_counts_where_it_lies(make_folder, config):
     (root / "b" / "deep").mkdir()
     Image.new("RGB", (4, 4)).save(root / "b" / "deep" / "x.png")
     (root / "a" / "link").symlink_to("../b/deep")
-    dataset = data.open(config("custom", root), "pretrain")
+    dataset = data.build_dataset(config("custom", root), "pretrain")
     assert names(dataset) == [*PLAIN, "b/deep/x.png"]
 
 
@@ -65,7 +65,7 @@ def test_one_folder_under_two_classes_is_refused(make_folder, config):
     root = make_folder()
     (root / "c").symlink_to("a")
     with pytest.raises(UserError, match=r"/c and .*/a are one and the same folder"):
-        data.open(config("custom", root), "pretrain")
+        data.build_dataset(config("custom", root), "pretrain")
 
 
 def test_the_order_is_torchvisions(make_folder):

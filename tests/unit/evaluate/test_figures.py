@@ -160,12 +160,13 @@ def test_without_matplotlib_the_extra_is_named(tmp_path, monkeypatch):
             if "matplotlib" not in package.name and not (packages / package.name).exists():
                 (packages / package.name).symlink_to(package)
     code = (
-        "import sys; from ressl_plugin import cli, figures; "
-        "sys.exit(cli.guarded(lambda: figures.feature_space({'x': [[1.0]]}, [0], 'f')))"
+        "import sys; from ressl_plugin.cli.main import guarded; "
+        "from ressl_plugin.evaluate import figures; "
+        "sys.exit(guarded(lambda: figures.feature_space({'x': [[1.0]]}, [0], 'f')))"
     )
     done = subprocess.run(
         [sys.executable, "-S", "-c", code],
-        env={**os.environ, "PYTHONPATH": f"{Path(figures.__file__).parents[1]}:{packages}"},
+        env={**os.environ, "PYTHONPATH": f"{Path(figures.__file__).parents[2]}:{packages}"},
         capture_output=True,
         text=True,
         cwd=tmp_path,

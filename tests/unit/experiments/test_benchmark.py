@@ -8,7 +8,7 @@ from helpers import image_folder
 from omegaconf import OmegaConf
 
 from ressl_plugin import config, run
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli.main import main
 from ressl_plugin.experiments import benchmark
 from ressl_plugin.run import results
 from ressl_plugin.train import pretrain
@@ -36,7 +36,7 @@ def words(tmp_path_factory):
 def out(words, tmp_path_factory):
     """A finished benchmark, through the command line."""
     out = tmp_path_factory.mktemp("benchmark")
-    assert cli.main(["benchmark", *words, "--seeds", "3", "--out", str(out)]) == 0
+    assert main(["benchmark", *words, "--seeds", "3", "--out", str(out)]) == 0
     return out
 
 
@@ -55,7 +55,7 @@ def test_every_method_has_every_number(out):
 def test_a_finished_cell_is_not_run_again(out, words, capsys):
     before = {p: p.stat().st_mtime_ns for p in out.glob("*/*") if p.name != "results.json"}
     records = {p.name: results.read(p) for p in out.iterdir() if p.is_dir()}
-    assert cli.main(["benchmark", *words, "--seeds", "3", "--out", str(out)]) == 0
+    assert main(["benchmark", *words, "--seeds", "3", "--out", str(out)]) == 0
     assert {p: p.stat().st_mtime_ns for p in before} == before
     assert {p.name: results.read(p) for p in out.iterdir() if p.is_dir()} == records
     assert "[7/7]" in capsys.readouterr().out

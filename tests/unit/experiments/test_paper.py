@@ -7,11 +7,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from ressl_plugin import config, run
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli import main
 from ressl_plugin.evaluate import finetune, logistic, on_run
-from ressl_plugin.experiments import paper as reproduce
-from ressl_plugin.experiments import paper_spec as plan
-from ressl_plugin.experiments import sweep
+from ressl_plugin.experiments import paper, paper_spec, sweep
 from ressl_plugin.experiments.paper_cells import VOC
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils.errors import RunFault, UserError
@@ -60,7 +58,7 @@ def test_a_linear_classifier_is_done_in_the_way_asked_for(tmp_path, made, there,
     cell(tmp_path)
     for protocol in there:
         record(tmp_path, "linear", protocol)
-    reproduce.evaluate(tmp_path, "linear", {}, fast)
+    paper.evaluate(tmp_path, "linear", {}, fast)
     due = wanted in ("both", "fast" if fast else "slow")
     protocol = None if fast else "small"
     assert made == [((str(tmp_path), [], protocol, fast, "auto"), {})] * due
@@ -69,10 +67,10 @@ def test_a_linear_classifier_is_done_in_the_way_asked_for(tmp_path, made, there,
 def test_the_linear_protocol_is_that_of_the_crop_size(tmp_path, made):
     cell(tmp_path, "imagenet/ressl")
     record(tmp_path, "linear", "small", data="imagenet")
-    reproduce.evaluate(tmp_path, "linear", {})
+    paper.evaluate(tmp_path, "linear", {})
     assert made == [((str(tmp_path), [], "imagenet", False, "auto"), {})]
     record(tmp_path, "linear", "imagenet", data="imagenet")
-    reproduce.evaluate(tmp_path, "linear", {})
+    paper.evaluate(tmp_path, "linear", {})
     assert len(made) == 1
 
 
@@ -81,14 +79,14 @@ def test_the_linear_protocol_is_that_of_the_crop_size(tmp_path, made):
 )
 def test_numbers_of_something_else_do_not_count(tmp_path, made, other):
     record(cell(tmp_path), "linear", "small", **other)
-    reproduce.evaluate(tmp_path, "linear", {})
+    paper.evaluate(tmp_path, "linear", {})
     assert len(made) == 1
 
 
 def test_numbers_that_do_not_say_which_weights_do_not_count(tmp_path, made):
     results.append(cell(tmp_path), {"evaluator": "linear", "protocol": "small", "metric": "top1",
                                     "data": "custom", "value": 50.0})  # fmt: skip
-    reproduce.evaluate(tmp_path, "linear", {})
+    paper.evaluate(tmp_path, "linear", {})
     assert len(made) == 1
 
 
@@ -100,7 +98,7 @@ def shots(folder, count, seeds):
 def test_only_the_low_shot_numbers_that_are_missing_are_made(tmp_path, made):
     cell(tmp_path)
     asked = lambda: made.pop()[0][3] if made else []
-    low_shot = lambda: reproduce.evaluate(tmp_path, "lowshot", SETTINGS["lowshot"], voc="VOC")
+    low_shot = lambda: paper.evaluate(tmp_path, "lowshot", SETTINGS["lowshot"], voc="VOC")
     low_shot()
     assert asked() == ["16", "32", "64", "full"]
     shots(tmp_path, 16, 5)
@@ -125,7 +123,7 @@ def test_a_fine_tuning_of_other_epochs_does_not_count(tmp_path, made):
     record(tmp_path, "finetune", "labels 0.01", details=how)
     record(tmp_path, "finetune", "labels 0.1", details=how)
     record(tmp_path, "finetune", "labels 0.1", details={**how, "epochs": 2})  # a table shows that
-    reproduce.evaluate(tmp_path, "finetune", SETTINGS["finetune"])
+    paper.evaluate(tmp_path, "finetune", SETTINGS["finetune"])
     assert [args[2:] for args, _ in made] == [("0.1", 20)]
 
 
@@ -134,13 +132,13 @@ def test_figures_are_done_when_the_last_one_is(tmp_path, made):
     folder.mkdir()
     for done, name in enumerate(["curves.pdf", "features.pdf", "neighbours.png"], 1):
         (folder / name).touch()
-        reproduce.evaluate(tmp_path, "figures", {})
+        paper.evaluate(tmp_path, "figures", {})
         assert len(made) == done, name
     (folder / "neighbours.pdf").touch()
-    reproduce.evaluate(tmp_path, "figures", {})
+    paper.evaluate(tmp_path, "figures", {})
     assert len(made) == 3
     os.utime(folder / "neighbours.pdf", (0, 0))  # of weights that have been trained further
-    reproduce.evaluate(tmp_path, "figures", {})
+    paper.evaluate(tmp_path, "figures", {})
     assert len(made) == 4
 
 
@@ -151,7 +149,7 @@ def test_figures_are_done_when_the_last_one_is(tmp_path, made):
 def untrained(monkeypatch):
     """Nothing is to be trained."""
     monkeypatch.setattr(sweep, "train", lambda cfg: pytest.fail(f"trained {cfg.run_dir}"))
-    monkeypatch.setattr(reproduce, "evaluate", lambda *args: pytest.fail(f"evaluated {args[0]}"))
+    monkeypatch.setattr(paper, "evaluate", lambda *args: pytest.fail(f"evaluated {args[0]}"))
 
 
 def written(folder, text):
@@ -238,7 +236,7 @@ MISTAKES = {
 def test_a_mistake_is_found_before_anything_is_trained(tmp_path, untrained, capsys, text, message):
     file = written(tmp_path, text)
     argv = ["paper", file, "accelerator=cpu", "devices=1", "--out", str(tmp_path / "out")]
-    assert cli.main(argv) == cli.USER_MISTAKE
+    assert main.main(argv) == main.USER_MISTAKE
     printed = capsys.readouterr()
     (line,) = printed.err.strip().splitlines()
     assert re.search(f"{re.escape(file)}: .*{message}", line), line
@@ -248,25 +246,27 @@ def test_a_mistake_is_found_before_anything_is_trained(tmp_path, untrained, caps
 def test_a_file_that_cannot_be_read(tmp_path):
     (tmp_path / "mine.yaml").write_bytes(b"\xff\xfe\xff")
     with pytest.raises(UserError, match=r"mine.yaml: not UTF-8"):
-        plan.read(str(tmp_path / "mine.yaml"))
+        paper_spec.read(str(tmp_path / "mine.yaml"))
     with pytest.raises(UserError, match="no such table"):
-        plan.read(str(tmp_path))
+        paper_spec.read(str(tmp_path))
 
 
 def test_what_a_file_may_leave_out(tmp_path):
-    found = plan.read(written(tmp_path, spec("{linear:}", more="operations:")))
+    found = paper_spec.read(written(tmp_path, spec("{linear:}", more="operations:")))
     assert found["evaluate"] == {"linear": {}} and found["operations"] == {}
 
 
 def reproduced(tmp_path, text, words=(), **kwargs):
     words = ["accelerator=cpu", "devices=1", *words]
-    return reproduce.reproduce(written(tmp_path, text), words, tmp_path / "out", **kwargs)
+    return paper.reproduce(written(tmp_path, text), words, tmp_path / "out", **kwargs)
 
 
 def test_every_cell_must_be_the_same_experiment_before_the_first_is_trained(tmp_path, untrained):
     text = group("cells: {a: [], b: []}")
-    (cfg,) = reproduce.cells(
-        plan.read(written(tmp_path, group("cells: {b: []}"))), ["max_epochs=7"], tmp_path / "out"
+    (cfg,) = paper.cells(
+        paper_spec.read(written(tmp_path, group("cells: {b: []}"))),
+        ["max_epochs=7"],
+        tmp_path / "out",
     )
     (tmp_path / "out" / "digits-ressl" / "b").mkdir(parents=True)
     OmegaConf.save(cfg, tmp_path / "out" / "digits-ressl" / "b" / "config.yaml")
@@ -297,8 +297,8 @@ def test_an_override_that_makes_two_cells_one_is_found_before_training(tmp_path,
 
 def test_seeds_share_a_place_in_the_table_and_a_cell_named_twice_is_one(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(reproduce, "train", lambda cfg: trained.append(cfg.seed))
-    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    monkeypatch.setattr(paper, "train", lambda cfg: trained.append(cfg.seed))
+    monkeypatch.setattr(paper, "evaluate", lambda *args: None)
     monkeypatch.setattr(sweep, "check_images", lambda *args, **kwargs: None)
     (tmp_path / "out").mkdir()
     again = "  - {recipe: digits/ressl, sweep: ['seed=2,3']}\n"
@@ -318,7 +318,7 @@ def there(monkeypatch):
 def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained, capsys):
     file, out = written(tmp_path, group("methods: [simclr, byol]")), tmp_path / "out"
     argv = ["paper", file, "accelerator=cpu", "devices=1", "--out", str(out)]
-    assert cli.main([*argv, "--plan"]) == 0 and not out.exists()
+    assert main.main([*argv, "--plan"]) == 0 and not out.exists()
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"{out}/digits-ressl/simclr: to be trained; linear: to be done"
     command = lines[1].split()
@@ -326,23 +326,23 @@ def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained
     assert len(lines) == 4 and "digits-ressl/byol" in lines[2]
     # a cell that is trained, and then evaluated
     words = ["accelerator=cpu", "devices=1"]
-    cfg, _ = reproduce.cells(plan.read(file), words, out)
+    cfg, _ = paper.cells(paper_spec.read(file), words, out)
     folder = out / "digits-ressl" / "simclr"
     run.start(cfg, cfg)
     done = {"state_dict": {}, "epoch": cfg.max_epochs - 1, "global_step": 0}
     checkpoint.save(folder / "last.ckpt", done)
-    assert cli.main([*argv, "--plan"]) == 0
+    assert main.main([*argv, "--plan"]) == 0
     assert "simclr: trained; linear: small to be done" in capsys.readouterr().out
     record(folder, "linear", "small")
-    assert cli.main([*argv, "--plan", "--cells", "digits-ressl/simclr"]) == 0
+    assert main.main([*argv, "--plan", "--cells", "digits-ressl/simclr"]) == 0
     first, _ = capsys.readouterr().out.splitlines()
     assert first.endswith("simclr: trained; linear: done")
 
 
 def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, there):
     trained = []
-    monkeypatch.setattr(reproduce, "train", lambda cfg: trained.append(cfg.method))
-    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    monkeypatch.setattr(paper, "train", lambda cfg: trained.append(cfg.method))
+    monkeypatch.setattr(paper, "evaluate", lambda *args: None)
     text = group("methods: [simclr, byol]")
     reproduced(tmp_path, text, chosen=["digits-ressl/byol"])
     assert trained == ["byol"]
@@ -352,8 +352,8 @@ def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, the
 
 def test_published_lists_of_labels_replace_the_shares(tmp_path, monkeypatch, there):
     asked = []
-    monkeypatch.setattr(reproduce, "train", lambda cfg: None)
-    monkeypatch.setattr(reproduce, "evaluate", lambda *args: asked.append(args[2]["labels"]))
+    monkeypatch.setattr(paper, "train", lambda cfg: None)
+    monkeypatch.setattr(paper, "evaluate", lambda *args: asked.append(args[2]["labels"]))
     text = spec("{finetune: {labels: [0.01], epochs: 20}}")
     names = str(tmp_path / "1percent.txt")
     with pytest.raises(UserError, match=r"1percent.txt' is no fraction .* and no file"):
@@ -379,8 +379,8 @@ def test_a_cell_that_fails_does_not_keep_the_others_from_being_run(
         if cfg.seed == 1:
             raise RunFault("the loss is not finite at step 3")
 
-    monkeypatch.setattr(reproduce, "train", train)
-    monkeypatch.setattr(reproduce, "evaluate", lambda *args: None)
+    monkeypatch.setattr(paper, "train", train)
+    monkeypatch.setattr(paper, "evaluate", lambda *args: None)
     text = group("sweep: ['seed=1,2']")
     with pytest.raises(RunFault, match=r"1 of 2 cells failed: .*seed=1; "):
         reproduced(tmp_path, text)

@@ -12,7 +12,7 @@ from helpers import image_folder
 from omegaconf import OmegaConf
 
 from ressl_plugin import config
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli import main
 from ressl_plugin.experiments import sweep
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, results
@@ -42,7 +42,7 @@ def test_a_sweep_trains_every_cell_once(images, tmp_path):
     assert [(f / "last.ckpt").stat().st_mtime_ns for f in folders] == before, "run again"
     # what is not swept is not in the name, and must be the same nevertheless
     code, text = run(tmp_path, [*words, "optimizer.weight_decay=0.5"])
-    assert code == cli.USER_MISTAKE and "optimizer.weight_decay" in last_line(text)
+    assert code == main.USER_MISTAKE and "optimizer.weight_decay" in last_line(text)
 
 
 def test_mistakes_are_one_line(images, tmp_path):
@@ -54,13 +54,13 @@ def test_mistakes_are_one_line(images, tmp_path):
     cell.mkdir()
     (cell / "config.yaml").write_text("a: [")
     code, text = run(tmp_path, command(images, tmp_path, "-m", "seed=1,2"))
-    assert code == cli.USER_MISTAKE and "config.yaml: not YAML" in last_line(text)
+    assert code == main.USER_MISTAKE and "config.yaml: not YAML" in last_line(text)
 
 
 def test_a_run_stopped_in_its_last_epoch_is_not_finished(images, tmp_path):
     words = command(images, tmp_path, "max_epochs=1", "checkpoint.every_n_steps=0")
     code, _ = run(tmp_path, words, lambda: os.kill(os.getpid(), signal.SIGINT), 3)
-    assert code == cli.INTERRUPTED and checkpoint.load(tmp_path)["global_step"] == 4
+    assert code == main.INTERRUPTED and checkpoint.load(tmp_path)["global_step"] == 4
     assert not sweep.finished(tmp_path, 1)
     assert run(tmp_path, [*words, "resume=true"])[0] == 0
     assert sweep.finished(tmp_path, 1) and not sweep.finished(tmp_path, 2)
@@ -137,7 +137,7 @@ def test_a_cell_of_another_config_can_be_forced(tmp_path):
 def test_a_diverged_cell_does_not_end_the_sweep(images, tmp_path):
     words = command(images, tmp_path, "max_epochs=1", "-m", "optimizer.lr=1e18,0.1")
     code, text = run(tmp_path, words)
-    assert code == cli.FAULT and "1 of 2 cells failed" in last_line(text), text
+    assert code == main.FAULT and "1 of 2 cells failed" in last_line(text), text
     assert "lr=1e+18: the loss is not finite" in text
     assert sweep.finished(tmp_path / "lr=0.1", 1) and not sweep.finished(tmp_path / "lr=1e+18", 1)
 

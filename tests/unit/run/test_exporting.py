@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from ressl_plugin.method import backbone
-from ressl_plugin.run import importing as exchange
+from ressl_plugin.run import importing
 from ressl_plugin.utils.errors import UserError
 
 
@@ -67,9 +67,9 @@ CASES = [
 def test_bit_equal_features(tmp_path, name, stem, flavour, size):
     cfg = config(name, stem, size)
     network = trained(cfg)
-    file = exchange.export_backbone(state_of(network), cfg, tmp_path / "x", flavour, [RESULT])
+    file = importing.export_backbone(state_of(network), cfg, tmp_path / "x", flavour, [RESULT])
     assert file == tmp_path / "x.safetensors"
-    loaded = exchange.load_exported(file)
+    loaded = importing.load_exported(file)
     assert not loaded.training
     images = torch.randn(2, 3, size, size)
     with torch.no_grad():
@@ -87,7 +87,7 @@ def test_bit_equal_features(tmp_path, name, stem, flavour, size):
 def test_torchvision_itself_loads_the_names(tmp_path):
     cfg = config("resnet50", size=64)
     network = trained(cfg)
-    file = exchange.export_backbone(state_of(network), cfg, tmp_path / "x.safetensors")
+    file = importing.export_backbone(state_of(network), cfg, tmp_path / "x.safetensors")
     theirs = torchvision.models.resnet50(weights=None)
     result = theirs.load_state_dict(load_file(file), strict=False)
     assert sorted(result.missing_keys) == ["fc.bias", "fc.weight"] and not result.unexpected_keys
@@ -99,7 +99,7 @@ def test_torchvision_itself_loads_the_names(tmp_path):
 def test_timm_itself_loads_the_names(tmp_path):
     cfg = config("timm:mobilenetv3_small_050", size=64)
     network = trained(cfg)
-    file = exchange.export_backbone(state_of(network), cfg, tmp_path / "x")
+    file = importing.export_backbone(state_of(network), cfg, tmp_path / "x")
     theirs = timm.create_model("mobilenetv3_small_050", num_classes=0)
     theirs.load_state_dict(load_file(file), strict=True)
     images = torch.randn(1, 3, 64, 64)
@@ -110,7 +110,7 @@ def test_timm_itself_loads_the_names(tmp_path):
 def export(tmp_path_factory):
     folder = tmp_path_factory.mktemp("export")
     cfg = config("resnet18", "paper")
-    exchange.export_backbone(state_of(trained(cfg)), cfg, folder / "x")
+    importing.export_backbone(state_of(trained(cfg)), cfg, folder / "x")
     return folder
 
 
@@ -121,7 +121,7 @@ def exported(export, tmp_path):
 
 @pytest.mark.parametrize("suffix", ["", ".json", ".safetensors"])
 def test_loading_by_any_of_its_names(exported, suffix):
-    network = exchange.load_exported(f"{exported}{suffix}")
+    network = importing.load_exported(f"{exported}{suffix}")
     assert network.conv1.stride == (1, 1) and isinstance(network.maxpool, nn.Identity)
 
 
@@ -158,7 +158,7 @@ def rewrite(exported, **changes):
 def test_a_description_that_is_wrong_or_malicious(exported, changes, message):
     rewrite(exported, **changes)
     with pytest.raises(UserError, match=message) as error:
-        exchange.load_exported(exported)
+        importing.load_exported(exported)
     assert "\n" not in str(error.value)
 
 
@@ -168,32 +168,32 @@ def test_damaged_or_absent(exported):
     data[-100] ^= 1
     file.write_bytes(data)
     with pytest.raises(UserError, match="sha256"):
-        exchange.load_exported(exported)
+        importing.load_exported(exported)
     file.write_bytes(data[:-10])
     with pytest.raises(UserError, match="safetensors"):
-        exchange.load_exported(exported)
+        importing.load_exported(exported)
     for text in ("{", '{"a":' * 10**5):
         exported.with_suffix(".json").write_text(text)
         with pytest.raises(UserError, match="not JSON"):
-            exchange.load_exported(exported)
+            importing.load_exported(exported)
     with pytest.raises(UserError, match="No such file"):
-        exchange.load_exported(exported.with_name("other"))
+        importing.load_exported(exported.with_name("other"))
 
 
 def test_what_cannot_be_exported(tmp_path):
     cfg = config("resnet18", "paper")
     state = state_of(trained(cfg))
     with pytest.raises(UserError, match="flavour onnx: one of torchvision, timm"):
-        exchange.export_backbone(state, cfg, tmp_path / "x", "onnx")
+        importing.export_backbone(state, cfg, tmp_path / "x", "onnx")
     with pytest.raises(UserError, match="torchvision has no network"):
-        exchange.export_backbone(
+        importing.export_backbone(
             state, config("timm:vit_tiny_patch16_224"), tmp_path / "x", "torchvision"
         )
     with pytest.raises(UserError, match="another architecture"):
-        exchange.export_backbone(state, config("resnet50"), tmp_path / "x")
+        importing.export_backbone(state, config("resnet50"), tmp_path / "x")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
-        exchange.export_backbone(state, cfg, tmp_path / "file" / "x")
+        importing.export_backbone(state, cfg, tmp_path / "file" / "x")
     assert not list(tmp_path.glob("x*"))
 
 
@@ -205,7 +205,7 @@ def test_a_folder_is_not_written_beside(tmp_path, monkeypatch, place):
     monkeypatch.chdir(inside)
     cfg = config("resnet18", "paper")
     with pytest.raises(UserError, match=r"a folder; name the file, such as .*backbone.safetensors"):
-        exchange.export_backbone({}, cfg, place)
+        importing.export_backbone({}, cfg, place)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "inside", "x.safetensors"]
 
 
@@ -214,7 +214,7 @@ def test_weights_of_a_run_that_diverged(exported, tmp_path):
     state = state_of(trained(cfg))
     state["backbone.layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
     with pytest.raises(UserError, match=r"layer1\.0\.conv1\.weight is not finite"):
-        exchange.export_backbone(state, cfg, tmp_path / "y")
+        importing.export_backbone(state, cfg, tmp_path / "y")
     assert not list(tmp_path.glob("y*"))
     file = exported.with_suffix(".safetensors")
     weights = load_file(file)
@@ -222,11 +222,11 @@ def test_weights_of_a_run_that_diverged(exported, tmp_path):
     save_file(weights, file, {"format": "pt"})
     rewrite(exported, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
     with pytest.raises(UserError, match=r"bn1\.running_var is not finite"):
-        exchange.load_exported(exported)
+        importing.load_exported(exported)
 
 
 def test_loading_needs_no_solo_learn(exported, monkeypatch):
     for name in [n for n in sys.modules if n == "solo" or n.startswith("solo.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "solo", None)
-    assert exchange.load_exported(exported)(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+    assert importing.load_exported(exported)(torch.zeros(1, 3, 32, 32)).shape == (1, 512)

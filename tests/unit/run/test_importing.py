@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from ressl_plugin.method import backbone
-from ressl_plugin.run import importing as exchange
+from ressl_plugin.run import importing
 from ressl_plugin.utils.errors import UserError
 
 HIDDEN, OUT, ROWS = 24, 8, 40
@@ -147,7 +147,7 @@ def test_the_authors_checkpoints(tmp_path, layout, wrapped):
     file = tmp_path / "theirs.pth"
     torch.save({"model": state, "optimizer": optimizer, "epoch": 200}, file)
     cfg = config(stem="paper" if layout == "small" else "imagenet")
-    found = exchange.import_checkpoint(file, cfg)
+    found = importing.import_checkpoint(file, cfg)
     small = "" if layout == "imagenet" else ", small data"
     assert found.origin == f"ReSSL reference code{small}"
     assert found.missing == [] and found.unexpected == [] and found.notes == []
@@ -189,7 +189,7 @@ def test_import(tmp_path, parts, kind, wrapped):
     if wrapped:
         state = under("module.", state)
     torch.save({"epoch": 7, "state_dict": state}, path)
-    found = exchange.import_checkpoint(path, config())
+    found = importing.import_checkpoint(path, config())
     origin = {"moco": "MoCo", "main": "solo-learn", "pypi": "solo-learn 1.0.2"}
     assert found.origin == origin[kind]
     assert found.missing == [] and found.unexpected == [] and found.notes == []
@@ -214,10 +214,10 @@ def test_what_is_missing_and_what_is_left_out(tmp_path, parts):
     }
     torch.save({"state_dict": state, "arch": "resnet18"}, path)
     with pytest.raises(UserError, match=r"projector\.0\.weight is absent"):
-        exchange.import_checkpoint(path, config())
+        importing.import_checkpoint(path, config())
     del state["module.encoder_q.fc.weight"]
     torch.save({"state_dict": state}, path)
-    found = exchange.import_checkpoint(path, config())
+    found = importing.import_checkpoint(path, config())
     assert found.unexpected == ["temperature"]
     assert {k.partition(".")[0] for k in found.missing} == {
         "projector", "momentum_backbone", "momentum_projector", "queue", "queue_ptr",
@@ -230,7 +230,7 @@ def test_a_last_layer_is_left_out(tmp_path, parts):
     state = under("encoder_q.net.", parts["student"])
     state["encoder_q.net.fc.weight"] = torch.ones(10, 512)
     torch.save({"model": state}, tmp_path / "x.pth")
-    found = exchange.import_checkpoint(tmp_path / "x.pth", config())
+    found = importing.import_checkpoint(tmp_path / "x.pth", config())
     assert found.unexpected == ["encoder_q.net.fc.weight"]
     assert "backbone.fc.weight" not in found.state_dict
 
@@ -239,7 +239,7 @@ def test_a_bare_backbone(tmp_path):
     """As torchvision's own weights are, last layer and all."""
     network = torchvision.models.resnet18(num_classes=7)
     torch.save(network.state_dict(), tmp_path / "resnet18.pth")
-    found = exchange.import_checkpoint(tmp_path / "resnet18.pth", config(stem="imagenet"))
+    found = importing.import_checkpoint(tmp_path / "resnet18.pth", config(stem="imagenet"))
     assert found.origin == "bare backbone"
     assert set(found.state_dict) == {
         f"backbone.{k}" for k in network.state_dict() if not k.startswith("fc.")
@@ -248,7 +248,7 @@ def test_a_bare_backbone(tmp_path):
     assert "not taken: fc.* (2)" in found.report()
     assert "does not say what trained it: taken for method=ressl" in found.report()
     with pytest.raises(UserError, match=r"another architecture: backbone\.conv1\.weight"):
-        exchange.import_checkpoint(tmp_path / "resnet18.pth", config(stem="paper"))
+        importing.import_checkpoint(tmp_path / "resnet18.pth", config(stem="paper"))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])
@@ -259,7 +259,7 @@ def test_weights_of_a_run_that_diverged(tmp_path, parts, key, value):
     state[key].view(-1)[-1] = value
     torch.save({"state_dict": state}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=f"{key} is not finite"):
-        exchange.import_checkpoint(tmp_path / "x.pth", config())
+        importing.import_checkpoint(tmp_path / "x.pth", config())
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_weights_of_a_run_that_diverged(tmp_path, parts, key, value):
 def test_another_architecture(tmp_path, parts, cfg, message):
     torch.save({"state_dict": foreign(parts, "moco")}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=message) as error:
-        exchange.import_checkpoint(tmp_path / "x.pth", cfg)
+        importing.import_checkpoint(tmp_path / "x.pth", cfg)
     assert "\n" not in str(error.value)
 
 
@@ -282,7 +282,7 @@ def test_another_architecture(tmp_path, parts, cfg, message):
 def test_odd_names_are_left_out(tmp_path, parts, name):
     name = f"encoder_q.net.{name}"
     torch.save({**under("encoder_q.net.", parts["student"]), name: torch.ones(1)}, tmp_path / "x")
-    found = exchange.import_checkpoint(tmp_path / "x", config())
+    found = importing.import_checkpoint(tmp_path / "x", config())
     assert found.unexpected == [name] and len(found.mapped) == len(parts["student"])
 
 
@@ -295,12 +295,12 @@ def test_odd_names_are_left_out(tmp_path, parts, name):
 def test_tensors_that_no_network_has(tmp_path, parts, value):
     torch.save(foreign(parts, "moco") | {"queue": value}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="queue is no plain tensor"):
-        exchange.import_checkpoint(tmp_path / "x.pth", config())
+        importing.import_checkpoint(tmp_path / "x.pth", config())
 
 
 def test_a_queue_of_another_size_starts_afresh(tmp_path, parts):
     torch.save(foreign(parts, "moco"), tmp_path / "x.pth")
-    found = exchange.import_checkpoint(tmp_path / "x.pth", config(queue_size=64))
+    found = importing.import_checkpoint(tmp_path / "x.pth", config(queue_size=64))
     assert "queue" not in found.state_dict and "queue" in found.missing
     assert "(40, 8) in the file, (64, 8) in the config" in found.report()
 
@@ -308,18 +308,18 @@ def test_a_queue_of_another_size_starts_afresh(tmp_path, parts):
 def test_no_encoder(tmp_path):
     torch.save({"state_dict": {"body.0.weight": torch.ones(1)}}, tmp_path / "x.pth")
     with pytest.raises(UserError, match=r"no encoder found.*body"):
-        exchange.import_checkpoint(tmp_path / "x.pth", config())
+        importing.import_checkpoint(tmp_path / "x.pth", config())
 
 
 def test_safetensors(tmp_path, parts):
     from safetensors.torch import save_file
 
     save_file(foreign(parts, "main"), tmp_path / "x.safetensors")
-    found = exchange.import_checkpoint(tmp_path / "x.safetensors", config())
+    found = importing.import_checkpoint(tmp_path / "x.safetensors", config())
     assert torch.equal(found.state_dict["queue"], parts["queue"])
     (tmp_path / "x.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(UserError, match="safetensors"):
-        exchange.import_checkpoint(tmp_path / "x.safetensors", config())
+        importing.import_checkpoint(tmp_path / "x.safetensors", config())
 
 
 class Payload:
@@ -333,5 +333,5 @@ class Payload:
 def test_nothing_is_executed(tmp_path):
     torch.save({"state_dict": {}, "x": Payload(tmp_path / "executed")}, tmp_path / "x.pth")
     with pytest.raises(UserError, match="refused"):
-        exchange.import_checkpoint(tmp_path / "x.pth", config())
+        importing.import_checkpoint(tmp_path / "x.pth", config())
     assert not (tmp_path / "executed").exists()

@@ -21,8 +21,7 @@ from toy_run import BATCHES, CONFIG, STEPS, PositionedLoader, losses, same_run, 
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.plain_values import to_plain
-from ressl_plugin.train import checkpointing as saving
-from ressl_plugin.train import resume
+from ressl_plugin.train import checkpointing, resume
 from ressl_plugin.utils.errors import CheckpointError, NotSaved, RunFault, UserError
 from ressl_plugin.utils.rng import restore_rng, rng_state
 
@@ -162,8 +161,8 @@ def test_generators_are_restored():
 def test_a_checkpoint_holds_what_a_resume_needs(tmp_path):
     train(tmp_path, PositionedLoader, max_epochs=1)
     state = checkpoint.load(tmp_path)
-    assert state[saving.CONFIG] == CONFIG
-    assert len(state[saving.RNG]) == 1
+    assert state[checkpointing.CONFIG] == CONFIG
+    assert len(state[checkpointing.RNG]) == 1
     position = state["loops"]["fit_loop"]["state_dict"]["combined_loader"]
     assert position == [{"epoch": 0, "given": BATCHES}]
     assert {"optimizer_states", "lr_schedulers", "callbacks"} <= state.keys()
@@ -254,7 +253,7 @@ def test_where_the_data_are_is_no_difference():
 
 
 def test_resuming_with_another_config(tmp_path, caplog):
-    found = checkpoint.Loaded(tmp_path, {saving.CONFIG: {"optimizer": {"lr": 0.06}}})
+    found = checkpoint.Loaded(tmp_path, {checkpointing.CONFIG: {"optimizer": {"lr": 0.06}}})
     resume.check_same_config(found, {"optimizer": {"lr": 0.06}})
     with pytest.raises(UserError, match=r"optimizer\.lr: 0\.06 -> 0\.1.*resume_force"):
         resume.check_same_config(found, {"optimizer": {"lr": 0.1}})

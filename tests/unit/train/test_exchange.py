@@ -13,11 +13,11 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import run
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli.main import main
 from ressl_plugin.evaluate import on_run
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.run.exporting import load_exported
-from ressl_plugin.train import exchange as exchange_run
+from ressl_plugin.train import exchange
 from ressl_plugin.utils.errors import UserError
 
 
@@ -53,8 +53,8 @@ def imported(images, network, tmp_path_factory):
         f"data.train_path={images}/train", f"data.val_path={images}/val",
         "--out", str(folder / "run"),
     ]  # fmt: skip
-    assert cli.main(words) == 2, "MoCo's weights are not ReSSL's"
-    assert cli.main([*words, "method=mocov2plus"]) == 0
+    assert main(words) == 2, "MoCo's weights are not ReSSL's"
+    assert main([*words, "method=mocov2plus"]) == 0
     return folder / "run"
 
 
@@ -91,7 +91,7 @@ def test_torchvisions_own_weights(images, tmp_path):
         f"data.train_path={images}/train", f"data.val_path={images}/val",
         "--out", str(tmp_path / "run"),
     ]  # fmt: skip
-    assert cli.main(words) == 0
+    assert main(words) == 0
     x = torch.randn(2, 3, 32, 32)
     network.fc = nn.Identity()
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_torchvisions_own_weights(images, tmp_path):
 
 def test_not_over_a_run(imported):
     with pytest.raises(UserError, match="holds a run already"):
-        exchange_run.import_run("any.pth", "digits/ressl", [], imported)
+        exchange.import_run("any.pth", "digits/ressl", [], imported)
 
 
 def test_a_config_that_names_a_file_of_weights(imported, tmp_path, capsys):
@@ -110,7 +110,7 @@ def test_a_config_that_names_a_file_of_weights(imported, tmp_path, capsys):
     cfg.backbone = {"name": "timm:test_efficientnet", "kwargs": {"checkpoint_path": "evil.pth"}}
     OmegaConf.save(cfg, foreign / "config.yaml")
     for words in (["export", foreign, tmp_path / "x"], ["knn", foreign, "--k", 1]):
-        assert cli.main([*map(str, words)]) == 2
+        assert main([*map(str, words)]) == 2
         assert "backbone.kwargs: checkpoint_path: not to be given" in capsys.readouterr().err
     assert not list(tmp_path.glob("x*"))
 
@@ -119,14 +119,14 @@ def test_a_config_that_names_a_file_of_weights(imported, tmp_path, capsys):
 MISSING = """
 import os, sys
 import lightning.pytorch, torchvision
-from ressl_plugin import cli
+from ressl_plugin.cli.main import main
 
 for package in ("safetensors", "timm", "solo"):
     child = os.fork()
     if not child:
         sys.modules[package] = None
         sys.stderr.flush()
-        os._exit(cli.main(["export", *sys.argv[1:]]))
+        os._exit(main(["export", *sys.argv[1:]]))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
 """
 
@@ -145,7 +145,7 @@ def test_a_package_that_is_missing(imported, tmp_path):
 def test_export(imported, network, tmp_path, capsys):
     results.append(imported, {"evaluator": "linear", "protocol": "small", "data": "custom",
                               "metric": "top1", "value": 50.0})  # fmt: skip
-    assert cli.main(["export", str(imported), str(tmp_path / "net")]) == 0
+    assert main(["export", str(imported), str(tmp_path / "net")]) == 0
     file = tmp_path / "net.safetensors"
     assert capsys.readouterr().out.split()[-1] == str(file)
     x = torch.randn(2, 3, 32, 32)

@@ -12,12 +12,11 @@ from torch.utils.data import DataLoader
 from ressl_plugin import config
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.method.ressl import ReSSL
-from ressl_plugin.train import profile
-from ressl_plugin.train import roofline as floors
+from ressl_plugin.train import profile, roofline
 from ressl_plugin.train.pretrain import make_trainer, pretrain
 from ressl_plugin.train.profile import NETWORKS, PHASES, Phases, Profile
 
-MACHINE = floors.Machine("test", flops=1e12, flops32=1e11, bytes=1e10)
+MACHINE = roofline.Machine("test", flops=1e12, flops32=1e11, bytes=1e10)
 
 
 def fit(callback, steps=4, **changes):
@@ -76,7 +75,7 @@ def test_a_name_that_the_method_no_longer_has_is_an_error(monkeypatch):
 def test_floors_are_counted_from_the_shapes():
     model = ReSSL(make_config(method_kwargs__queue_size=64, batchnorm__groups=2))
     shapes = [(8, 3, 16, 16), (8, 3, 16, 16)]
-    least = floors.of_step(model, shapes, MACHINE)
+    least = roofline.of_step(model, shapes, MACHINE)
     # views: two of 8 x 3 x 16 x 16, read as bytes and written as float32
     assert least["views"].seconds == pytest.approx(2 * 8 * 3 * 256 * 5 / 1e10)
     # loss: scores and reads of 16 rows against 64 x 16, two products of 2 N K D each
@@ -90,12 +89,12 @@ def test_floors_are_counted_from_the_shapes():
 
 def test_multi_crop_counts_every_crop():
     model = ReSSL(make_config())
-    one = floors.network_flops(model, [(8, 3, 16, 16)])
-    assert floors.network_flops(model, [(8, 3, 16, 16)] * 2) == tuple(2 * x for x in one)
+    one = roofline.network_flops(model, [(8, 3, 16, 16)])
+    assert roofline.network_flops(model, [(8, 3, 16, 16)] * 2) == tuple(2 * x for x in one)
 
 
 def test_the_machine_is_measured():
-    machine = floors.measure(torch.device("cpu"))
+    machine = roofline.measure(torch.device("cpu"))
     assert 1e8 < machine.flops32 < 1e14 and 1e8 < machine.flops < 1e14
     assert 1e8 < machine.bytes < 1e13
 
@@ -107,11 +106,11 @@ def test_the_losss_floor_is_of_full_float32_products_and_the_networks_of_the_run
         seen.append((dtype, torch.backends.cuda.matmul.fp32_precision))
         return 1.0 + len(seen)
 
-    monkeypatch.setattr(floors, "_product", product)
+    monkeypatch.setattr(roofline, "_product", product)
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("high")
     try:
-        machine = floors.measure(torch.device("cpu"))
+        machine = roofline.measure(torch.device("cpu"))
     finally:
         torch.set_float32_matmul_precision(before)
     assert seen == [(torch.float32, "tf32"), (torch.float32, "ieee")]

@@ -10,7 +10,7 @@ from commands import command, last_line, run
 from helpers import image_folder
 from omegaconf import OmegaConf
 
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli import main
 from ressl_plugin.data import identity
 from ressl_plugin.data.training import DATA
 from ressl_plugin.method import registry
@@ -31,7 +31,7 @@ def stopped(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     words = command(images, folder, "max_epochs=1", "data.download=true")
     code, text = run(folder, words, lambda: os.kill(os.getpid(), signal.SIGINT), 2)
-    assert code == cli.INTERRUPTED, text
+    assert code == main.INTERRUPTED, text
     return folder
 
 
@@ -52,7 +52,7 @@ def test_other_images_are_refused_before_anything_is_done(stopped, images, tmp_p
     shutil.copytree(images, tmp_path / "changed")
     (tmp_path / "changed" / "train" / "class1" / "3.png").unlink()
     code, text = resumed(stopped, tmp_path, tmp_path / "changed")
-    assert code == cli.USER_MISTAKE
+    assert code == main.USER_MISTAKE
     assert "was trained on other data" in last_line(text) and "images 48 -> 47" in last_line(text)
     assert checkpoint.load(tmp_path / "run")["global_step"] == 3
 
@@ -61,7 +61,7 @@ def test_forced_data_cannot_go_on_in_the_middle_of_an_epoch(stopped, images, tmp
     shutil.copytree(images, tmp_path / "changed")
     (tmp_path / "changed" / "train" / "class1" / "3.png").unlink()
     code, text = resumed(stopped, tmp_path, tmp_path / "changed", "resume_force=true")
-    assert code == cli.USER_MISTAKE
+    assert code == main.USER_MISTAKE
     assert "images is 48, now it is 47" in last_line(text)
     assert "continues" not in last_line(text)
 
@@ -74,7 +74,7 @@ def test_a_sweep_takes_a_cell_on_the_same_images_only(images, tmp_path):
     assert run(tmp_path, command(tmp_path / "copy", tmp_path, *words))[0] == 0
     (tmp_path / "copy" / "train" / "class1" / "3.png").unlink()
     code, text = run(tmp_path, command(tmp_path / "copy", tmp_path, *words))
-    assert code == cli.USER_MISTAKE and "images 48 -> 47" in last_line(text)
+    assert code == main.USER_MISTAKE and "images 48 -> 47" in last_line(text)
 
 
 CONFIG = OmegaConf.create({"data": {"train_path": "here"}, "resume_force": False})

@@ -10,7 +10,7 @@ from helpers import image_folder
 from torch.optim.lr_scheduler import CosineAnnealingLR, StepLR
 from toy_run import equal
 
-from ressl_plugin.cli import main as cli
+from ressl_plugin.cli import main
 from ressl_plugin.method.schedule import WarmupCosine
 from ressl_plugin.run import checkpoint
 from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback, Preempted
@@ -128,7 +128,7 @@ def test_another_batch_is_as_far_in_its_schedule(folders):
 def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained")
     images = image_folder(folder / "images", per_class=8, splits=("train",))
-    assert cli.main(command(images, folder / "run", "max_epochs=2")) == 0
+    assert main.main(command(images, folder / "run", "max_epochs=2")) == 0
     return folder
 
 
@@ -146,7 +146,7 @@ def trained(tmp_path_factory):
 def test_what_cannot_be_forced_is_said_before_anything_is_written(trained, capsys, word, message):
     config = (trained / "run" / "config.yaml").read_bytes()
     words = command(trained / "images", trained / "run", "max_epochs=2", word)
-    assert cli.main([*words, "resume=true", "resume_force=true"]) == cli.USER_MISTAKE
+    assert main.main([*words, "resume=true", "resume_force=true"]) == main.USER_MISTAKE
     (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("ressl: error")]
     assert re.search(message, line)
     assert (trained / "run" / "config.yaml").read_bytes() == config
@@ -158,5 +158,5 @@ def test_weights_alone_are_no_run_to_go_on_from(trained, tmp_path, capsys):
     alone = {key: state[key] for key in ("state_dict", "epoch", "global_step")}
     checkpoint.save(tmp_path / "alone" / "last.ckpt", alone)
     words = command(trained / "images", tmp_path / "run", f"resume={tmp_path}/alone")
-    assert cli.main(words) == cli.USER_MISTAKE
+    assert main.main(words) == main.USER_MISTAKE
     assert "weights alone" in capsys.readouterr().err

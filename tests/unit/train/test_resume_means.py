@@ -16,7 +16,7 @@ from ressl_plugin.run import checkpoint
 from ressl_plugin.run.plain_values import to_plain
 from ressl_plugin.train.pretrain import pretrain
 from ressl_plugin.utils import distributed
-from ressl_plugin.utils.average_meter import Means
+from ressl_plugin.utils.average_meter import AverageMeter
 
 MEANS = ("train_ressl_loss", "target_entropy", "embedding_spread", "train_acc5", "val_loss")
 
@@ -158,12 +158,12 @@ def test_more_ranks_than_before(tmp_path):
 
 
 def test_means_go_on_from_a_state():
-    one, other = Means(), Means()
+    one, other = AverageMeter(), AverageMeter()
     for means in (one, other):
         means.add({"a": torch.tensor(0.1)}, 3)
         means.add({"b": torch.tensor(0.7)}, torch.tensor(2), "val")
     state = one.state()
-    one = Means()
+    one = AverageMeter()
     one.load([state], "cpu")
     for means in (one, other):
         means.add({"a": torch.tensor(0.3)}, 5)

@@ -7,9 +7,8 @@ import resource
 import pytest
 from helpers import image_folder
 
-from ressl_plugin.evaluate import contact_sheet as contact
-from ressl_plugin.utils import files
-from ressl_plugin.utils import plot_style as printing
+from ressl_plugin.evaluate import contact_sheet
+from ressl_plugin.utils import files, plot_style
 
 
 @contextlib.contextmanager
@@ -36,17 +35,17 @@ def test_a_picture_of_views(tmp_path):
     images = image_folder(tmp_path / "images", splits=("train",))
     words = ["digits/ressl", [f"data.train_path={images}/train"], tmp_path / "out" / "views.png", 1]
     with full_disk(), pytest.raises(OSError) as caught:
-        contact.write(*words)
+        contact_sheet.write(*words)
     assert caught.value.errno == errno.EFBIG
     assert not list((tmp_path / "out").iterdir())
-    assert contact.write(*words).stat().st_size > 1000
+    assert contact_sheet.write(*words).stat().st_size > 1000
 
 
 def test_a_figure(tmp_path):
     pytest.importorskip("matplotlib")
 
     def draw():
-        with printing.figure_of(1, tmp_path / "figure") as (figure, paths):
+        with plot_style.figure_of(1, tmp_path / "figure") as (figure, paths):
             figure.add_subplot().plot([1, 2])
         return paths
 

@@ -24,9 +24,9 @@ found = importlib.util.find_spec
 if DO == "hide":
     importlib.util.find_spec = lambda n, *a: None if n.partition(".")[0] == NAME else found(n, *a)
 sys.meta_path.insert(0, Finder())
-from ressl_plugin import cli
+from ressl_plugin.cli.main import main
 assert NAME not in sys.modules
-sys.exit(cli.main({argv!r}))
+sys.exit(main({argv!r}))
 """
 
 

@@ -33,7 +33,9 @@ def clock(monkeypatch):
 def test_a_file_gets_a_line_every_half_minute(monkeypatch, clock):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     for what in ("features", "pixels"):  # the pause is between lines of any bar
-        for _ in progress.bar(range(50), desc=what, unit="batches", mininterval=0, miniters=1):
+        for _ in progress.progress_bar(
+            range(50), desc=what, unit="batches", mininterval=0, miniters=1
+        ):
             clock[0] += 1.0
     lines = sys.stderr.getvalue().splitlines()
     assert len(lines) == 3 and not any("\r" in line or "%" in line for line in lines)
@@ -45,7 +47,7 @@ def test_a_file_gets_a_line_every_half_minute(monkeypatch, clock):
 
 def test_a_terminal_gets_a_bar(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Terminal())
-    for _ in progress.bar(range(5), desc="features", mininterval=0, miniters=1):
+    for _ in progress.progress_bar(range(5), desc="features", mininterval=0, miniters=1):
         progress.say(lambda: "a line above it")
     seen = sys.stderr.getvalue()
     assert "features:  80%" in seen and seen.count("a line above it\n") == 5
