@@ -60,7 +60,7 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
     """Loss, entropy of the target relation over log K, and accuracies, each per epoch.
 
     Args:
-        metrics: a metrics.csv, or a directory that has one.
+        metrics: a run directory, or a metrics.csv.
         path: where to, without suffix.
         queue_size: K; with it the loss panel shows log K, where a collapsed run stays.
 
@@ -68,7 +68,7 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
         UserError: nothing to draw in the file.
     """
     metrics = Path(metrics)
-    columns = read_metrics(metrics / "metrics.csv" if metrics.is_dir() else metrics)
+    columns = read_metrics(metrics)
     panels = []
     for name, (label, lines) in PANELS.items():
         found = {}

@@ -21,7 +21,7 @@ from ressl_plugin.evaluate.subject import (
     with_overrides,
 )
 from ressl_plugin.evaluate.voc import NAME as VOC07
-from ressl_plugin.run import results
+from ressl_plugin.run import metrics, results
 from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.devices import device_count
 from ressl_plugin.utils.errors import UserError
@@ -267,7 +267,7 @@ def figures(path, overrides, device="auto") -> list[Path]:
     run = with_overrides(path, overrides)
     folder = run.dir / "figures"
     made = []
-    if (run.dir / "metrics.csv").is_file():
+    if metrics.logged(run.dir):
         size = run.cfg.method_kwargs.get("queue_size")
         made += drawing.curves(run.dir, folder / "curves", size)
     place = device_named(device)

@@ -1,187 +1,111 @@
-"""A run's metrics.csv: how it is written, and one value of each quantity an epoch."""
+"""What a run has measured: the logs of all its starts as one.
+
+Each start logs into a directory of its own, RUN/logs/<number>; RUN/metrics.csv has them joined,
+as of the end of the last training (in a run of version 0.1.0 it is all there is).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import csv
+import io
 import logging
 import math
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
 
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-
-class Unreadable(Exception):
-    """A file without a header that names a column `step`."""
+NAME, LOGS = "metrics.csv", "logs"
 
 
-class Rows:
-    """A CSV file of rows {name: value} with a `step`, only ever replaced as a whole.
-
-    Rows wait in memory until they are on disk. A write that fails is logged once, leaves the file
-    as it was and raises nothing: a full disk ends no training, and costs no row of one that finds
-    room again.
-
-    Attributes:
-        waiting: the rows that are not in the file yet.
-    """
-
-    def __init__(self, path: str | Path):
-        self.path = Path(path)
-        self.waiting: list[dict] = []
-        self._header: list[str] = []  # the file's, once this object has written it
-        self._drop_from: float | None = math.inf  # rows of the file to drop; None: it is as wanted
-        self._failed = False
-
-    def keep(self, steps: int) -> None:
-        """Drop the file's rows beyond the first `steps` steps, and those that cannot be read."""
-        self._drop_from = steps
-        self.save()
-
-    def save(self) -> None:
-        """Bring the file up to date, if there is anything new."""
-        if not self.waiting and self._drop_from is None:
-            return
-        try:
-            self._write()
-        except OSError as error:
-            if not self._failed:
-                log.error(
-                    "%s is not written (%s): its rows wait in memory, training goes on",
-                    self.path,
-                    error.strerror or error,
-                )
-            self._failed = True
-            return
-        if self._failed:
-            log.warning("%s is written again, no row is lost", self.path)
-        self.waiting.clear()
-        self._drop_from, self._failed = None, False
-
-    def _write(self) -> None:
-        names = set().union(*self.waiting)
-        if self._drop_from is None and names <= set(self._header) and self.path.is_file():
-            with _replacing(self.path) as file, self.path.open("rb") as before:
-                shutil.copyfileobj(before, file.buffer)
-                csv.DictWriter(file, self._header).writerows(self.waiting)
-            return
-        header, rows = self._sound()
-        if self._drop_from is not None:
-            rows = [r for r in rows if int(r["step"]) < self._drop_from]
-        rows += self.waiting
-        old = header if len(rows) > len(self.waiting) else []
-        header = old if names <= set(old) else sorted(names.union(old))
-        if not rows:
-            self.path.unlink(missing_ok=True)
-        else:
-            with _replacing(self.path) as file:
-                writer = csv.DictWriter(file, header)
-                writer.writeheader()
-                writer.writerows(rows)
-        self._header = header
-
-    def _sound(self) -> tuple[list[str], list[dict]]:
-        """Header and rows of the file; one that cannot be read at all is moved out of the way."""
-        try:
-            header, rows, bad = _read(self.path)
-        except FileNotFoundError:
-            return [], []
-        except (Unreadable, IsADirectoryError, PermissionError) as error:
-            aside = self.path.with_name(f"{self.path.name}.damaged")
-            os.replace(self.path, aside)
-            log.warning("%s cannot be read (%s): it is %s now", self.path, error, aside.name)
-            return [], []
-        if bad:
-            log.warning("%s: %d damaged rows are dropped, %d kept", self.path, bad, len(rows))
-        return header, rows
+def starts(folder: Path) -> list[Path]:
+    """The directories in which a run's starts log, the first one first."""
+    found = [path for path in (folder / LOGS).glob("*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
-@contextlib.contextmanager
-def _replacing(path: Path):
-    """A text file that takes the place of `path` when all of it is on disk."""
-    temporary = path.with_name(f".{path.name}.tmp")
+def next_start(folder: Path) -> str:
+    """Name of the directory in RUN/logs for the next start."""
+    return str(max((int(path.name) for path in starts(folder)), default=-1) + 1)
+
+
+def logged(folder: Path) -> list[Path]:
+    """A run's files of measurements, the first one first."""
+    found = [folder / NAME, *(start / NAME for start in starts(folder))]
+    return [path for path in found if path.is_file()]
+
+
+def joined(paths: list[Path]) -> list[dict[str, str]]:
+    """The rows of several starts' files: from its first step on, a later start's count."""
+    rows: list[dict[str, str]] = []
+    for path in paths:
+        if added := _rows(path):
+            first = min(int(row["step"]) for row in added)
+            rows = [row for row in rows if int(row["step"]) < first] + added
+    return rows
+
+
+def keep_joined(folder: Path) -> None:
+    """Write RUN/metrics.csv; a full disk is logged: it can be joined again from the logs."""
+    if not (rows := joined(logged(folder))):
+        return
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, sorted(set().union(*rows)))
+    writer.writeheader()
+    writer.writerows(rows)
     try:
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
+        files.replace(folder / NAME, text.getvalue().encode())
+    except OSError as error:
+        log.error("%s: not written (%s); %s has it all", folder / NAME, error.strerror, LOGS)
 
 
-def _read(path: Path) -> tuple[list[str], list[dict], int]:
-    """Header, sound rows, and how many are not: cut off, too long, no text, or without a step.
-
-    An empty file has no rows, and nothing in it is damaged.
-
-    Raises:
-        Unreadable: there is no header.
-        OSError: the file cannot be opened or read.
-    """
-    rows, bad = [], 0
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        first = file.readline()
-        if not first:
-            return [], [], 0
-        header = _cells(first)
-        if "step" not in header:
-            raise Unreadable("its first line names no column `step`")
+def _rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a file; left out is what a full disk or a crash has cut off or run together."""
+    rows, damaged = [], 0
+    with path.open(encoding="utf-8", errors="replace") as file:
+        header = next(file, "").strip().split(",")
         for line in file:
-            row = dict(zip(header, cells := _cells(line)))
-            if cells and len(cells) == len(header) and row["step"].isdecimal():
+            row = dict(zip(header, cells := line.strip("\n").split(",")))
+            if len(cells) == len(header) and row.get("step", "").isdecimal():
                 rows.append(row)
-            elif line.strip():
-                bad += 1
-    return header, rows, bad
-
-
-def _cells(line: str) -> list[str]:
-    """The values of one line, which is parsed alone: a stray quote costs one row, not the rest."""
-    if "\ufffd" in line or "\0" in line:  # no text, or bytes that are none
-        return []
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:
-        return []
+            else:
+                damaged += bool(line.strip())
+    if damaged:
+        log.warning("%s: %d damaged rows are left out, %d kept", path, damaged, len(rows))
+    return rows
 
 
 def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Columns of Lightning's metrics.csv: name -> (epochs, mean value of each epoch).
+    """Columns of what a run has logged: name -> (epochs, mean value of each epoch).
 
     `_step` and `_epoch` suffixes are dropped; where a quantity has both, `_epoch` counts.
 
+    Args:
+        path: a run's directory, or one metrics.csv.
+
     Raises:
-        UserError: the file is missing, empty, damaged, or has no `epoch` column.
+        UserError: no such file, nothing in it, no `epoch` column, or what is no number.
     """
     path = Path(path)
-    if not path.is_file():
-        raise UserError(f"no {path}; train first, or give a run directory that has metrics.csv")
+    paths = logged(path) if path.is_dir() else [path]
+    if not paths or not paths[0].is_file():
+        raise UserError(f"no {NAME} at {path}; train first, or give a run directory that has one")
     sums: dict[str, dict[int, list[float]]] = {}
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        reader = csv.DictReader(file)
-        if "epoch" not in (reader.fieldnames or ()):
-            raise UserError(f"{path} has no column 'epoch'; is it Lightning's metrics.csv?")
-        for row in reader:
-            if not row["epoch"]:
-                continue
-            epoch = int(_number(path, "epoch", row["epoch"]))
-            for name, text in row.items():
-                if name in ("epoch", "step", None) or not text:
-                    continue
+    for row in joined(paths):
+        if not row.get("epoch"):
+            continue
+        epoch = int(_number(path, "epoch", row["epoch"]))
+        for name, text in row.items():
+            if name not in ("epoch", "step") and text:
                 value = _number(path, name, text)
                 if math.isfinite(value):
                     sums.setdefault(name, {}).setdefault(epoch, []).append(value)
     if not sums:
-        raise UserError(f"{path} holds no measurements yet; train at least one epoch")
+        raise UserError(f"{path}: no measurements of an epoch in Lightning's {NAME}; train one")
     columns = {}
     for name in sorted(sums, key=lambda n: n.endswith("_epoch")):  # _epoch last: it overwrites
         epochs = np.array(sorted(sums[name]))

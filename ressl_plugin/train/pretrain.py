@@ -17,16 +17,17 @@ from ressl_plugin import config, host, run
 from ressl_plugin.config import checks
 from ressl_plugin.data.training import PretrainData
 from ressl_plugin.method import backbone, registry
-from ressl_plugin.run import checkpoint
+from ressl_plugin.run import checkpoint, metrics
 from ressl_plugin.train import stem
 from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
+from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.faults import Faults, reported
-from ressl_plugin.train.monitor import CollapseMonitor, Events, KeepMetrics, MetricsFile
+from ressl_plugin.train.loggers import loggers
 from ressl_plugin.train.profile import Profile
 from ressl_plugin.train.progress import Progress
 from ressl_plugin.train.resume import check_fits, resume_from
 from ressl_plugin.train.throughput import Meter
-from ressl_plugin.utils import distributed, packages
+from ressl_plugin.utils import distributed
 from ressl_plugin.utils.devices import device_count, runnable
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.progress import quiet
@@ -72,7 +73,11 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         run.start(cfg, scaled)
         module.keep_identity()
         warn_about_queue(scaled, len(module.dataset))
-        trainer.fit(model, datamodule=module, ckpt_path=source and source.path)
+        try:
+            trainer.fit(model, datamodule=module, ckpt_path=source and source.path)
+        finally:
+            if distributed.launched_first():
+                metrics.keep_joined(folder)
     return folder
 
 
@@ -165,7 +170,6 @@ def make_trainer(
         CheckpointCallback(folder, cfg) if cfg.checkpoint.enabled else None,
         CollapseMonitor(cfg.scheduler.warmup_epochs),
         Faults(folder, cfg.faults.non_finite),
-        KeepMetrics(),
         LearningRateMonitor("step") if distributed.launched_first() else None,  # needs a logger
         Profile(folder, cfg.precision) if cfg.profile else None,
     ]
@@ -230,25 +234,3 @@ def strategy(cfg: DictConfig):
         **{name: False},
         process_group_backend=None if torch.cuda.is_available() else "gloo",
     )
-
-
-def loggers(cfg: DictConfig, folder: Path) -> list:
-    """metrics.csv and TensorBoard events in the run directory; wandb where configured."""
-    if not distributed.launched_first():
-        return []
-    packages.need("tensorboard", "the run's log of events")
-    made = [MetricsFile(folder), Events(folder)]
-    if cfg.wandb.enabled:
-        packages.need("wandb", "wandb.enabled=true (false does without)")
-        from lightning.pytorch.loggers import WandbLogger
-
-        made.append(
-            WandbLogger(
-                name=cfg.name,
-                project=cfg.wandb.project,
-                entity=cfg.wandb.entity,
-                offline=cfg.wandb.offline,
-                save_dir=str(folder),
-            )
-        )
-    return made

@@ -186,7 +186,7 @@ def test_online_metrics_are_one_processs(alone, pair):
 def test_one_rank_writes_the_run(pair):
     _, where = pair
     assert {p.name for p in where.glob("*.*")} >= {"last.ckpt", "metrics.csv", "config.yaml"}
-    assert len(list(where.glob("events*"))) == 1
+    assert len(list(where.glob("logs/*/events*"))) == 1
 
 
 # Faults on one rank ------------------------------------------------------------------------------

@@ -62,7 +62,7 @@ def test_a_run_is_a_directory(run):
     assert args["data"]["num_classes"] == 10
     header = (run / "metrics.csv").read_text().splitlines()[0].split(",")
     assert {"train_ressl_loss", "target_entropy", "val_acc1", "val_knn_acc1"} <= set(header)
-    assert list(run.glob("events.out.tfevents*"))
+    assert list((run / "logs" / "0").glob("events.out.tfevents*"))
     state = torch.load(run / "last.ckpt", weights_only=True)["state_dict"]
     assert {"queue", "queue_ptr"} <= set(state)
 
