@@ -9,7 +9,7 @@ import torch
 from helpers import image_folder
 
 from ressl_plugin import config
-from ressl_plugin.method import ressl as method
+from ressl_plugin.method import ressl
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
@@ -76,7 +76,7 @@ def test_a_run_of_one_epoch_leaves_a_trace(tmp_path, monkeypatch):
         found = relational_loss(z_s, z_t, queue, *taus)
         return type(found)(found[0], torch.tensor(math.log(len(queue))))
 
-    monkeypatch.setattr(method, "relational_loss", uniform)
+    monkeypatch.setattr(ressl, "relational_loss", uniform)
     images = image_folder(tmp_path / "images", per_class=8, splits=("train",))
     words = [
         f"run_dir={tmp_path}/run", f"data.train_path={images}/train", "data.val_path=null",

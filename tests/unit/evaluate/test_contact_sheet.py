@@ -1,13 +1,11 @@
 """The contact sheet shows the very pixels of the views, in rows and columns."""
 
-from functools import partial
-
 import numpy as np
 import torch
 from PIL import Image
 
+from ressl_plugin.evaluate.contact_sheet import sheet
 from ressl_plugin.views import batched
-from ressl_plugin.views.contact_sheet import sheet
 from ressl_plugin.views.recipe import read
 
 
@@ -16,8 +14,8 @@ def images(n=3, size=32):
     return torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
-def draw(recipe):
-    return partial(batched.draw, recipe=recipe, generator=torch.Generator().manual_seed(0))
+def draw(source, recipe):
+    return batched.draw(source, recipe=recipe, generator=torch.Generator().manual_seed(0))
 
 
 def columns_of(picture, pixels):
@@ -32,7 +30,7 @@ def test_original_and_views_stand_side_by_side_at_four_times_their_size():
     plain = {"crop_size": 32, "mean": [0.4] * 3, "std": [0.2] * 3}
     recipe = read([{**plain, "role": "student"}, {**plain, "role": "teacher"}])
     source = images()
-    picture = sheet(source, recipe, draw(recipe))
+    picture = sheet(source, recipe, draw(source, recipe))
     for i, image in enumerate(source):
         big = image.numpy().repeat(4, 0).repeat(4, 1)
         places = columns_of(picture, big)
@@ -51,7 +49,7 @@ def test_a_white_picture_has_an_edge():
 
 def test_small_crops_are_shown_small_and_every_row_is_there():
     recipe = read([{"preset": "multicrop4", "crop_size": 32}])
-    one, three = (sheet(images(n), recipe, draw(recipe)(images(n))) for n in (1, 3))
+    one, three = (sheet(images(n), recipe, draw(images(n), recipe)) for n in (1, 3))
     assert three.width == one.width and three.height > 2 * one.height - 100
     assert three.height - one.height == 2 * (128 + 8)
 
