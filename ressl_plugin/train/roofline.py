@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
-import time
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from lightning.fabric.utilities.throughput import measure_flops
+from torch.utils.benchmark import Timer
 
 from ressl_plugin.method import batchnorm
 from ressl_plugin.utils.precision import float32_products
@@ -51,25 +52,19 @@ def measure(device: torch.device, precision="32-true") -> Machine:
         flops32 = 2 * side**3 / _product(device, torch.float32, side)
     source = torch.ones(size, dtype=torch.uint8, device=device)
     target = torch.empty_like(source)
-    return Machine(name, flops, flops32, 2 * size / _best(lambda: target.copy_(source), device))
+    return Machine(name, flops, flops32, 2 * size / _best(lambda: target.copy_(source)))
 
 
 def _product(device, dtype, side: int) -> float:
     a, b = (torch.ones(side, side, device=device, dtype=dtype) for _ in range(2))
     out = torch.empty_like(a)
-    return _best(lambda: torch.mm(a, b, out=out), device)
+    return _best(lambda: torch.mm(a, b, out=out))
 
 
-def _best(work, device, trials: int = 5) -> float:
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    taken = []
-    for _ in range(trials + 1):  # the first one allocates and chooses a kernel
-        wait()
-        start = time.perf_counter()
-        work()
-        wait()
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
+def _best(work) -> float:
+    """Seconds that a call takes, of several the least."""
+    timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
+    return min(timer.blocked_autorange(min_run_time=0.1).times)
 
 
 def of_step(module, shapes: list[tuple], machine: Machine) -> dict[str, Floor]:
@@ -114,12 +109,7 @@ def network_flops(module, shapes: list[tuple]) -> tuple[int, int]:
     student = torch.nn.Sequential(module.backbone, module.projector)
     with torch.device("meta"):
         copied = batchnorm.to_plain(copy.deepcopy(student)).to("meta").train()
-        forward = backward = 0
-        for shape in shapes:
-            with FlopCounterMode(display=False) as counter:
-                out = copied(torch.empty(shape))
-            forward += counter.get_total_flops()
-            with FlopCounterMode(display=False) as counter:
-                out.sum().backward()
-            backward += counter.get_total_flops()
-    return forward, backward
+        views = [torch.empty(shape) for shape in shapes]
+        forward = sum(measure_flops(copied, partial(copied, view)) for view in views)
+        both = sum(measure_flops(copied, partial(copied, view), torch.sum) for view in views)
+    return forward, both - forward

@@ -48,15 +48,11 @@ class Meter(pl.Callback):
         if not trainer.is_global_zero or not self.rates:
             return
         rate = statistics.median(self.rates[1:] or self.rates)
-        protocol = f"batch {trainer.world_size} x {len_of_batch(trainer)}, {module.device.type}"
+        batch = module.cfg.optimizer.batch_size
+        protocol = f"batch {trainer.world_size} x {batch}, {module.device.type}"
         for metric, value in (("images/s", rate), ("peak MB", peak(module.device) / MEGABYTE)):
             record = {"evaluator": "training", "protocol": protocol, "data": self.data}
             results.append(self.folder, {**record, "metric": metric, "value": value})
-
-
-def len_of_batch(trainer) -> int:
-    """Images a batch, as configured."""
-    return trainer.lightning_module.cfg.optimizer.batch_size
 
 
 def now(device: torch.device) -> float:
