@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.lock import locked
+from ressl_plugin.utils.files import locked
 
 VERSION = 1
 TRAIN, VAL = 1437, 360

@@ -15,9 +15,8 @@ from PIL import Image
 
 from ressl_plugin.data import known
 from ressl_plugin.data.images import fit, load_image, size_of
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.files import replace
-from ressl_plugin.utils.lock import locked
 from ressl_plugin.utils.progress import progress_bar
 
 VERSION = 2  # 2: with a checksum of the pixels
@@ -118,19 +117,18 @@ def _square(shape):
 def _cached(dataset, folder, progress):
     key = _key(dataset)
     # One file a source and size: a changed folder overwrites its cache instead of adding one.
-    files = dataset.key_files()
-    root = Path(getattr(dataset, "root", files[0])).resolve()
+    root = Path(getattr(dataset, "root", dataset.key_files()[0])).resolve()
     where = f"{root} {_split(dataset)} {dataset.image_size}"
     stem = folder / f"images-{hashlib.sha256(os.fsencode(where)).hexdigest()[:12]}"
     array, sidecar = stem.with_suffix(".npy"), stem.with_suffix(".json")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not _valid(array, sidecar, key):
-            with locked(stem.with_suffix(".lock")):  # one rank decodes, the others wait here
+            with files.locked(stem.with_suffix(".lock")):  # one rank decodes, the others wait here
                 if not _valid(array, sidecar, key):
                     sidecar.unlink(missing_ok=True)  # it must never describe another array
                     _write(dataset, array, progress)
-                    replace(sidecar, json.dumps({**key, "crc32": _checksum(array)}).encode())
+                    files.replace(sidecar, json.dumps({**key, "crc32": _checksum(array)}).encode())
         return np.load(array, mmap_mode="c")  # torch wants writable; nothing reaches the file
     except OSError as error:
         raise UserError(f"the image cache {array} cannot be written ({error})") from error
@@ -184,31 +182,27 @@ def _checksum(array):
 def _write(dataset, path, progress):
     """Decode in threads, write in order. Plain writes, not a memory map: on a full disk these
     raise OSError, where a map would kill the process."""
-    partial, shape = path.with_name(f"{path.name}.partial"), None
+    shape = None
+    for leftover in path.parent.glob(f".{path.name}.*"):  # of a killed process: it may be large
+        leftover.unlink()
     how = {"desc": "decoding", "unit": "images", "disable": not progress}
-    try:
-        with (
-            partial.open("wb") as file,
-            ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
-            progress_bar(total=len(dataset), **how) as bar,
-        ):
-            for start in range(0, len(dataset), _CHUNK):
-                indexes = range(start, min(start + _CHUNK, len(dataset)))
-                for i, image in zip(indexes, pool.map(lambda i: _pixels(dataset, i), indexes)):
-                    if shape is None:
-                        shape = image.shape
-                        header = {"descr": "|u1", "fortran_order": False}
-                        header["shape"] = (len(dataset), *shape)
-                        np.lib.format.write_array_header_1_0(file, header)
-                    elif image.shape != shape:
-                        raise UserError(_several_sizes(dataset, i, image.shape, shape))
-                    file.write(image.tobytes())
-                bar.update(len(indexes))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with (
+        files.replacing(path) as file,
+        ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool,
+        progress_bar(total=len(dataset), **how) as bar,
+    ):
+        for start in range(0, len(dataset), _CHUNK):
+            indexes = range(start, min(start + _CHUNK, len(dataset)))
+            for i, image in zip(indexes, pool.map(lambda i: _pixels(dataset, i), indexes)):
+                if shape is None:
+                    shape = image.shape
+                    header = {"descr": "|u1", "fortran_order": False}
+                    header["shape"] = (len(dataset), *shape)
+                    np.lib.format.write_array_header_1_0(file, header)
+                elif image.shape != shape:
+                    raise UserError(_several_sizes(dataset, i, image.shape, shape))
+                file.write(image.tobytes())
+            bar.update(len(indexes))
 
 
 def _pixels(dataset, index):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.neighbours import TEST_SETS
 from ressl_plugin.evaluate.subject import device_named, with_overrides
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.files import replacing
 
 
 def save(path, out: Path, overrides, device="auto") -> Path:
@@ -42,13 +42,8 @@ def save(path, out: Path, overrides, device="auto") -> Path:
         if split == "train":
             arrays["classes"] = np.array([str(name) for name in loader.dataset.classes], dtype=str)
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(f".{out.name}")
-    try:
-        with partial.open("wb") as file:
-            np.savez(file, **arrays)
-        os.replace(partial, out)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(out) as file:
+        np.savez(file, **arrays)
     for name, array in arrays.items():
         print(f"{name}: {' x '.join(map(str, array.shape))} {array.dtype}")
     print(out)

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from ressl_plugin import config, run
 from ressl_plugin.experiments import sweep
 from ressl_plugin.run import checkpoint, results
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number, render
 from ressl_plugin.views import recipe
@@ -63,8 +64,9 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
     failed = sweep.each(cells, run_cell)
     folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
     text = table(folders, settings)
-    run.write_text(Path(out) / "benchmark.md", text)
-    run.write_text(Path(out) / "benchmark.tex", table(folders, settings, "latex"))
+    files.replace(Path(out) / "benchmark.md", text.encode())
+    latex = table(folders, settings, "latex")
+    files.replace(Path(out) / "benchmark.tex", latex.encode())
     print(text, end="")
     sweep.report(failed, cells)
     return text

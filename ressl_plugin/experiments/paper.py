@@ -21,6 +21,7 @@ from ressl_plugin.experiments import benchmark, paper_spec, sweep, tables
 from ressl_plugin.experiments.paper_cells import VOC, cell
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.train import stem
+from ressl_plugin.utils import files
 from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
 
@@ -143,7 +144,7 @@ def _printed(spec: dict, planned: list[DictConfig], out: Path, device: str) -> s
     folders = [Path(cfg.run_dir) for cfg in planned if Path(cfg.run_dir).is_dir()]
     for format, suffix in FORMATS.items():
         text = tables.paper_table(spec["table"], folders, format, made_for_it=True)
-        run.write_text(out / f"table{spec['table']}.{suffix}", text)
+        files.replace(out / f"table{spec['table']}.{suffix}", text.encode())
     text = tables.paper_table(spec["table"], folders, made_for_it=True)
     print(text)
     return text

@@ -9,7 +9,6 @@ from ressl_plugin.run.directories import (
     open_run,
     read_config,
     start,
-    write_text,
 )
 
 __all__ = [
@@ -21,5 +20,4 @@ __all__ = [
     "open_run",
     "read_config",
     "start",
-    "write_text",
 ]

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import logging
-import os
-import time
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,10 +17,8 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_weights
-from ressl_plugin.utils import distributed
+from ressl_plugin.utils import distributed, files
 from ressl_plugin.utils.errors import UserError
-
-log = logging.getLogger(__name__)
 
 LOCK_SECONDS = 20  # that a process still in the run directory has to leave it
 
@@ -170,8 +164,9 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
         )
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.yaml", OmegaConf.to_yaml(cfg))
-        write_text(folder / "args.json", json.dumps(OmegaConf.to_container(scaled), indent=1))
+        files.replace(folder / "config.yaml", OmegaConf.to_yaml(cfg).encode())
+        text = json.dumps(OmegaConf.to_container(scaled), indent=1)
+        files.replace(folder / "args.json", text.encode())
     except OSError as error:
         raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
     return folder
@@ -188,45 +183,21 @@ def _within(resume, folder: Path) -> bool:
 def locked(folder: Path):
     """The run directory for this process alone (the first, of several ranks) while it trains.
 
-    A POSIX lock: data workers do not inherit it, and a killed process no longer has it.
-
     Raises:
         UserError: another process trains there, or the directory cannot be made.
     """
     if not distributed.launched_first():
         yield
         return
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o666)
-    except OSError as error:
-        raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
-    try:
-        _wait_for_lock(file, folder)
-        yield
-    finally:
-        os.close(file)
-
-
-def _wait_for_lock(file: int, folder: Path) -> None:
-    for left in range(LOCK_SECONDS, -1, -1):
+    with contextlib.ExitStack() as held:
         try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except (BlockingIOError, PermissionError):
-            if left == LOCK_SECONDS:  # a job that was sent on may still be saving
-                log.warning("%s: another process trains there; waiting %d s", folder, left)
+            folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(files.locked(folder / ".lock", LOCK_SECONDS))
+        except TimeoutError:
+            raise UserError(
+                f"run_dir={folder}: another process trains there; another run_dir=…, or wait for "
+                "its end"
+            ) from None
         except OSError as error:
-            log.warning("%s: no lock (%s); start one run at a time there", folder, error)
-            return
-        time.sleep(1)
-    raise UserError(
-        f"run_dir={folder}: another process trains there; another run_dir=…, or wait for its end"
-    )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replace a small file as a whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+            raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
+        yield

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from ressl_plugin.config.diff import plain_config
 from ressl_plugin.method import backbone
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 FORMAT = "ressl-backbone-1"
@@ -58,8 +58,8 @@ def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path
         _belong(build(card, out), weights, out)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _write(out, data)
-        _write(out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
+        files.replace(out, data)
+        files.replace(out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror})") from None
     return out
@@ -233,15 +233,3 @@ def _features(network: nn.Module, size: int) -> int:
     out = network.eval()(torch.zeros(1, 3, size, size))
     network.train(training)
     return out.shape[-1]
-
-
-def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

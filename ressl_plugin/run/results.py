@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import shlex
 import sys
-import tempfile
 from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ressl_plugin.data.identity import is_identity
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 FILE = "results.json"
@@ -101,8 +100,6 @@ def append(run_dir: str | Path, record: dict) -> dict:
         ValueError: a required key is missing, a key unknown, a value of another type.
         UserError: the file that is there is broken.
     """
-    from filelock import FileLock
-
     record = {
         **{key: record[key] for key in REQUIRED if key in record},
         "spread": None,
@@ -119,8 +116,9 @@ def append(run_dir: str | Path, record: dict) -> dict:
     record["value"] = float(record["value"])
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(run_dir / f".{FILE}.lock"), timeout=60):
-        _write(run_dir / FILE, [*read(run_dir), record])
+    with files.locked(run_dir / f".{FILE}.lock", seconds=60):
+        text = json.dumps([*read(run_dir), record], indent=1, allow_nan=False)
+        files.replace(run_dir / FILE, f"{text}\n".encode())
     return record
 
 
@@ -191,18 +189,3 @@ def versions() -> dict[str, str]:
     found["solo_learn"] = host.version()
     found["ressl_plugin"] = ressl_plugin.__version__
     return found
-
-
-def _write(path: Path, records: list[dict]) -> None:
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(records, file, indent=1, allow_nan=False)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp makes it private; results are there to be shared
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise

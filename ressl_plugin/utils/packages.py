@@ -8,7 +8,7 @@ from ressl_plugin.utils.errors import UserError
 
 # by the name that is imported
 INSTALL = {
-    "PIL": "Pillow", "einops": "einops", "filelock": "filelock", "hydra": "hydra-core",
+    "PIL": "Pillow", "einops": "einops", "hydra": "hydra-core",
     "lightning": "lightning", "matplotlib": "ressl_plugin[figures]", "numpy": "numpy",
     "nvidia": "ressl_plugin[dali]", "omegaconf": "omegaconf", "safetensors": "safetensors",
     "sklearn": "scikit-learn", "tensorboard": "tensorboard", "timm": "timm", "torch": "torch",

@@ -18,11 +18,10 @@ from helpers import image_folder
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch._utils import ExceptionWrapper
 
-from ressl_plugin import run as runs
 from ressl_plugin.cli import main
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.method import registry
-from ressl_plugin.run import checkpoint, results
+from ressl_plugin.run import checkpoint, directories, results
 from ressl_plugin.train import checkpointing, faults, pretrain
 from ressl_plugin.utils.errors import RunFault, UserError
 
@@ -168,9 +167,9 @@ def test_a_death_of_a_worker_by_the_same_signal_is_no_fault_of_memory(tmp_path):
 
 
 def test_one_process_at_a_time_trains_in_a_directory(images, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "LOCK_SECONDS", 1)
+    monkeypatch.setattr(directories, "LOCK_SECONDS", 1)
     folder = tmp_path / "run"
-    with runs.locked(folder):
+    with directories.locked(folder):
         code, text = run(folder, command(images, folder))
     assert code == main.USER_MISTAKE and "another process trains there" in last_line(text)
     assert not (folder / "config.yaml").exists()

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import SimpleNamespace
 import torch
 from ressl_plugin import host
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 from ressl_plugin.host import dali
 
 root = Path(sys.argv[1])

@@ -42,7 +42,7 @@ def test_registry_is_the_hosts_own_dict():
 
 IMPORT = """
 import sys
-from ressl_plugin.errors import UserError
+from ressl_plugin.utils.errors import UserError
 from ressl_plugin import host
 try:
     host.METHODS

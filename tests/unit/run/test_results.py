@@ -1,6 +1,7 @@
 """results.json: complete, atomic, shared between processes, clear when broken."""
 
 import json
+import os
 import subprocess
 import sys
 from datetime import datetime, timedelta
@@ -124,7 +125,7 @@ def test_no_run_directory(tmp_path):
 
 def test_two_processes_lose_no_record(tmp_path):
     script = (
-        "import sys; from ressl_plugin import results\n"
+        "import sys; from ressl_plugin.run import results\n"
         "results.versions = lambda: {}\n"  # the libraries' import is not what is raced here
         f"for i in range(15): results.append(sys.argv[1], {{**{RECORD!r}, 'value': i}})"
     )
@@ -141,7 +142,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path, monkeypatch):
     def full(*_):
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(results.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError):
         results.append(tmp_path, RECORD)
     assert (tmp_path / "results.json").read_bytes() == before

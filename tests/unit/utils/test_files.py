@@ -1,8 +1,13 @@
-"""On a full disk a file stays as it was, and no half of one is left."""
+"""On a full disk a file stays as it was, no half of one is left; locks let in one at a time."""
 
 import contextlib
 import errno
+import os
 import resource
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from helpers import image_folder
@@ -29,6 +34,29 @@ def test_the_file_that_was_there_stays(tmp_path):
         files.replace(file, bytes(1000))
     assert caught.value.errno == errno.EFBIG and caught.value.filename == str(file)
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
+
+
+def test_who_waits_for_a_lock_says_so(tmp_path, caplog):
+    lock = tmp_path / "l"
+    code = (
+        f"import fcntl, time; file = open({str(lock)!r}, 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
+        "print('held', flush=True); time.sleep(99)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(TimeoutError), files.locked(lock, seconds=0.1):
+            pass
+        threading.Timer(1.5, other.kill).start()
+        with files.locked(lock):
+            assert f"waiting for another process, which holds {lock}" in caplog.text
+    with files.locked(lock, seconds=0):
+        pass
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="needs a /proc, which takes no file")
+def test_a_folder_that_takes_no_lock_file_is_an_error_at_once():
+    with pytest.raises(OSError), files.locked(Path("/proc/.lock")):
+        pass
 
 
 def test_a_picture_of_views(tmp_path):
