@@ -40,11 +40,16 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer, module) -> None:
         """A bar an epoch."""
+        self._begin(trainer)
+
+    def _begin(self, trainer) -> None:
         self._start, self._validated = time.monotonic(), False
         self._bar = self._open(self.total_train_batches, desc=_epoch(trainer), unit="steps")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        """A resumed epoch begins in its middle."""
+        """An epoch that is resumed in its middle has no start."""
+        if self._bar is None:
+            self._begin(trainer)
         if not self._bar.n:
             self._bar.n = self._bar.initial = self._bar.last_print_n = batch_idx
         if batch_idx % self.refresh == 0 and self._enabled:

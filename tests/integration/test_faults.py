@@ -118,8 +118,9 @@ def test_an_image_deleted_while_training(tmp_path, workers):
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
 )
 def test_told_to_stop(images, tmp_path, number, code):
-    """The step is finished and saved; Ctrl-C, a preemption, a time limit."""
-    words = command(images, tmp_path, "checkpoint.every_n_steps=0")
+    """The step is finished and saved; Ctrl-C, a preemption, a time limit. With the progress shown,
+    which begins in the middle of an epoch after a resume."""
+    words = command(images, tmp_path, "checkpoint.every_n_steps=0", "enable_progress_bar=true")
     found, text = run(tmp_path, words, lambda: os.kill(os.getpid(), number), 3)
     assert found == code
     assert f"{signal.Signals(number).name}: finishing this step" in text
