@@ -1,17 +1,7 @@
 """A config: every key and its default (schema), read, filled in and checked once, compared."""
 
-from ressl_plugin.config.loading import (
-    RECIPES,
-    defaults,
-    fill_method,
-    find,
-    finish,
-    finish_linear,
-    known_keys,
-    load,
-    recipes,
-    ungrammatical,
-)
+from ressl_plugin.config.filling import defaults, fill_method, finish, finish_linear, known_keys
+from ressl_plugin.config.loading import RECIPES, find, load, recipes, ungrammatical
 
 __all__ = [
     "RECIPES",

@@ -7,16 +7,14 @@ from functools import cache
 from omegaconf import Container, OmegaConf
 
 from ressl_plugin.config import schema
+from ressl_plugin.config.filling import defaults
+from ressl_plugin.config.settings import WATCHING
 
 # Where a run lies, what it reports and how it is watched: nothing of it reaches the weights.
 NEUTRAL = (
-    "run_dir", "name", "resume", "resume_force", "resume_from_checkpoint", "auto_resume", "wandb",
-    "checkpoint", "knn_eval", "faults", "data.num_workers", "data.val_path", "data.check",
-    "data.train_path", "data.download",  # what the data are is compared, not where (identity.py)
-    "data.linear_area",
-    "performance.log_every", "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch",
-    "limit_val_batches", "num_sanity_val_steps", "profile",
-)  # fmt: skip
+    *(key for key, field in schema.walk(schema.Config) if not field.metadata.get("trains", True)),
+    *WATCHING,
+)
 
 
 def plain_config(config) -> dict:
@@ -54,12 +52,8 @@ def decisive(config) -> dict:
 
 @cache
 def _defaults() -> dict:
-    from ressl_plugin.config.loading import defaults
-
-    whole = OmegaConf.to_container(defaults())
-    kwargs = OmegaConf.to_container(OmegaConf.structured(schema.ReSSLKwargs))
-    flat = [*_flat(whole), *_flat({"method_kwargs": kwargs})]
-    return {key: value for key, value in flat if value != schema.MISSING}
+    whole = OmegaConf.to_container(defaults(schema.ReSSLConfig))
+    return {key: value for key, value in _flat(whole) if value != schema.MISSING}
 
 
 def _flat(value, prefix=""):

@@ -6,72 +6,26 @@ name, type and bounds: an exception is then a bug.
 
 from __future__ import annotations
 
-import difflib
-import math
 import re
 
+from ressl_plugin.config.kinds import (
+    COLDEST,
+    FLAG,
+    LONGEST_QUEUE,
+    NULL,
+    WIDTH,
+    Kind,
+    is_number,
+    judged,
+    list_of,
+    nearest,
+    number,
+    one_of,
+    whole,
+)
 from ressl_plugin.utils.errors import UserError
 
-WIDEST, LONGEST_QUEUE = 2**16, 2**24
-COLDEST = 1e-4  # temperature: below, softmax is a maximum and its gradient is 0 in float32
-
-
-def is_number(value) -> bool:
-    """An int or a finite float, of a size that a float can hold; no bool."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
-
-
-class Kind:
-    """What a value may be: `text` says it, `call` judges it."""
-
-    def __init__(self, text: str, call):
-        self.text, self.call = text, call
-
-    def __or__(self, other: Kind) -> Kind:
-        return Kind(f"{self.text}, or {other.text}", lambda v: self.call(v) or other.call(v))
-
-
-def number(least=None, most=None) -> Kind:
-    """A finite number from `least` to `most`."""
-    return Kind(f"a number{_bounds(least, most)}", lambda v: is_number(v) and _in(v, least, most))
-
-
-def whole(least=None, most=None) -> Kind:
-    """A whole number from `least` to `most`."""
-    judge = lambda v: is_number(v) and isinstance(v, int) and _in(v, least, most)
-    return Kind(f"a whole number{_bounds(least, most)}", judge)
-
-
-def one_of(*choices) -> Kind:
-    """One of `choices`, of its very type."""
-    judge = lambda v: any(type(v) is type(choice) and v == choice for choice in choices)
-    return Kind(f"one of {', '.join(map(str, choices))}", judge)
-
-
-def list_of(kind: Kind, length: int | None = None) -> Kind:
-    """A list, not empty, of `length` items if that is given."""
-    judge = lambda v: (
-        isinstance(v, (list, tuple))
-        and (len(v) == length if length else 0 < len(v) <= 64)
-        and all(map(kind.call, v))
-    )
-    return Kind(f"a list of {length or 'some'}, each {kind.text}", judge)
-
-
-def _bounds(least, most) -> str:
-    texts = [f">= {least}" if least is not None else "", f"<= {most}" if most is not None else ""]
-    return " ".join(["", *[" and ".join(filter(None, texts))]]).rstrip()
-
-
-def _in(value, least, most) -> bool:
-    return (least is None or value >= least) and (most is None or value <= most)
-
-
-FLAG = Kind("true or false", lambda v: isinstance(v, bool))
-NULL = Kind("null", lambda v: v is None)
-TEMPERATURE, WIDTH = number(COLDEST, 2.0**31), whole(1, WIDEST)
+TEMPERATURE = number(COLDEST, 2.0**31)
 
 _SGD = {"momentum": number(0), "dampening": number(), "nesterov": FLAG}
 _MODES = {"maximize": FLAG, "foreach": FLAG | NULL, "fused": FLAG | NULL}
@@ -147,6 +101,11 @@ TRAINER = {
     "reload_dataloaders_every_n_epochs": whole(0),
     "val_check_interval": _PART | whole(1) | NULL,
 }
+# of these: how a run is watched, which reaches no weight
+WATCHING = (
+    "log_every_n_steps", "enable_progress_bar", "check_val_every_n_epoch", "limit_val_batches",
+    "num_sanity_val_steps",
+)  # fmt: skip
 
 
 def check_trainer(given: dict) -> None:
@@ -160,9 +119,9 @@ def check_trainer(given: dict) -> None:
             judged(key, given[key], kind)
 
 
+WIDTHS = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
 METHODS = {
-    **dict.fromkeys(("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim", "queue_size",
-                     "decoder_embed_dim", "whitening_size"), WIDTH),
+    **dict.fromkeys((*WIDTHS, "decoder_embed_dim", "whitening_size"), WIDTH),
     "queue_size": whole(1, LONGEST_QUEUE),
     "num_prototypes": WIDTH | list_of(WIDTH),
     **dict.fromkeys(("decoder_depth", "decoder_num_heads"), whole(1, 256)),
@@ -202,18 +161,3 @@ def check_method(kwargs: dict, epochs: int) -> None:
             f"config: method_kwargs.decoder_embed_dim={width}: no multiple of "
             f"decoder_num_heads={heads}"
         )
-
-
-def judged(key: str, value, kind: Kind) -> None:
-    """Raises:
-    UserError: `value` is not of this kind.
-    """
-    if not kind.call(value):
-        text = repr(value) if not isinstance(value, int) else str(value)[:40]
-        raise UserError(f"config: {key}={text[:80]}: must be {kind.text}")
-
-
-def nearest(key: str, known) -> str:
-    """`; did you mean …?`, or nothing."""
-    near = difflib.get_close_matches(str(key)[:100], list(known), 1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""

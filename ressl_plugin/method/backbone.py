@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import host
-from ressl_plugin.config.settings import WIDEST
+from ressl_plugin.config.kinds import WIDEST
 from ressl_plugin.utils.errors import UserError
 
 TIMM = "timm:"

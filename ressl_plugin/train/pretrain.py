@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
-from ressl_plugin import config, host, run
+from ressl_plugin import host, run
 from ressl_plugin.config import checks
 from ressl_plugin.data.training import PretrainData
 from ressl_plugin.method import backbone, registry
@@ -53,7 +53,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         KeyboardInterrupt, SIGTERMException, Preempted: told to stop; the step is done and saved.
     """
     registry.register()
-    checks.warn_unused(cfg, config.defaults())
+    checks.warn_unused(cfg)
     cfg = stem.settle(runnable(cfg))
     checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)

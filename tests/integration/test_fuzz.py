@@ -136,7 +136,8 @@ def buggy(*args, **kwargs):
     "place",
     ["ressl_plugin.method.ressl.ReSSL.start_online", "ressl_plugin.method.ressl._teacher_of",
      "ressl_plugin.views.recipe._view", "ressl_plugin.views.recipe._whole",
-     "ressl_plugin.config.checks.check_ressl", "ressl_plugin.config.settings.check_optimizer",
+     "ressl_plugin.config.checks.check_temperatures",
+     "ressl_plugin.config.settings.check_optimizer",
      "ressl_plugin.train.pretrain.loggers", "ressl_plugin.method.backbone.set_stem",
      "ressl_plugin.utils.devices.device_count"],
 )  # fmt: skip

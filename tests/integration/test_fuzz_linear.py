@@ -108,13 +108,13 @@ def test_many_recipes(tmp_path_factory, quiet, recipe, mapping):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("max_epochs=0", "max_epochs=0: must be >= 1"),
-        ("precision=foo", "precision='foo': one of"),
+        ("max_epochs=0", "max_epochs=0: must be a whole number >= 1"),
+        ("precision=foo", "precision='foo': must be one of"),
         ("optimizer.kwargs.foo=1", "optimizer.kwargs.foo: sgd has"),
         ("optimizer.lr=-1", "optimizer.lr=-1"),
-        ("optimizer.name=nosuch", "optimizer.name='nosuch': one of"),
+        ("optimizer.name=nosuch", "optimizer.name='nosuch': must be one of"),
         ("scheduler={name: step, lr_decay_steps: null}", "lr_decay_steps must say after which"),
-        ("scheduler.name=nosuch", "scheduler.name='nosuch': one of"),
+        ("scheduler.name=nosuch", "scheduler.name='nosuch': must be one of"),
         ("pretrain_method=nosuch", "pretrain_method=nosuch: .* was trained with ressl"),
         ("pretrain_method=byol", "pretrain_method=byol: .* was trained with ressl"),
         ("devices=[99]", "devices=.99.: the processor has no such device"),
