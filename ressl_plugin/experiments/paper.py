@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -24,6 +25,7 @@ from ressl_plugin.train import stem
 from ressl_plugin.utils import files
 from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.plot_style import need_matplotlib
 
 # Table 3 takes the best one of them
 TEMPERATURES = ("method_kwargs.temperature_q", "method_kwargs.temperature_k")
@@ -69,7 +71,10 @@ def reproduce(
 
     spec, out = paper_spec.read(name), Path(out)
     device_named(device)
+    if not dry and ("figure" in spec or "figures" in spec["evaluate"]):
+        need_matplotlib()
     with paper_spec.within(paper_spec.find(name)):
+        _check_data_stay(spec, list(overrides), only, out)
         planned = cells(spec, list(overrides), out)
         if "table" in spec:
             _check_places(spec["table"], planned)
@@ -148,6 +153,18 @@ def _printed(spec: dict, planned: list[DictConfig], out: Path, device: str) -> s
     text = tables.paper_table(spec["table"], folders, made_for_it=True)
     print(text)
     return text
+
+
+def _check_data_stay(spec: dict, overrides: list[str], only: list[str] | None, out: Path) -> None:
+    """One data set for all cells would make several cells one, and a column of none."""
+    is_name = lambda word: word.lstrip("+").startswith("data.dataset=")
+    if named := [word for word in overrides if is_name(word)]:
+        planned = cells(spec, [word for word in overrides if not is_name(word)], out)
+        there = dict.fromkeys(cfg.data.dataset for cfg in planned)
+        raise UserError(
+            f"{named[0]}: the cells asked for are of {', '.join(only or there)} and stay so; "
+            "data.format=npz and data.train_path=… give them other images, --data chooses cells"
+        )
 
 
 def _of_data(planned: list[DictConfig], only: list[str] | None, name: str) -> list[DictConfig]:
@@ -327,10 +344,10 @@ def _due(folder: Path, evaluator: str, settings: dict, fast: bool) -> list:
 def _latest(opened: run.Run, evaluator: str) -> dict[str, dict]:
     """Protocol -> its last record, which is the one that a table shows, if it is of these weights.
 
-    A run can be evaluated before it is finished, and another checkpoint beside its own. Records
-    that do not say which weights they are of do not count.
+    A run can be evaluated before it is finished, another checkpoint beside its own, and on images
+    that are others by now. Records that do not say which weights they are of do not count.
     """
-    from ressl_plugin.evaluate.subject import weights_of
+    from ressl_plugin.evaluate.subject import data_sets_of, weights_of
 
     here = ("lowshot", VOC, "mAP") if evaluator == "lowshot" else (
         evaluator, opened.cfg.data.dataset, "top1"
@@ -340,11 +357,15 @@ def _latest(opened: run.Run, evaluator: str) -> dict[str, dict]:
         for record in results.read(opened.dir)
         if (record["evaluator"], record["data"], record["metric"]) == here
     }
-    weights = weights_of(opened) if found else {}
+    about = weights_of(opened) if found else {}
+    if evaluator != "lowshot" and any("data_sets" in record for record in found.values()):
+        with suppress(UserError):  # a plan can be made where the images are not
+            about["data_sets"] = data_sets_of(opened)
+    said = lambda record: {"data_sets": about.get("data_sets"), **record}  # not by earlier versions
     return {
         protocol: record
         for protocol, record in found.items()
-        if all(key in record and record[key] == value for key, value in weights.items())
+        if all(key in said(record) and said(record)[key] == about[key] for key in about)
     }
 
 

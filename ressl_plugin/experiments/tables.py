@@ -270,7 +270,7 @@ def _groups(runs):
             key = (*(record.get(k) for k in names[:-1]), images.get("digest"), record["metric"])
             latest.pop(key, None)  # the latest comes last
             latest[key] = record
-        key = _experiment(cfg, run) if cfg else str(run)
+        key = _experiment(cfg, run, records) if cfg else str(run)
         # a seed that is there already is no further seed: two imports, or the run made again
         seen[key, cfg.get("seed")] += 1
         group = groups.setdefault((key, seen[key, cfg.get("seed")]), [])
@@ -291,14 +291,15 @@ def _as_now(cfg: dict, record: dict) -> dict:
     return record
 
 
-def _experiment(cfg, run) -> str:
+def _experiment(cfg, run, records) -> str:
     """All of a config that bears on the numbers, but the seed; images a step, not devices; the
     content of the training data, not their place."""
     settings = decisive(cfg)
     place = (cfg.get("data") or {}).get("train_path")
     settings["data.train_path"] = identity.of_run(run) or place
     settings["ranks"] = device_count(settings.get("devices", 1), 1) * settings.get("num_nodes", 1)
-    settings["data.val_path"] = (cfg.get("data") or {}).get("val_path")
+    if not all("data_sets" in record for record in records):  # of version 0.1.0: their place is
+        settings["data.val_path"] = (cfg.get("data") or {}).get("val_path")  # all that is known
     for key in ("seed", "devices", "num_nodes", "wandb_run_id"):
         settings.pop(key, None)
     return json.dumps(settings, sort_keys=True, default=str)

@@ -12,7 +12,7 @@ from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
 from ressl_plugin.utils.errors import CheckpointError
-from ressl_plugin.utils.rng import rng_state
+from ressl_plugin.utils.rng import refused, rng_state
 
 _COUNTERS = {"ready", "started", "processed", "completed", "_batches_that_stepped"}
 _LOADER = ("epoch", "step", "images", "batch_size", "world_size", "seed")
@@ -92,7 +92,7 @@ def check_training(path, state: dict) -> None:
     judge.dict(state["loops"]["fit_loop"], "loops.fit_loop", "epoch_progress")
     _loops(judge, state["loops"], "loops")
     for i, one in enumerate(judge.list(state["optimizer_states"], "optimizer_states")):
-        _optimizer(judge, one, f"optimizer_states.{i}")
+        judge.dict(one, f"optimizer_states.{i}", "state", "param_groups")
     for i, one in enumerate(judge.list(state["lr_schedulers"], "lr_schedulers")):
         found = judge.dict(one, f"lr_schedulers.{i}", "last_epoch")
         judge.count(found["last_epoch"], f"lr_schedulers.{i}.last_epoch")
@@ -102,24 +102,41 @@ def check_training(path, state: dict) -> None:
     _own(judge, state)
 
 
-def check_optimizers(path, optimizers) -> None:
-    """Judge what the optimizers have taken over, before a fused step reads beyond it.
+def check_optimizers(path, states: list, optimizers: list, schedules: list) -> None:
+    """Judge what optimizers and schedules are about to take over; a fused step believes all of it.
+
+    Args:
+        states: `optimizer_states` and `lr_schedulers` of the checkpoint.
+        optimizers, schedules: those of the run, as they are before they have loaded anything.
 
     Raises:
-        CheckpointError: a state without a value that others have, or of another shape.
+        CheckpointError: states of other weights, of other shapes or kinds.
     """
-    judge = _Judge(path)
+    judge, (of_optimizers, of_schedules) = _Judge(path), states
+    _as_many(judge, of_optimizers, optimizers, "optimizer_states")
+    for i, (state, optimizer) in enumerate(zip(of_optimizers, optimizers)):
+        _optimizer(judge, state, optimizer, f"optimizer_states.{i}")
+    for i, (state, schedule) in enumerate(zip(of_schedules, schedules)):
+        for key, ours in schedule.state_dict().items():
+            if key in state:
+                _kind(judge, state[key], ours, f"lr_schedulers.{i}.{key}")
+
+
+def check_buffers(path, optimizers: list) -> None:
+    """A fused SGD has the momentum of all weights with a gradient, or of none.
+
+    Raises:
+        CheckpointError: it lacks the momentum of some, which ends in a crash.
+    """
     for optimizer in optimizers:
-        of = optimizer.state
-        # a weight that never had a gradient has no state, and need not
-        weights = [p for g in optimizer.param_groups for p in g["params"] if of.get(p)]
-        names = {k for weight in weights for k, v in of[weight].items() if v is not None}
-        for i, weight in enumerate(weights):
-            for name in sorted(names, key=str):
-                value, place = of[weight].get(name), f"optimizer_states.state.{i}.{name}"
-                judge.need(value is not None, place, None, "there, as for other weights")
-                fits = not isinstance(value, Tensor) or value.shape in (weight.shape, ())
-                judge.need(fits, place, value, f"of shape {tuple(weight.shape)}")
+        for group in (g for g in optimizer.param_groups if g.get("fused") and g.get("momentum")):
+            moved = [i for i, p in enumerate(group["params"]) if p.grad is not None]
+            lacking = [
+                i for i in moved
+                if optimizer.state.get(group["params"][i], {}).get("momentum_buffer") is None
+            ]  # fmt: skip
+            where = f"the momentum of weight {lacking[0]}" if lacking else ""
+            _Judge(path).need(len(lacking) in (0, len(moved)), where, None, "there, as of others")
 
 
 def _version(judge, value) -> None:
@@ -151,22 +168,55 @@ def _loops(judge, value, where: str) -> None:
             _loops(judge, inner, place)
 
 
-def _optimizer(judge, value, where: str) -> None:
-    found = judge.dict(value, where, "state", "param_groups")
-    for index, of_one in judge.dict(found["state"], f"{where}.state").items():
-        place = f"{where}.state.{index}"
-        judge.need(isinstance(index, int), place, index, "of a parameter's number")
-        for name, one in judge.dict(of_one, place).items():
-            good = one is None or isinstance(one, (Tensor, int, float))
-            judge.need(good, f"{place}.{name}", one, "a tensor or a number")
-    for i, group in enumerate(judge.list(found["param_groups"], f"{where}.param_groups")):
+def _as_many(judge, value, ours, where: str) -> list:
+    found = judge.list(value, where)
+    judge.need(len(found) == len(ours), f"the length of {where}", len(found), f"{len(ours)}")
+    return found
+
+
+def _optimizer(judge, value: dict, optimizer, where: str) -> None:
+    groups = optimizer.state_dict()["param_groups"]
+    found = _as_many(judge, value["param_groups"], groups, f"{where}.param_groups")
+    for i, (group, ours) in enumerate(zip(found, groups)):
         place = f"{where}.param_groups.{i}"
-        judge.dict(group, place, "params", "lr")
-        for number in judge.list(group["params"], f"{place}.params"):
-            judge.count(number, f"{place}.params")
-        for name in ("lr", "initial_lr", "momentum", "dampening", "weight_decay"):
-            if name in group:
-                judge.number(group[name], f"{place}.{name}")
+        # what torch itself fills in, if the checkpoint is of an earlier version, is none of these
+        needed = [k for k, v in ours.items() if not isinstance(v, (bool, str, type(None)))]
+        judge.dict(group, place, *needed)
+        same = judge.list(group["params"], f"{place}.params") == ours["params"]
+        judge.need(same, f"{place}.params", group["params"], "the numbers of this run's weights")
+        for key in (ours.keys() & group.keys()) - {"params"}:
+            _kind(judge, group[key], ours[key], f"{place}.{key}")
+    weights = [p for group in optimizer.param_groups for p in group["params"]]
+    for index, of_one in judge.dict(value["state"], f"{where}.state").items():
+        place = f"{where}.state.{index}"
+        known = isinstance(index, int) and 0 <= index < len(weights)
+        judge.need(known, place, index, "of a weight's number")
+        for name, one in judge.dict(of_one, place).items():
+            if one is not None:
+                _of_weight(judge, one, () if name == "step" else weights[index].shape,
+                           f"{place}.{name}")  # fmt: skip
+
+
+def _of_weight(judge, value, shape: tuple, where: str) -> None:
+    if not isinstance(value, Tensor):
+        return judge.number(value, where)
+    dense = value.layout == torch.strided and value.is_floating_point() and value.shape == shape
+    what = f"{tuple(shape)}, of finite numbers"
+    judge.need(dense and bool(value.isfinite().all()), where, value, what)
+
+
+def _kind(judge, value, ours, where: str) -> None:
+    """Of the kind of a value that a setting has in this run."""
+    if isinstance(ours, (bool, type(None))):
+        judge.need(isinstance(value, (bool, type(None))), where, value, "true, false or nothing")
+    elif isinstance(ours, (int, float)):
+        judge.number(value, where)
+    elif isinstance(ours, (list, tuple)):
+        for i, one in enumerate(_as_many(judge, value, ours, where)):
+            _kind(judge, one, ours[i], f"{where}.{i}")
+    else:
+        kind = dict if isinstance(ours, dict) else type(ours)
+        judge.need(isinstance(value, kind), where, value, f"a {kind.__name__}")
 
 
 def _own(judge, state: dict) -> None:
@@ -186,6 +236,7 @@ def _own(judge, state: dict) -> None:
     if (states := state.get("ressl_rng")) is not None:
         for i, one in enumerate(judge.list(states, "ressl_rng")):
             _alike(judge, one, rng_state(), f"ressl_rng.{i}")
+            judge.need(not refused(one), f"ressl_rng.{i}", refused(one), "generators' states")
     if "ressl_skipped_steps" in state:
         judge.count(state["ressl_skipped_steps"], "ressl_skipped_steps")
     if (epoch := state.get("ressl_epoch")) is not None:
@@ -211,8 +262,9 @@ def _alike(judge, value, ours, where: str) -> None:
     """Of the same types and shapes as this process's own."""
     if isinstance(ours, dict):
         for key, inner in ours.items():
-            if key != "cuda":
-                _alike(judge, judge.dict(value, where, *ours)[key], inner, f"{where}.{key}")
+            there = judge.dict(value, where, *ours)[key]
+            if key != "cuda" or (there is not None and inner is not None):
+                _alike(judge, there, inner, f"{where}.{key}")
     elif isinstance(ours, list):
         judge.need(len(judge.list(value, where)) == len(ours), where, value, "a list like ours")
         for i, inner in enumerate(ours):

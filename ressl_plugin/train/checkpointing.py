@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ressl_plugin.config.diff import plain_config
 from ressl_plugin.method.schedule import apply_settings, settings
 from ressl_plugin.run import checkpoint
-from ressl_plugin.run.checkpoint_schema import check_optimizers
+from ressl_plugin.run.checkpoint_schema import check_buffers, check_optimizers
 from ressl_plugin.run.plain_values import to_plain
 from ressl_plugin.train.boundaries import can_resume_here, followed_by
 from ressl_plugin.utils import distributed
@@ -104,6 +104,8 @@ class CheckpointCallback(Callback):
         self._due = False  # a save is due, and waits for a step that can be resumed from
         self._between_steps = False
         self._states = None  # RNG of every rank, to be restored
+        self._loaded = None  # states of optimizers and schedules, not yet taken over
+        self._begun = False
         self._settings = None  # of the config, to be applied over those of the checkpoint
         self._factor = 1.0  # steps that the same images take now, over those that they took
 
@@ -126,6 +128,10 @@ class CheckpointCallback(Callback):
             ("on_train_epoch_end", self._after_epoch),
         ):
             setattr(pl_module, name, followed_by(getattr(pl_module, name), boundary, trainer))
+        if self._loaded:  # now that there are optimizers, and before they take it over
+            schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+            check_optimizers(trainer.ckpt_path, self._loaded, trainer.optimizers, schedules)
+            self._loaded = None
         forced = self.config.get("resume_force") and trainer.ckpt_path
         self._settings = settings(trainer) if forced else None  # the checkpoint is loaded later
 
@@ -210,6 +216,7 @@ class CheckpointCallback(Callback):
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):
         self._states = checkpoint.get(RNG)
+        self._loaded = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
         if self._states and CONFIG in checkpoint:
             then = _images_a_step(checkpoint[CONFIG], len(self._states))
             self._factor = then / _images_a_step(self.config, trainer.world_size)
@@ -224,8 +231,7 @@ class CheckpointCallback(Callback):
 
     def on_train_start(self, trainer, pl_module):
         self._install_handlers()
-        if trainer.ckpt_path:
-            check_optimizers(trainer.ckpt_path, trainer.optimizers)
+        lay_out(trainer.optimizers)
         if self._settings is not None:
             apply_settings(trainer, *self._settings, self._factor)
         states, self._states = self._states, None
@@ -239,6 +245,11 @@ class CheckpointCallback(Callback):
         loop._load_combined_loader_states()
         if late or (states is not None and loop.resumed_on_epoch_end):
             iter(loop._data_fetcher)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if trainer.ckpt_path and not self._begun:  # gradients tell which weights are trained
+            check_buffers(trainer.ckpt_path, trainer.optimizers)
+        self._begun = True
 
     # Signals
 
@@ -284,6 +295,16 @@ class CheckpointCallback(Callback):
 def _images_a_step(config: dict, ranks: int) -> int:
     batch = (config.get("optimizer") or {}).get("batch_size", 1)
     return batch * config.get("accumulate_grad_batches", 1) * ranks
+
+
+def lay_out(optimizers: list) -> None:
+    """What was loaded lies in memory as its weights do, which a fused step takes for granted."""
+    for optimizer in optimizers:
+        for weight, state in optimizer.state.items():
+            for name, value in state.items():
+                alike = isinstance(value, torch.Tensor) and value.shape == weight.shape
+                if alike and value.stride() != weight.stride():
+                    state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
 
 
 def all_finite(trainer) -> bool:

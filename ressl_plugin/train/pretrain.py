@@ -108,7 +108,9 @@ def scale(cfg: DictConfig) -> DictConfig:
     if cfg.optimizer.name == "sgd":
         # under float16's GradScaler a fused step unscales by itself: nothing could clip before it
         scaler = str(cfg.precision) in ("16", "16-mixed")
-        fused = {} if scaler or cfg.optimizer.kwargs.get("foreach") else {"fused": True}
+        # it has the momentum of all weights or of none: not where some stand still for an epoch
+        late = cfg.method in ("dino", "swav")
+        fused = {} if scaler or late or cfg.optimizer.kwargs.get("foreach") else {"fused": True}
         cfg.optimizer.kwargs = {"momentum": 0.9, **fused, **cfg.optimizer.kwargs}
     return cfg
 

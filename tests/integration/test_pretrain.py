@@ -34,6 +34,20 @@ def test_no_fused_step_under_a_gradient_scaler(precision, fused):
     assert kwargs.get("fused") is fused and kwargs.momentum == 0.9
 
 
+@pytest.mark.parametrize("method", ["dino", "swav"])
+def test_no_fused_step_where_some_weights_stand_still_at_first(method):
+    """Their last layers have no gradient for an epoch; a fused step ends where they begin."""
+    cfg = config.finish(make_config(method=method, method_kwargs={}))
+    kwargs = pretrain.scale(cfg).optimizer.kwargs
+    still, moving = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
+    optimizer = torch.optim.SGD([still, moving], lr=0.1, **kwargs)
+    for trained in ([moving], [still, moving]):
+        for weight in trained:
+            weight.grad = torch.ones(2)
+        optimizer.step()
+    assert still[0] < 0
+
+
 def test_a_fused_step_may_still_be_asked_for():
     cfg = config.finish(make_config(precision="16-mixed", optimizer__kwargs={"fused": True}))
     assert pretrain.scale(cfg).optimizer.kwargs.fused is True

@@ -1,5 +1,6 @@
 """`ressl paper`: what counts as done, and what is checked before anything is trained."""
 
+import importlib.util
 import os
 import re
 
@@ -8,7 +9,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config, run
 from ressl_plugin.cli import main
-from ressl_plugin.evaluate import finetune, logistic, on_run
+from ressl_plugin.evaluate import finetune, logistic, on_run, subject
 from ressl_plugin.experiments import paper, paper_spec, sweep
 from ressl_plugin.experiments.paper_cells import VOC
 from ressl_plugin.run import checkpoint, results
@@ -88,6 +89,18 @@ def test_numbers_that_do_not_say_which_weights_do_not_count(tmp_path, made):
                                     "data": "custom", "value": 50.0})  # fmt: skip
     paper.evaluate(tmp_path, "linear", {})
     assert len(made) == 1
+
+
+@pytest.mark.parametrize("then, due", [("a", 0), ("b", 1), (None, 0)])
+def test_numbers_of_images_that_are_others_now_do_not_count(tmp_path, made, monkeypatch, then, due):
+    """(None: a record of version 0.1.0, which does not say.)"""
+    images = lambda digest: {s: {"images": 9, "classes": 3, "digest": digest} for s in
+                             ("train", "val")}  # fmt: skip
+    monkeypatch.setattr(subject, "data_sets_of", lambda run: images("a"))
+    cell(tmp_path)
+    record(tmp_path, "linear", "small", **({"data_sets": images(then)} if then else {}))
+    paper.evaluate(tmp_path, "linear", {})
+    assert len(made) == due
 
 
 def shots(folder, count, seeds):
@@ -361,6 +374,21 @@ def test_published_lists_of_labels_replace_the_shares(tmp_path, monkeypatch, the
     (tmp_path / "1percent.txt").write_text("a.JPEG\n")
     reproduced(tmp_path, text, labels=[names])
     assert asked == [[names]]
+
+
+def test_matplotlib_is_looked_for_before_anything_is_trained(tmp_path, untrained, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda n, *a: find(n, *a)
+                        if n != "matplotlib" else None)  # fmt: skip
+    for figure in ("figure2", "figure3"):
+        with pytest.raises(UserError, match="drawing needs matplotlib, which is not installed"):
+            paper.reproduce(figure, [], tmp_path)
+
+
+def test_one_data_set_for_all_cells_is_refused_of_those_asked_for(tmp_path, untrained):
+    message = r"table3.yaml: data.dataset=npz: the cells asked for are of cifar10 and stay so"
+    with pytest.raises(UserError, match=message):
+        paper.reproduce("table3", ["data.dataset=npz"], tmp_path, only=["cifar10"])
 
 
 def test_missing_images_are_found_before_anything_is_trained(tmp_path, untrained):

@@ -154,6 +154,19 @@ def test_the_content_of_the_data_counts_not_their_place(tmp_path):
     assert ["(2 runs)" in line for line in lines] == [True, False]
 
 
+def test_seeds_evaluated_on_copies_of_the_images_are_one_line(tmp_path):
+    """What they were evaluated on is in the records, if not by version 0.1.0."""
+    runs = [make_run(tmp_path, f"s{n}", [], seed=n, data__val_path=f"/node{n}") for n in range(4)]
+    for number, (run, digest) in enumerate(zip(runs, ("a", "a", "b", None))):
+        val = {"images": 6, "classes": 2, "digest": digest}
+        more = {"data_sets": {"val": val}} if digest else {}
+        results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
+                             "value": 80.0 + number, "data": "cifar10", **more})  # fmt: skip
+    rows = [(row["run"], row["ours"]) for row in rows_of(tables.table(runs, "csv"))]
+    assert [ours for _, ours in rows] == ["80.50", "82.00", "83.00"]
+    assert "3 runs" in rows[0][0] and rows[2][0] == "s3"
+
+
 def test_what_is_no_further_seed_is_not_averaged(tmp_path):
     """The run twice, the experiment again, other images a step; but workers do not matter."""
     run = make_run(tmp_path, "a", LINEAR, devices=1)

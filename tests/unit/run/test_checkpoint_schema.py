@@ -1,20 +1,16 @@
 """A checkpoint whose bytes are sound and whose content is anything: one line, or it works."""
 
 import copy
-import random
 
 import pytest
-import torch
 from commands import command, run_cli
+from fuzzing import mutated
 from helpers import image_folder
 from ranks import on_ranks
 
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_training
 from ressl_plugin.utils.errors import CheckpointError
-
-VALUES = [None, "x", -1, 2.5, float("nan"), 10**30, True, [], {}, [1], {"x": 1}, torch.ones(3)]
-STATEDICT = ("state_dict", "ressl_config")
 
 
 @pytest.fixture(scope="module")
@@ -38,34 +34,6 @@ def trained(tmp_path_factory):
     check_training("it", state)
     assert state["global_step"] == 8
     return words, folder / "run", state
-
-
-def places(value, path=()):
-    """Every key of nested dicts and lists, the large ones (weights) by their first few."""
-    items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, inner in list(items)[: 3 if path[:1] and path[0] in STATEDICT else 40]:
-        yield (*path, key)
-        if isinstance(inner, (dict, list, tuple)) and len(path) < 9:
-            yield from places(inner, (*path, key))
-
-
-def mutated(state, number):
-    """Another value, or none, at a place drawn evenly from the depths."""
-    draw = random.Random(number)
-    found = list(places(state))
-    depth = draw.choice(sorted({len(p) for p in found}))
-    where = draw.choice([p for p in found if len(p) == depth])
-    changed = copy.deepcopy(state)
-    parent = changed
-    for key in where[:-1]:
-        if isinstance(parent[key], tuple):
-            parent[key] = list(parent[key])
-        parent = parent[key]
-    if draw.random() < 0.3:
-        del parent[where[-1]]
-    else:
-        parent[where[-1]] = draw.choice(VALUES)
-    return where, changed
 
 
 def test_other_values_are_one_line_or_pass(trained):

@@ -158,6 +158,22 @@ def test_generators_are_restored():
     assert draw() == first
 
 
+def test_what_is_loaded_lies_as_the_weights_do():
+    """A run that was in channels_last goes on without it: a fused step reads by memory order."""
+    found = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        weight = torch.nn.Parameter(torch.zeros(4, 3, 5, 5))
+        optimizer = torch.optim.SGD([weight], lr=0.1, momentum=0.9, fused=True)
+        momentum = torch.arange(300.0).reshape(4, 3, 5, 5).to(memory_format=layout)
+        state = {0: {"momentum_buffer": momentum}}
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+        checkpointing.lay_out([optimizer])
+        weight.grad = torch.zeros_like(weight)
+        optimizer.step()
+        found.append(weight.detach())
+    assert torch.equal(*found)
+
+
 def test_a_checkpoint_holds_what_a_resume_needs(tmp_path):
     train(tmp_path, PositionedLoader, max_epochs=1)
     state = checkpoint.load(tmp_path)
