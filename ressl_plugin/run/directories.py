@@ -1,4 +1,4 @@
-"""A run is a directory: config.yaml, args.json, last.ckpt, metrics.csv, results.json, figures/."""
+"""A run is a directory: config.yaml, args.json, last.ckpt, logs/, results.json, figures/, ..."""
 
 from __future__ import annotations
 

@@ -4,11 +4,14 @@ import errno
 import io
 import logging
 import os
+import shutil
 import threading
 import types
 
 import fsspec.implementations.local as local
+import lightning.pytorch as pl
 import pytest
+from lightning.pytorch.demos.boring_classes import BoringModel
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing import event_file_loader
 from tensorboard.compat.tensorflow_stub.io import gfile
@@ -105,3 +108,25 @@ def test_the_death_of_a_worker_is_known_as_one(tmp_path, monkeypatch):
     with pytest.raises(ValueError) as found:
         logger.log_metrics({"loss": 1.0}, 0)
     assert is_a_workers_death(found.value)
+
+
+class Gone(pl.Callback):
+    def on_train_start(self, trainer, module):
+        shutil.rmtree(trainer.log_dir)
+
+
+def test_a_training_goes_on_without_a_place_for_its_logs(tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(threading, "excepthook", lambda *_: None)  # TensorBoard's thread dies
+    trainer = pl.Trainer(
+        logger=loggers(CFG, tmp_path), callbacks=[Gone()], max_steps=3, log_every_n_steps=1,
+        accelerator="cpu", enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
+    )  # fmt: skip
+    model = BoringModel()
+    model.training_step = lambda *args: model.log("loss", 1.0) or BoringModel.training_step(
+        model, *args
+    )
+    trainer.fit(model)
+    assert trainer.global_step == 3
+    errors = [r.message for r in caplog.records if r.levelno == logging.ERROR]
+    assert len(errors) == 2 and all("logs/0: the log is not written (" in e for e in errors)
