@@ -22,7 +22,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 import training
-from views import AHEAD, ENDLESS, InMemory
+from views import AHEAD, ENDLESS, InMemory, host_loader
 
 from ressl_plugin import config, host
 from ressl_plugin.train import pretrain
@@ -114,7 +114,7 @@ def hosts(cfg, size: int, steps: int, workers: int, warm: int = WARM + AHEAD) ->
     entries = recipe.expand(cfg.augmentations)
     pairs = [(host.view_transform("cifar10", entry), 1) for entry in entries]
     dataset = InMemory(ENDLESS, size, host.n_crops(pairs))
-    loader = host.loader(dataset, cfg.optimizer.batch_size, workers)
+    loader = host_loader(dataset, cfg.optimizer.batch_size, workers)
     clock = Clock(warm, steps)
     trainer = pl.Trainer(
         max_steps=warm + steps,

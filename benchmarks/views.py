@@ -19,8 +19,11 @@ from pathlib import Path
 
 import common
 import numpy as np
+import torch
 import training
 from PIL import Image
+from torch.utils.data import DataLoader
+from torchvision.datasets import ImageFolder
 
 from ressl_plugin import data, host
 from ressl_plugin.views import recipe
@@ -108,8 +111,14 @@ def _host(cfg, root: Path, size: int, args):
     if size == args.size:
         dataset = InMemory(ENDLESS, size, transform)
     else:
-        dataset = _Again(host.pretrain_dataset(cfg, transform), ENDLESS)
-    return host.loader(dataset, cfg.optimizer.batch_size, args.workers)
+        dataset = _Again(data.Indexed(ImageFolder(root, transform)), ENDLESS)
+    return host_loader(dataset, cfg.optimizer.batch_size, args.workers)
+
+
+def host_loader(dataset, batch_size: int, workers: int) -> DataLoader:
+    """With the arguments of the host's prepare_dataloader; pinned only where that is of use."""
+    how = {"shuffle": True, "drop_last": True, "pin_memory": torch.cuda.is_available()}
+    return DataLoader(dataset, batch_size, num_workers=workers, **how)
 
 
 class InMemory:

@@ -11,8 +11,6 @@ where it no longer runs (see `pypi.patches` and `patches`) and picks the file of
     build_method(cfg)   any registered method from one config in main's schema
     build_backbone(cfg), features_dim(backbone), register_backbone(name, factory)
     view_transform(dataset, augmentation), n_crops(pairs)
-    pretrain_dataset(cfg, transform), loader(dataset, batch_size, num_workers)
-    classification_datasets(cfg, train_transform, val_transform)
     LinearModel(backbone, cfg), KNN, MEAN_STD
 """
 
@@ -36,11 +34,8 @@ __all__ = [
     "ReSSL",
     "build_backbone",
     "build_method",
-    "classification_datasets",
     "features_dim",
-    "loader",
     "n_crops",
-    "pretrain_dataset",
     "register_backbone",
     "view_transform",
 ]

@@ -11,7 +11,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from ressl_plugin.utils.errors import UserError
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000, "imagenet100": 100}
-FOLDER_DATASETS = ("imagenet", "imagenet100", "custom")
 DATASETS = (*CLASSES, "custom")
 
 BASE = {

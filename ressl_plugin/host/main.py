@@ -5,7 +5,6 @@ Its methods train unmodified; see `patches` for the little that is wrong in both
 
 import logging
 
-from solo.data import classification_dataloader as _classification
 from solo.data import pretrain_dataloader as _pretrain
 from solo.methods import METHODS
 from solo.methods.base import BaseMethod, BaseMomentumMethod
@@ -27,11 +26,8 @@ __all__ = [
     "ReSSL",
     "build_backbone",
     "build_method",
-    "classification_datasets",
     "features_dim",
-    "loader",
     "n_crops",
-    "pretrain_dataset",
     "register_backbone",
     "view_transform",
 ]
@@ -122,39 +118,3 @@ def n_crops(pairs):
     """[(transform, number of crops), ...] -> PIL image -> list of tensors, in that order."""
     transforms, counts = zip(*pairs)
     return _pretrain.prepare_n_crop_transform(list(transforms), list(counts))
-
-
-def pretrain_dataset(cfg, transform):
-    """Training images of `cfg.data`, giving (index, transform(image), target)."""
-    data = pipelines.data_section(cfg, DATA_FORMATS)
-    dataset = _pretrain.prepare_datasets(
-        data.dataset,
-        transform,
-        train_data_path=pipelines.folder(data, "train_path"),
-        data_format=data.format,
-        no_labels=data.no_labels,
-    )
-    return pipelines.keep_fraction(dataset, data.fraction)
-
-
-def loader(dataset, batch_size: int, num_workers: int):
-    """Shuffled loader of whole batches."""
-    made = _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
-    return pipelines.pin_if_useful(made)
-
-
-def classification_datasets(cfg, train_transform, val_transform):
-    """(train, val) data sets of `cfg.data` giving (transform(image), target)."""
-    data = pipelines.data_section(cfg, DATA_FORMATS)
-    train, val = _classification.prepare_datasets(
-        data.dataset,
-        train_transform,
-        val_transform,
-        train_data_path=pipelines.folder(data, "train_path"),
-        val_data_path=pipelines.folder(data, "val_path"),
-        data_format=data.format,
-    )
-    return pipelines.keep_fraction(train, data.fraction), val
-
-
-DATA_FORMATS = ("image_folder", "h5")

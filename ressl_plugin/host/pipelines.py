@@ -1,18 +1,14 @@
-"""Views and data sets: what the host's own pipelines take, and what is edited into them.
+"""Views: what the host's own pipelines take, and what is edited into them.
 
-Shared by both generations; `main` and `pypi_data` call the host around it.
+Shared by both generations; `main` and `pypi.data` call the host around it.
 """
 
-import os
 
-import numpy as np
-import torch
 from omegaconf import DictConfig, OmegaConf
-from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
-from ressl_plugin.host.defaults import DATASETS, FOLDER_DATASETS, as_config, choose
+from ressl_plugin.host.defaults import as_config, choose
 from ressl_plugin.utils.errors import UserError
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -93,77 +89,3 @@ def edit(pipeline: transforms.Compose, augmentation: DictConfig, dataset: str, b
     if sigma is not None and blurring is not None:
         blurring.sigma = (sigma, sigma) if isinstance(sigma, int | float) else tuple(sigma)
     return pipeline
-
-
-def data_section(cfg, formats) -> DictConfig:
-    """`cfg.data` with the defaults of the keys that say where the images are.
-
-    Raises:
-        UserError: a data set or a format that this generation does not read.
-    """
-    given = as_config(cfg).data
-    data = OmegaConf.create(
-        {
-            "train_path": None,
-            "val_path": None,
-            "format": "image_folder",
-            "no_labels": False,
-            "fraction": -1,
-            **OmegaConf.to_container(given, resolve=True),
-        }
-    )
-    choose("data.dataset", data.dataset, DATASETS)
-    # DALI reads the same folders; here they are read by torchvision.
-    data.format = "image_folder" if data.format == "dali" else data.format
-    choose("data.format", data.format, formats)
-    if data.format == "h5" and data.dataset not in FOLDER_DATASETS:
-        raise UserError(f"data.format=h5 with data.dataset={data.dataset}; h5 is for ImageNet")
-    return data
-
-
-def folder(data: DictConfig, key: str):
-    """The path at `data.key`, which must exist where images are read from folders.
-
-    torchvision makes the directory itself when it downloads CIFAR or STL-10.
-    """
-    path = data[key]
-    if data.dataset in FOLDER_DATASETS and (path is None or not os.path.exists(path)):
-        raise UserError(f"data.{key}={path}: no such directory; give the folder of the images")
-    return path
-
-
-def pin_if_useful(loader: DataLoader) -> DataLoader:
-    """The host always asks for pinned memory; without an accelerator torch only warns of it."""
-    loader.pin_memory = torch.cuda.is_available()
-    return loader
-
-
-def keep_fraction(dataset: Dataset, fraction) -> Dataset:
-    """Keep `fraction` (0 < fraction < 1) of the images, the host's choice of them: stratified by
-    label, seed 42; of unlabelled folders an unstratified draw. All of them for None, -1 or 1.
-
-    The host does so for folders only; here CIFAR and STL-10 follow.
-    """
-    if fraction is None or fraction == 1 or fraction < 0:
-        return dataset
-    if not 0 < fraction < 1:
-        raise UserError(f"data.fraction={fraction}; give a number between 0 and 1, or -1 for all")
-    from sklearn.model_selection import train_test_split
-
-    if hasattr(dataset, "images"):
-        dataset.images, _ = train_test_split(dataset.images, train_size=fraction, random_state=42)
-        return dataset
-    # ImageFolder and CIFAR hold `targets`, STL-10 `labels`, the h5 data set none but its items.
-    labels = getattr(dataset, "targets", getattr(dataset, "labels", None))
-    if labels is None:
-        raise UserError("data.fraction: not available for data.format=h5; give -1")
-    kept, _ = train_test_split(
-        np.arange(len(labels)), train_size=fraction, stratify=labels, random_state=42
-    )
-    for name in ("samples", "imgs", "targets", "data", "labels"):
-        values = getattr(dataset, name, None)
-        if isinstance(values, np.ndarray):
-            setattr(dataset, name, values[kept])
-        elif isinstance(values, list):
-            setattr(dataset, name, [values[index] for index in kept])
-    return dataset

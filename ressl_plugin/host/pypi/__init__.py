@@ -37,10 +37,7 @@ from ressl_plugin.host.patches import (  # noqa: E402
 )
 from ressl_plugin.host.pipelines import MEAN_STD  # noqa: E402
 from ressl_plugin.host.pypi.data import (  # noqa: E402
-    classification_datasets,
-    loader,
     n_crops,
-    pretrain_dataset,
     view_transform,
 )
 from ressl_plugin.host.pypi.linear import LinearModel  # noqa: E402
@@ -56,11 +53,8 @@ __all__ = [
     "ReSSL",
     "build_backbone",
     "build_method",
-    "classification_datasets",
     "features_dim",
-    "loader",
     "n_crops",
-    "pretrain_dataset",
     "register_backbone",
     "view_transform",
 ]

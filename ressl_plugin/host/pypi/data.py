@@ -1,17 +1,12 @@
-"""1.0.2's pipelines, data sets and loaders behind the main branch's config."""
-
-from pathlib import Path
+"""1.0.2's pipelines behind the main branch's config."""
 
 from PIL import ImageOps
-from solo.utils import classification_dataloader as _classification
 from solo.utils import pretrain_dataloader as _pretrain
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
 from ressl_plugin.host import pipelines
 from ressl_plugin.host.defaults import DATASETS
-
-DATA_FORMATS = ("image_folder",)
 
 
 class Equalization:
@@ -67,41 +62,3 @@ def n_crops(pairs):
     """[(transform, number of crops), ...] -> PIL image -> list of tensors, in that order."""
     transforms_, counts = zip(*pairs)
     return _pretrain.prepare_n_crop_transform(list(transforms_), list(counts))
-
-
-def _place(path):
-    """1.0.2 joins a data and a train directory; here the whole path is the second."""
-    return Path(path if path is not None else "datasets").absolute()
-
-
-def pretrain_dataset(cfg, transform):
-    """Training images of `cfg.data`, giving (index, transform(image), target)."""
-    data = pipelines.data_section(cfg, DATA_FORMATS)
-    dataset = _pretrain.prepare_datasets(
-        data.dataset,
-        transform,
-        data_dir=Path("/"),
-        train_dir=_place(pipelines.folder(data, "train_path")),
-        no_labels=data.no_labels,
-    )
-    return pipelines.keep_fraction(dataset, data.fraction)
-
-
-def loader(dataset, batch_size: int, num_workers: int):
-    """Shuffled loader of whole batches."""
-    made = _pretrain.prepare_dataloader(dataset, batch_size, num_workers)
-    return pipelines.pin_if_useful(made)
-
-
-def classification_datasets(cfg, train_transform, val_transform):
-    """(train, val) data sets of `cfg.data` giving (transform(image), target)."""
-    data = pipelines.data_section(cfg, DATA_FORMATS)
-    train, val = _classification.prepare_datasets(
-        data.dataset,
-        train_transform,
-        val_transform,
-        data_dir=Path("/"),
-        train_dir=_place(pipelines.folder(data, "train_path")),
-        val_dir=_place(pipelines.folder(data, "val_path")),
-    )
-    return pipelines.keep_fraction(train, data.fraction), val

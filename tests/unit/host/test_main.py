@@ -6,10 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from omegaconf import OmegaConf
 
 from ressl_plugin import host
-from ressl_plugin.utils.errors import UserError
 
 pytestmark = pytest.mark.skipif(
     host.GENERATION != "main", reason="the host is 1.0.2; set SOLO_LEARN to a checkout of main"
@@ -29,13 +27,6 @@ def test_momentum_base_is_the_hosts():
     from solo.methods.base import BaseMomentumMethod
 
     assert issubclass(host.MomentumBase, BaseMomentumMethod)
-
-
-def test_h5_is_for_imagenet(config, tmp_path):
-    cfg = config("ressl")
-    cfg.data = OmegaConf.create({"dataset": "cifar10", "format": "h5", "train_path": str(tmp_path)})
-    with pytest.raises(UserError, match="h5"):
-        host.pretrain_dataset(cfg, None)
 
 
 @pytest.mark.parametrize("name", ["convnext_tiny", "wide_resnet28w2", "vit_tiny"])

@@ -115,15 +115,12 @@ def test_imagenet_red_deviation():
     assert own.transforms[-1].std[0] == 0.228
 
 
-def test_what_only_main_has_is_refused(config, tmp_path):
+def test_what_only_main_has_is_refused(config):
     with pytest.raises(UserError, match="layer_decay"):
         cfg = config("ressl", optimizer__layer_decay=0.7)
         host.LinearModel(host.build_backbone(cfg), cfg)
     with pytest.raises(UserError, match="convnext_tiny"):
         host.build_backbone(config("ressl", backbone={"name": "convnext_tiny"}))
-    cfg = config("ressl", data={"dataset": "custom", "format": "h5", "train_path": str(tmp_path)})
-    with pytest.raises(UserError, match="h5"):
-        host.pretrain_dataset(cfg, None)
 
 
 def test_defaults_come_from_the_hosts_parser(config):
