@@ -139,6 +139,8 @@ def import_checkpoint(path, cfg) -> Imported:
     check_finite(state, path)
     if origin == BARE:
         notes.append(f"the file does not say what trained it: taken for method={cfg.method}")
+    elif why := _of_another_method(origin, weights, cfg):
+        notes.append(f"the file is not of ReSSL's training ({why}): taken for method=ressl")
     return Imported(
         state_dict=state,
         origin=origin,
@@ -147,6 +149,21 @@ def import_checkpoint(path, cfg) -> Imported:
         unexpected=[k for k, ours in names.items() if ours not in state],
         notes=notes,
     )
+
+
+def _of_another_method(origin, weights, cfg) -> str | None:
+    """What tells that the host's weights are not of ReSSL: its teacher, its memory of one view."""
+    if not origin.startswith("solo-learn") or cfg.method != "ressl":
+        return None
+    starts = {name.partition(".")[0] for name in weights}
+    queue = weights.get("queue")
+    if not starts & {"momentum_backbone", "momentum_encoder"}:
+        return "it has no teacher"
+    if queue is None or queue.dim() != 2:
+        return "it has no memory" if queue is None else "its memory is of several views"
+    if "predictor" in starts and not cfg.method_kwargs.get("predictor"):
+        return "it has a predictor"
+    return None
 
 
 def _weights(path) -> dict[str, Tensor]:

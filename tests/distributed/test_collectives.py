@@ -204,7 +204,7 @@ def test_only_the_last_batch_of_an_epoch_asks_for_sizes(monkeypatch):
         ({"TORCHELASTIC_RUN_ID": "x", "LOCAL_WORLD_SIZE": "2", "WORLD_SIZE": "4"}, 2, 2, None),
         ({"SLURM_NTASKS": "8", "SLURM_NNODES": "2", "SLURM_STEP_ID": "0"}, 8, 1,
          "devices=4 num_nodes=2"),
-        ({}, 8, 4, None),
+        ({"MASTER_ADDR": "node0", "NODE_RANK": "1"}, 8, 4, None),
     ],
 )  # fmt: skip
 def test_a_launcher_with_another_number_of_processes(monkeypatch, env, devices, nodes, hint):

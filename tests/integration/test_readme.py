@@ -18,11 +18,11 @@ ELSEWHERE = {
     "source .venv/bin/activate": "scripts/venv.sh",
     "bash scripts/quickstart.sh": "scripts/quickstart.sh",
     "bash scripts/test.sh": "scripts/test.sh",
-    "python main_pretrain.py": "tests/test_registry.py",
-    "python -m ressl_plugin main_knn.py": "tests/test_registry.py",
-    "ressl pretrain imagenet/ressl devices=8": "tests/test_pretrain_distributed.py",
-    "torchrun": "tests/test_pretrain_distributed.py",
-    "sbatch": "tests/test_slurm.py",
+    "python main_pretrain.py": "tests/unit/method/test_registry.py",
+    "python -m ressl_plugin main_knn.py": "tests/unit/method/test_registry.py",
+    "ressl pretrain imagenet/ressl devices=8": "tests/distributed/test_pretrain.py",
+    "torchrun": "tests/distributed/test_pretrain.py",
+    "sbatch": "tests/integration/test_slurm.py",
 }
 HEAVY = ("ressl benchmark", "ressl paper")  # many trainings: marked slow
 TINY = [
@@ -129,12 +129,12 @@ def test_in_order_each(place, capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("start", HEAVY)
 def test_many_trainings(start, place, capsys):
-    (command,) = (c for c in commands() if c.startswith(start))
-    words = shlex.split(command)[1:]
-    if start == "ressl benchmark":
-        more = ["--methods", "ressl", "simclr", "--seeds", "1"]
-        given = [w for w in TINY if not w.startswith("batchnorm")]
-        words = [*words, *given, "optimizer.batch_size=64", *more]
-    else:
-        words = [*words, *TINY, "--data", "cifar10", "--fast", "--device", "cpu"]
-    assert main(words) == 0, capsys.readouterr().err
+    for command in (c for c in commands() if c.startswith(start)):
+        words = shlex.split(command)[1:]
+        if start == "ressl benchmark":
+            more = ["--methods", "ressl", "simclr", "--seeds", "1"]
+            given = [w for w in TINY if not w.startswith("batchnorm")]
+            words = [*words, *given, "optimizer.batch_size=64", *more]
+        else:
+            words = [*words, *TINY, "--data", "cifar10", "--fast", "--device", "cpu"]
+        assert main(words) == 0, capsys.readouterr().err

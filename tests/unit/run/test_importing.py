@@ -1,6 +1,7 @@
 """Checkpoints of other codes, read into our names and checked against the config."""
 
 import os
+import re
 
 import pytest
 import torch
@@ -203,6 +204,24 @@ def test_import(tmp_path, parts, kind, wrapped):
         assert torch.equal(found.state_dict[key], value), key
     assert set(found.state_dict) - set(expected) <= {"classifier.weight", "classifier.bias"}
     assert f"{len(state)} tensors taken" in found.report()
+
+
+@pytest.mark.parametrize("kind", ["main", "pypi"])
+@pytest.mark.parametrize(
+    ("method", "change", "why"),
+    [
+        ("simclr", lambda s: {k: v for k, v in s.items() if "momentum" not in k}, "no teacher"),
+        ("byol", lambda s: {k: v for k, v in s.items() if "queue" not in k}, "no memory"),
+        ("moco", lambda s: {**s, "queue": torch.zeros(2, OUT, ROWS)}, "memory is of several views"),
+        ("nnbyol", lambda s: {**s, "predictor.0.weight": torch.zeros(OUT, OUT)}, "a predictor"),
+    ],
+)
+def test_weights_of_the_hosts_other_methods(tmp_path, parts, kind, method, change, why):
+    torch.save({"state_dict": change(foreign(parts, kind))}, tmp_path / "last.ckpt")
+    said = lambda cfg: importing.import_checkpoint(tmp_path / "last.ckpt", cfg).report()
+    line = rf"\nthe file is not of ReSSL's training \(it.* {why}\): taken for method=ressl"
+    assert re.search(line, said(config()))
+    assert "taken for" not in said(OmegaConf.merge(config(), {"method": method}))
 
 
 def test_what_is_missing_and_what_is_left_out(tmp_path, parts):
