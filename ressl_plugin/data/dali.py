@@ -174,7 +174,7 @@ class DaliLoader(Steps):
         for path in [self.paths[i] for *_, rows in self._asked for i in rows]:
             try:
                 data.load_image(path)
-            except Exception:
+            except UserError:
                 bad.append(path)
         if bad:
             raise UserError(

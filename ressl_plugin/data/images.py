@@ -1,6 +1,8 @@
 """One image file to one 8-bit RGB image: the only rules by which anything here decodes."""
 
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +28,10 @@ _UPRIGHT = {
     8: Image.Transpose.ROTATE_90,
 }
 _SIDEWAYS = (5, 6, 7, 8)
+
+# what Pillow's decoders raise on damaged files
+DECODING = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError,
+            RuntimeError, struct.error, zlib.error)  # fmt: skip
 
 _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5", b"P6", b"GIF8")
 
@@ -116,7 +122,7 @@ def decode(path, exif=False):
         if known:
             raise BadImage("corrupt", "its header cannot be read") from error
         raise BadImage("not-an-image", "its content is in no image format") from error
-    except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, ValueError …
+    except DECODING as error:
         text = str(error) or type(error).__name__
         raise BadImage("truncated" if "truncated" in text.lower() else "corrupt", text) from error
 
@@ -127,7 +133,7 @@ def size_of(path, exif=False):
         with Image.open(path) as image:
             width, height = image.size
             sideways = exif and _orientation(image) in _SIDEWAYS
-    except Exception:  # decode says why
+    except DECODING:  # decode says why
         return None
     return (height, width) if sideways else (width, height)
 
@@ -135,7 +141,7 @@ def size_of(path, exif=False):
 def _orientation(image):
     try:
         return image.getexif().get(ExifTags.Base.Orientation)
-    except Exception:  # damaged EXIF data, in as many ways as there are: the pixels are sound
+    except DECODING:  # damaged EXIF data: the pixels are sound
         return None
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import decisive
 from ressl_plugin.data import identity
 from ressl_plugin.evaluate.subject import method_name
@@ -229,8 +231,9 @@ def read_config(run: str | Path) -> dict:
         path = Path(run) / name
         if path.is_file():
             try:
-                cfg = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-            except Exception as error:
+                found = OmegaConf.create(yaml_files.read(path, words=False))
+                cfg = OmegaConf.to_container(found, resolve=True)
+            except OmegaConfBaseException as error:
                 raise UserError(f"{path}: not a config: {' '.join(str(error).split())}") from None
             return _checked(cfg, path)
     return {}
@@ -240,11 +243,9 @@ def _checked(cfg, path: Path) -> dict:
     """The config if tables can read it; {} of one that names no data set, as the host's own.
 
     Raises:
-        UserError: it is no mapping, or a node of it is none.
+        UserError: a node of it is no mapping.
     """
     nodes = ("data", "method_kwargs", "backbone")
-    if not isinstance(cfg, dict):
-        raise UserError(f"{path}: not a config: no mapping (key: value)")
     for key in nodes:
         if not isinstance(cfg.get(key) or {}, dict):
             raise UserError(f"{path}: {key}={cfg[key]!r}: not a mapping (key: value)")

@@ -12,7 +12,7 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from ressl_plugin import data
-from ressl_plugin.data import check_folder, load_image, to_rgb
+from ressl_plugin.data import check_folder, images, load_image, to_rgb
 from ressl_plugin.data.images import BadImage, decode, fit, size_of
 from ressl_plugin.utils.errors import UserError
 
@@ -306,3 +306,17 @@ def test_fit_keeps_the_middle():
     pixels = np.zeros((8, 24, 3), np.uint8)
     pixels[:, 8:16] = 255
     assert (np.asarray(fit(Image.fromarray(pixels), 8)) == 255).all()
+
+
+def test_a_bug_of_ours_is_no_damage_of_the_file(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+
+    def bug(image):
+        raise AttributeError("planted")
+
+    monkeypatch.setattr(images, "to_rgb", bug)
+    with pytest.raises(AttributeError, match="planted"):
+        images.load_image(tmp_path / "a.png")
+    monkeypatch.setattr(images, "_orientation", bug)
+    with pytest.raises(AttributeError, match="planted"):
+        images.size_of(tmp_path / "a.png", exif=True)

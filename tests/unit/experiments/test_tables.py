@@ -382,7 +382,7 @@ def test_runs_without_results_and_broken_ones(tmp_path):
     with pytest.raises(UserError, match="no Table 11"):
         tables.paper_table(11)
     (tmp_path / "a" / "config.yaml").write_text("a: [")
-    with pytest.raises(UserError, match=r"config\.yaml: not a config"):
+    with pytest.raises(UserError, match=r"config\.yaml: not YAML"):
         tables.table([tmp_path / "a"])
     (tmp_path / "a" / "config.yaml").write_text("data: 5")
     with pytest.raises(UserError, match=r"config\.yaml: data=5: not a mapping"):
