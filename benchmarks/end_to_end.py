@@ -16,6 +16,7 @@ import io
 import logging
 import tempfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import common
 import lightning.pytorch as pl
@@ -26,6 +27,7 @@ from views import AHEAD, ENDLESS, InMemory, host_loader
 
 from ressl_plugin import config, host
 from ressl_plugin.train import pretrain
+from ressl_plugin.train.host_config import host_config
 from ressl_plugin.utils import devices
 from ressl_plugin.views import recipe
 
@@ -108,10 +110,10 @@ def ours(cfg, folder: Path, steps: int, warm: int = WARM) -> float:
 
 def hosts(cfg, size: int, steps: int, workers: int, warm: int = WARM + AHEAD) -> float:
     """Images a second of the host's own, on its CIFAR settings: so it makes its small stem."""
-    as_cifar = {"dataset": "cifar10", "num_classes": 10, "num_large_crops": 2, "num_small_crops": 0}
-    cfg = training.changed(cfg, {f"data__{key}": value for key, value in as_cifar.items()})
-    cfg = pretrain.scale(devices.runnable(cfg))
-    entries = recipe.expand(cfg.augmentations)
+    cfg = training.changed(cfg, {"data__dataset": "cifar10"})
+    views = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
+    cfg = host_config(devices.runnable(cfg), views)
+    entries = cfg.augmentations
     pairs = [(host.view_transform("cifar10", entry), 1) for entry in entries]
     dataset = InMemory(ENDLESS, size, host.n_crops(pairs))
     loader = host_loader(dataset, cfg.optimizer.batch_size, workers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import common  # isort: skip  (first: it puts the package and the examples on the path)
 import algorithm1
 import lightning.pytorch as pl
@@ -13,6 +15,7 @@ from torch import nn
 from ressl_plugin import config, data, host
 from ressl_plugin.method import registry
 from ressl_plugin.train import pretrain
+from ressl_plugin.train.host_config import host_config
 from ressl_plugin.utils import devices
 from ressl_plugin.views import batched, recipe
 
@@ -20,13 +23,10 @@ from ressl_plugin.views import batched, recipe
 def settings(target: str = "cifar/ressl", overrides: list[str] = ()):
     """A recipe as the methods take it: presets resolved, views counted, learning rate scaled."""
     cfg = config.finish(config.load(target, list(overrides)))
-    cfg = pretrain.scale(devices.runnable(cfg))
-    sizes = [crop.crop_size for crop in recipe.read(cfg.augmentations).crops]
-    cfg.augmentations = recipe.expand(cfg.augmentations)
-    cfg.data.num_large_crops = sum(size == max(sizes) for size in sizes)
-    cfg.data.num_small_crops = len(sizes) - cfg.data.num_large_crops
-    cfg.data.num_classes = cfg.data.num_classes or 10
-    return cfg
+    views = SimpleNamespace(
+        recipe=recipe.read(cfg.augmentations), num_classes=cfg.data.num_classes or 10
+    )
+    return host_config(devices.runnable(cfg), views)
 
 
 def ours(cfg, **changes) -> pl.LightningModule:

@@ -6,12 +6,9 @@ import logging
 from pathlib import Path
 from types import SimpleNamespace
 
-from omegaconf import OmegaConf
-
 from ressl_plugin import config, data, run
 from ressl_plugin.run import checkpoint, importing, results
-from ressl_plugin.train import pretrain
-from ressl_plugin.utils import devices
+from ressl_plugin.train.host_config import host_config
 from ressl_plugin.utils.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -49,9 +46,7 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
         recipe=data.view_recipe(cfg),
         num_classes=classes or cfg.data.num_classes,
     )
-    given = OmegaConf.create(OmegaConf.to_container(cfg))
-    given.devices = devices.device_count(cfg.devices, 1)
-    folder = run.start(cfg, pretrain.scale(pretrain.with_views(given, views)))
+    folder = run.start(cfg, host_config(cfg, views, available=1))
     state = {
         "state_dict": found.state_dict,
         "epoch": 0,

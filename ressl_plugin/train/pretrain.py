@@ -22,13 +22,14 @@ from ressl_plugin.train import stem
 from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.faults import Faults, reported
+from ressl_plugin.train.host_config import host_config
 from ressl_plugin.train.loggers import loggers
 from ressl_plugin.train.profile import Profile
 from ressl_plugin.train.progress import Progress
 from ressl_plugin.train.resume import check_fits, resume_from
 from ressl_plugin.train.throughput import Meter
 from ressl_plugin.utils import distributed
-from ressl_plugin.utils.devices import device_count, runnable
+from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.progress import quiet
 
@@ -60,7 +61,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     torch.set_float32_matmul_precision("high")
     folder = run.directory(cfg)
     module = PretrainData(cfg, folder)
-    scaled = scale(with_views(cfg, module))
+    scaled = host_config(cfg, module)
     source = resume_from(cfg, module.identity)  # read once: looked at here, then handed over
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
@@ -79,40 +80,6 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
             if distributed.launched_first():
                 metrics.keep_joined(folder)
     return folder
-
-
-def with_views(cfg: DictConfig, module: PretrainData) -> DictConfig:
-    """The config as the host's classes want it: classes and views counted, presets resolved."""
-    from ressl_plugin.views import recipe
-
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
-    cfg.augmentations = recipe.expand(cfg.augmentations)
-    sizes = [crop.crop_size for crop in module.recipe.crops]
-    cfg.data.num_large_crops = sum(size == max(sizes) for size in sizes)
-    cfg.data.num_small_crops = len(sizes) - cfg.data.num_large_crops
-    cfg.data.num_classes = module.num_classes
-    return cfg
-
-
-def scale(cfg: DictConfig) -> DictConfig:
-    """Learning rates times (images a step) / 256, as in the host: batch x devices x nodes."""
-    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
-    processes = device_count(cfg.devices, torch.cuda.device_count() or 1) * cfg.num_nodes
-    factor = cfg.optimizer.batch_size * processes / 256
-    log.info(
-        "learning rate %g x %d images / 256 = %g",
-        cfg.optimizer.lr, cfg.optimizer.batch_size * processes, cfg.optimizer.lr * factor,
-    )  # fmt: skip
-    cfg.optimizer.lr *= factor
-    cfg.optimizer.classifier_lr *= factor
-    if cfg.optimizer.name == "sgd":
-        # under float16's GradScaler a fused step unscales by itself: nothing could clip before it
-        scaler = str(cfg.precision) in ("16", "16-mixed")
-        # it has the momentum of all weights or of none: not where some stand still for an epoch
-        late = cfg.method in ("dino", "swav")
-        fused = {} if scaler or late or cfg.optimizer.kwargs.get("foreach") else {"fused": True}
-        cfg.optimizer.kwargs = {"momentum": 0.9, **fused, **cfg.optimizer.kwargs}
-    return cfg
 
 
 def build(cfg: DictConfig) -> pl.LightningModule:

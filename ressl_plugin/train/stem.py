@@ -28,7 +28,7 @@ DONE = {
 
 
 def settle(cfg: DictConfig) -> DictConfig:
-    """The config with a stem by name where it says auto and the network is a ResNet.
+    """`cfg`, in place, with a stem by name where it says auto and the network is a ResNet.
 
     A run that goes on keeps what it has.
     """
@@ -39,7 +39,8 @@ def settle(cfg: DictConfig) -> DictConfig:
     if stem == "auto":
         return cfg
     log.info("backbone.stem=auto: %s (%s), for crops of %d pixels", stem, DONE[stem], size)
-    return OmegaConf.merge(cfg, {"backbone": {"stem": stem}})
+    cfg.backbone.stem = stem
+    return cfg
 
 
 def choose(cfg: DictConfig, size: int) -> str:

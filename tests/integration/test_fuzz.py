@@ -23,7 +23,9 @@ from ressl_plugin import config, data, host
 from ressl_plugin.config import checks
 from ressl_plugin.data.images import load_image
 from ressl_plugin.method import registry
-from ressl_plugin.train.pretrain import build, make_trainer, runnable, scale, with_views
+from ressl_plugin.train.host_config import host_config
+from ressl_plugin.train.pretrain import build, make_trainer
+from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views import recipe
 
@@ -108,7 +110,7 @@ def config_or_user_error(mapping):
         cfg = runnable(cfg)
         checks.check_trainable(cfg)
         trainer = make_trainer(cfg, Path("never-made"))
-        scaled = scale(with_views(cfg, module))
+        scaled = host_config(cfg, module)
         one_step(build(scaled), scaled, trainer)
     except UserError as error:
         assert from_a_check(error), f"made of a caught exception: {error}"

@@ -1,5 +1,7 @@
 """What a run refuses before there is a run directory, and what it gives the optimizer."""
 
+from types import SimpleNamespace
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -10,7 +12,9 @@ from omegaconf import OmegaConf
 from ressl_plugin import config, run
 from ressl_plugin.method import ressl
 from ressl_plugin.train import pretrain
+from ressl_plugin.train.host_config import host_config
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.views import recipe
 
 
 def on_images(tmp_path, **changes):
@@ -24,13 +28,20 @@ def on_images(tmp_path, **changes):
     return config.finish(cfg)
 
 
+def of_the_optimizer(**changes):
+    """optimizer.kwargs as the host's classes get them."""
+    cfg = config.finish(make_config(**changes))
+    data = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
+    return host_config(cfg, data).optimizer.kwargs
+
+
 @pytest.mark.parametrize(
     ("precision", "fused"),
     [("32-true", True), ("bf16-mixed", True), ("16-mixed", None), ("16", None), (16, None)],
 )
 def test_no_fused_step_under_a_gradient_scaler(precision, fused):
     """It unscales by itself: Lightning then refuses to clip, and nothing is skipped before it."""
-    kwargs = pretrain.scale(config.finish(make_config(precision=precision))).optimizer.kwargs
+    kwargs = of_the_optimizer(precision=precision)
     assert kwargs.get("fused") is fused and kwargs.momentum == 0.9
 
 
@@ -49,8 +60,21 @@ def test_no_fused_step_where_some_weights_stand_still_at_first(method):
 
 
 def test_a_fused_step_may_still_be_asked_for():
-    cfg = config.finish(make_config(precision="16-mixed", optimizer__kwargs={"fused": True}))
-    assert pretrain.scale(cfg).optimizer.kwargs.fused is True
+    assert of_the_optimizer(precision="16-mixed", optimizer__kwargs={"fused": True}).fused is True
+
+
+def test_what_the_host_needs_is_derived_and_the_config_stays_as_it_is():
+    cfg = config.finish(make_config(devices=[0, 1], num_nodes=2, optimizer__batch_size=32))
+    before = OmegaConf.to_container(cfg)
+    views = [{"crop_size": size, "role": role} for size, role in
+             ((32, "student"), (32, "teacher"), (16, "student"))]  # fmt: skip
+    data = SimpleNamespace(recipe=recipe.read(views), num_classes=7)
+    made = host_config(cfg, data)
+    counts = made.data.num_classes, made.data.num_large_crops, made.data.num_small_crops
+    assert counts == (7, 2, 1)
+    assert made.optimizer.lr == cfg.optimizer.lr * 4 * 32 / 256
+    assert made.optimizer.classifier_lr == cfg.optimizer.classifier_lr * 4 * 32 / 256
+    assert OmegaConf.to_container(cfg) == before
 
 
 @pytest.mark.parametrize(

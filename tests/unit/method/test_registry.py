@@ -39,7 +39,7 @@ def test_the_hosts_configs_run_without_a_gpu():
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.demos.boring_classes import BoringModel
-from ressl_plugin.registry import register_for_host_scripts
+from ressl_plugin.method.registry import register_for_host_scripts
 
 class Model(BoringModel):
     def __init__(self):

@@ -1,0 +1,46 @@
+"""What the host's classes need, derived from a run's config: classes, views, learning rates."""
+
+from __future__ import annotations
+
+import logging
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from ressl_plugin.utils.devices import device_count
+from ressl_plugin.views import recipe
+
+log = logging.getLogger(__name__)
+
+
+def host_config(cfg: DictConfig, data, available: int | None = None) -> DictConfig:
+    """A copy as the host's classes want it: classes and views counted, presets resolved, learning
+    rates times (images a step) / 256, as in the host: batch x devices x nodes.
+
+    Args:
+        cfg: a complete config.
+        data: has `num_classes`, and the views as `recipe`; a data module.
+        available: how many devices `devices=auto` means; None: all GPUs of this machine.
+    """
+    cfg = OmegaConf.create(OmegaConf.to_container(cfg))
+    cfg.augmentations = recipe.expand(cfg.augmentations)
+    sizes = [crop.crop_size for crop in data.recipe.crops]
+    cfg.data.num_large_crops = sizes.count(max(sizes))
+    cfg.data.num_small_crops = len(sizes) - cfg.data.num_large_crops
+    cfg.data.num_classes = data.num_classes
+
+    optimizer = cfg.optimizer
+    devices = device_count(cfg.devices, available or torch.cuda.device_count())
+    images = optimizer.batch_size * devices * cfg.num_nodes
+    rate = optimizer.lr * images / 256
+    log.info("learning rate %g x %d images / 256 = %g", optimizer.lr, images, rate)
+    optimizer.lr = rate
+    optimizer.classifier_lr *= images / 256
+    if optimizer.name == "sgd":
+        # under float16's GradScaler a fused step unscales by itself: nothing could clip before it
+        scaler = str(cfg.precision) in ("16", "16-mixed")
+        # it has the momentum of all weights or of none: not where some stand still for an epoch
+        late = cfg.method in ("dino", "swav")
+        fused = {} if scaler or late or optimizer.kwargs.get("foreach") else {"fused": True}
+        optimizer.kwargs = {"momentum": 0.9, **fused, **optimizer.kwargs}
+    return cfg
