@@ -8,6 +8,7 @@ import os
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ressl_plugin.config import schema
 from ressl_plugin.utils.errors import UserError
 
 CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000, "imagenet100": 100}
@@ -25,19 +26,12 @@ BASE = {
     "optimizer.weight_decay": 1e-4,
     "optimizer.exclude_bias_n_norm_wd": False,
     "optimizer.kwargs": {},
-    "scheduler.name": "warmup_cosine",
-    "scheduler.lr_decay_steps": None,
-    "scheduler.min_lr": 0.0,
-    "scheduler.warmup_start_lr": 3e-5,
-    "scheduler.warmup_epochs": 10,
-    "scheduler.interval": "step",
-    "knn_eval.enabled": False,
-    "knn_eval.k": 20,
-    "knn_eval.distance_func": "euclidean",
-    "performance.disable_channel_last": False,
-    "momentum.base_tau": 0.99,
-    "momentum.final_tau": 1.0,
-    "momentum.classifier": False,
+    # the host's are the schema's
+    **{
+        key: field.default
+        for key, field in schema.walk(schema.Config)
+        if key.startswith(("scheduler.", "knn_eval.", "performance.", "momentum."))
+    },
 }
 OPTIMIZER_KWARGS = {
     "sgd": {"momentum": 0.9},
