@@ -48,8 +48,7 @@ def test_no_fused_step_under_a_gradient_scaler(precision, fused):
 @pytest.mark.parametrize("method", ["dino", "swav"])
 def test_no_fused_step_where_some_weights_stand_still_at_first(method):
     """Their last layers have no gradient for an epoch; a fused step ends where they begin."""
-    cfg = config.finish(make_config(method=method, method_kwargs={}))
-    kwargs = pretrain.scale(cfg).optimizer.kwargs
+    kwargs = of_the_optimizer(method=method, method_kwargs={})
     still, moving = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
     optimizer = torch.optim.SGD([still, moving], lr=0.1, **kwargs)
     for trained in ([moving], [still, moving]):
