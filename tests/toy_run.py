@@ -93,7 +93,8 @@ class Toy(pl.LightningModule):
         self.log("loss", loss, on_step=True, on_epoch=True)
         return loss
 
-    def on_train_batch_end(self, *_):
+    def optimizer_step(self, *args, **kwargs):
+        super().optimizer_step(*args, **kwargs)
         with torch.no_grad():
             for t, s in zip(self.teacher.parameters(), self.student.parameters()):
                 t.mul_(0.9).add_(s, alpha=0.1)
@@ -127,7 +128,6 @@ def train(run, loader, kill_at=None, fault=None, resume=True, validate=True, eve
         **{"max_epochs": EPOCHS, "accelerator": "cpu", "devices": 1, **kwargs},
         callbacks=[callback],
         plugins=[checkpointing.AtomicCheckpointIO()],
-        enable_checkpointing=False,
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

@@ -1,7 +1,7 @@
 """When a run saves, what it saves, and how it goes on as if it had never stopped.
 
-A checkpoint is taken where nothing is half done: after a step's EMA update (Lightning's own
-callbacks save before it) or after an epoch's validation. With the weights go the optimizer, the
+A checkpoint is taken where nothing is half done: after a step, whose `optimizer_step` has moved the
+teacher, too, or after an epoch's validation. With the weights go the optimizer, the
 schedule, the loader's position, every rank's random number generators and the config, so that a
 run killed anywhere and resumed computes what it would have computed, bit for bit on the CPU.
 """
@@ -15,7 +15,7 @@ import threading
 from pathlib import Path
 
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -24,7 +24,6 @@ from ressl_plugin.method.schedule import apply_settings, settings
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_buffers, check_optimizers
 from ressl_plugin.run.plain_values import to_plain
-from ressl_plugin.train.boundaries import can_resume_here, followed_by
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import CheckpointError, NotSaved, RunFault
 from ressl_plugin.utils.rng import gather_rng, restore_rng
@@ -67,8 +66,11 @@ class AtomicCheckpointIO(CheckpointIO):
         Path(path).unlink(missing_ok=True)
 
 
-class CheckpointCallback(Callback):
+class CheckpointCallback(Checkpoint):
     """Saves RUN/last.ckpt, and restores what Lightning does not.
+
+    Lightning calls a `Checkpoint` after all other callbacks, at the end of an epoch after the
+    module itself, too.
 
     Args:
         run_dir: the run's directory.
@@ -102,7 +104,7 @@ class CheckpointCallback(Callback):
         self._asked = distributed.AnyRank()  # whether one of them was told to stop
         self._saved = None  # global step of this process's last save
         self._due = False  # a save is due, and waits for a step that can be resumed from
-        self._between_steps = False
+        self._whole = None  # batches done when last a step, and all that is called after it, was
         self._states = None  # RNG of every rank, to be restored
         self._loaded = None  # states of optimizers and schedules, not yet taken over
         self._begun = False
@@ -118,16 +120,7 @@ class CheckpointCallback(Callback):
         """Finish the step, save, then raise ``exception``."""
         self._stop = exception
 
-    # The two boundaries: wrapped around the module's own hooks, because Lightning calls a
-    # callback's before the module's, and that is where the teacher is updated.
-
     def on_fit_start(self, trainer, pl_module):
-        # after every setup, so that what other callbacks add to the hooks comes before a save
-        for name, boundary in (
-            ("on_train_batch_end", self._after_step),
-            ("on_train_epoch_end", self._after_epoch),
-        ):
-            setattr(pl_module, name, followed_by(getattr(pl_module, name), boundary, trainer))
         if self._loaded:  # now that there are optimizers, and before they take it over
             schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
             check_optimizers(trainer.ckpt_path, self._loaded, trainer.optimizers, schedules)
@@ -136,15 +129,10 @@ class CheckpointCallback(Callback):
         self._settings = settings(trainer) if forced else None  # the checkpoint is loaded later
 
     def teardown(self, trainer, pl_module, stage):
-        for name in ("on_train_batch_end", "on_train_epoch_end"):
-            pl_module.__dict__.pop(name, None)
         self._restore_handlers()
 
-    def on_train_batch_start(self, *_):
-        self._between_steps = False
-
-    def _after_step(self, trainer):
-        self._between_steps = True
+    def on_train_batch_end(self, trainer, *_):
+        self._whole = _batches(trainer)
         stop = self._agreed_stop(trainer)
         step = trainer.global_step
         if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved:
@@ -156,7 +144,7 @@ class CheckpointCallback(Callback):
         if stop:
             self._leave(trainer)
 
-    def _after_epoch(self, trainer):
+    def on_train_epoch_end(self, trainer, pl_module):
         stop = self._agreed_stop(trainer)
         epoch = trainer.current_epoch + 1
         last = epoch == trainer.max_epochs
@@ -173,7 +161,7 @@ class CheckpointCallback(Callback):
     def on_exception(self, trainer, pl_module, exception):
         """Save if the failure fell between two steps, else say which checkpoint is the last."""
         self._restore_handlers()
-        calm = self._between_steps and trainer.training and trainer.world_size == 1
+        calm = self._whole == _batches(trainer) and trainer.training and trainer.world_size == 1
         if calm and self._saved != trainer.global_step and can_resume_here(trainer):
             try:
                 self._save(trainer, must=False)
@@ -290,6 +278,19 @@ class CheckpointCallback(Callback):
             first = next((number for number in known if number is not None), None)
             self._stop = self.signals.get(first, self._stop)
         raise self._stop or SIGTERMException(128 + signal.SIGTERM)
+
+
+def can_resume_here(trainer) -> bool:
+    """Whether Lightning goes on exactly from after this step: not while gradients are being
+    accumulated, and not before a validation, which it would skip with all that it draws."""
+    loop = trainer.fit_loop
+    validates = loop.epoch_loop._should_check_val_fx(loop._data_fetcher)
+    return not (trainer.is_last_batch or validates or loop._should_accumulate())
+
+
+def _batches(trainer) -> int:
+    """Those that have begun, over all epochs."""
+    return trainer.fit_loop.epoch_loop.batch_progress.total.ready
 
 
 def _images_a_step(config: dict, ranks: int) -> int:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import logging
 
-import lightning.pytorch as pl
-
-from ressl_plugin.train.boundaries import followed_by
+from lightning.pytorch.callbacks import Checkpoint
 
 log = logging.getLogger(__name__)
 
 UNIFORM = 0.98  # of log K: above it the target relation says nothing
 
 
-class CollapseMonitor(pl.Callback):
+class CollapseMonitor(Checkpoint):
     """Warn once when the target relation stays uniform over a whole epoch after warm-up.
 
     Its entropy over log K and the spread of the teacher's embeddings are logged every epoch as
@@ -25,18 +23,8 @@ class CollapseMonitor(pl.Callback):
         self.warmup_epochs = warmup_epochs
         self.collapsed_at: int | None = None
 
-    def setup(self, trainer, module, stage) -> None:
-        """Look after the module's own hook: Lightning calls a callback's before it, and the module
-        logs the epoch's means there."""
-        if stage == "fit":
-            hook = followed_by(module.on_train_epoch_end, self._look, trainer)
-            module.on_train_epoch_end = hook
-
-    def teardown(self, trainer, module, stage) -> None:
-        """The module is as it was."""
-        module.__dict__.pop("on_train_epoch_end", None)
-
-    def _look(self, trainer) -> None:
+    def on_train_epoch_end(self, trainer, module) -> None:
+        """Lightning calls a `Checkpoint` after the module, which logs the epoch's means here."""
         entropy = trainer.callback_metrics.get("target_entropy")
         late = trainer.current_epoch + 1 > self.warmup_epochs
         if entropy is None or not late or entropy <= UNIFORM or self.collapsed_at is not None:

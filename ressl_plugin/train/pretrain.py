@@ -136,7 +136,6 @@ def make_trainer(
     known = set(inspect.signature(pl.Trainer.__init__).parameters)
     given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
     callbacks = [
-        CheckpointCallback(folder, cfg) if cfg.checkpoint.enabled else None,
         CollapseMonitor(cfg.scheduler.warmup_epochs),
         Faults(folder, cfg.faults.non_finite),
         LearningRateMonitor("step") if distributed.launched_first() else None,  # needs a logger
@@ -144,6 +143,8 @@ def make_trainer(
     ]
     if cfg.get("enable_progress_bar", True):
         callbacks.append(Progress(refresh=cfg.performance.log_every))
+    if cfg.checkpoint.enabled:  # the last: it saves what the others know
+        callbacks.append(CheckpointCallback(folder, cfg))
     settings = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": cfg.performance.log_every,
@@ -156,7 +157,7 @@ def make_trainer(
         **{**settings, **given, "strategy": settings["strategy"]},
         logger=loggers(cfg, folder),
         callbacks=[c for c in (*callbacks, *more) if c],
-        enable_checkpointing=False,
+        enable_checkpointing=True,  # no file of its own: there is a Checkpoint among the callbacks
         default_root_dir=str(folder),
         plugins=plugins(source),
     )

@@ -7,7 +7,6 @@ import time
 
 from lightning.pytorch.callbacks import ProgressBar
 
-from ressl_plugin.train.boundaries import followed_by
 from ressl_plugin.utils.progress import progress_bar, say
 
 SHOWN = re.compile(r"train_(?!.*class).*loss|val_acc1|val_knn_acc1")  # at the end of an epoch
@@ -24,7 +23,7 @@ class Progress(ProgressBar):
         super().__init__()
         self.refresh, self._enabled = refresh, True
         self._bar = self._validation = None
-        self._start, self._validated = 0.0, False
+        self._start, self._validated, self._line_due = 0.0, False, False
 
     def disable(self) -> None:
         """Lightning's, for all ranks but the first."""
@@ -39,12 +38,14 @@ class Progress(ProgressBar):
         return progress_bar(total=total, disable=not self._enabled, **how)
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        """A bar an epoch."""
+        """A bar an epoch, after the line of the one before."""
+        self._say_line(trainer)
         self._begin(trainer)
 
     def _begin(self, trainer) -> None:
         self._start, self._validated = time.monotonic(), False
-        self._bar = self._open(self.total_train_batches, desc=_epoch(trainer), unit="steps")
+        name = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        self._bar = self._open(self.total_train_batches, desc=name, unit="steps")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """An epoch that is resumed in its middle has no start."""
@@ -70,22 +71,19 @@ class Progress(ProgressBar):
         self._validation.close()
         self._validated = True
 
-    def setup(self, trainer, module, stage) -> None:
-        """The line comes after the module's own hook, which logs the epoch's means."""
-        super().setup(trainer, module, stage)
-        if stage == "fit":
-            hook = followed_by(module.on_train_epoch_end, self._end_epoch, trainer)
-            module.on_train_epoch_end = hook
-
-    def teardown(self, trainer, module, stage) -> None:
-        """The module is as it was."""
-        module.__dict__.pop("on_train_epoch_end", None)
-
-    def _end_epoch(self, trainer) -> None:
+    def on_train_epoch_end(self, trainer, module) -> None:
+        """The line waits: the module, which logs the epoch's means, is called after this."""
         self._bar.close()
-        if self._enabled:
-            last = trainer.current_epoch + 1 == trainer.max_epochs
-            say(lambda: self.epoch_line(trainer), must=last)
+        self._line_due = True
+
+    def on_train_end(self, trainer, module) -> None:
+        """The last epoch's line."""
+        self._say_line(trainer, must=True)
+
+    def _say_line(self, trainer, must: bool = False) -> None:
+        if self._line_due and self._enabled:
+            say(lambda: self.epoch_line(trainer), must=must)
+        self._line_due = False
 
     def epoch_line(self, trainer) -> str:
         """As `epoch 3/200: train_ressl_loss 5.12, val_knn_acc1 45.60, 12 s`."""
@@ -96,14 +94,11 @@ class Progress(ProgressBar):
             and (name.startswith("train") or (self._validated and value >= 0))  # -1: no labels
         ]
         took = f"{time.monotonic() - self._start:.0f} s"
-        return f"{_epoch(trainer)}: {', '.join([*found, took])}"
+        done = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
+        return f"{done}: {', '.join([*found, took])}"
 
     def on_exception(self, trainer, module, exception) -> None:
         """The message begins on a line of its own."""
         for one in (self._validation, self._bar):
             if one is not None:
                 one.close()
-
-
-def _epoch(trainer) -> str:
-    return f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"

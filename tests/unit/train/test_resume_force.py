@@ -55,7 +55,7 @@ class StopAfter(pl.Callback):
 
     def on_train_epoch_end(self, trainer, module):
         if trainer.current_epoch + 1 == self.epochs:
-            trainer.callbacks[0].request_stop(Preempted())
+            trainer.checkpoint_callback.request_stop(Preempted())
 
 
 def train(folder, schedule, epochs, force=False, stop=None, batch=2, **settings):
@@ -64,7 +64,7 @@ def train(folder, schedule, epochs, force=False, stop=None, batch=2, **settings)
     config = {"resume_force": force, "optimizer": {"batch_size": batch}}
     keep = CheckpointCallback(folder, config)
     trainer = pl.Trainer(
-        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        max_epochs=epochs, accelerator="cpu", logger=False,
         enable_progress_bar=False, enable_model_summary=False, default_root_dir=folder,
         callbacks=[keep, StopAfter(stop)], plugins=[AtomicCheckpointIO()],
     )  # fmt: skip
