@@ -97,7 +97,7 @@ def test_stratified_draw():
     draws = {tuple(stratified_draw(targets, 2, seed)) for seed in range(5)}
     assert len(draws) > 1
     assert (stratified_draw(targets, "all", 0) == np.arange(15)).all()
-    with pytest.raises(UserError, match="class 9 has 2 images, 3 labels"):
+    with pytest.raises(UserError, match="class 9 has 2 images, too few for 3 labels"):
         stratified_draw(targets, 3, seed=1)
     with pytest.raises(UserError, match="0"):
         stratified_draw(targets, 0, seed=1)

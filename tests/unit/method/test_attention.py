@@ -3,6 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from ressl_plugin.method import attention
+from ressl_plugin.utils.precision import float32_products
 
 PASSES = [attention._by_kernel, lambda rows, queue: attention._by_chunks(rows, queue, 100)]
 passes = pytest.mark.parametrize("read", PASSES, ids=["kernel", "chunks"])
@@ -79,7 +80,7 @@ def test_full_float32_products_whatever_the_setting(read, precision):
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        with attention.float32_products():
+        with float32_products():
             check(read, *inputs(128, 4096, 64))
         assert torch.get_float32_matmul_precision() == precision
     finally:
@@ -92,7 +93,7 @@ def test_the_older_interface_can_be_asked_within(precision):
     before = torch.get_float32_matmul_precision()
     try:
         torch.set_float32_matmul_precision(precision)
-        with attention.float32_products():
+        with float32_products():
             assert torch.get_float32_matmul_precision() == "highest"
             assert torch.backends.cuda.matmul.allow_tf32 is False
         assert torch.get_float32_matmul_precision() == precision
@@ -106,7 +107,7 @@ def test_precisions_set_one_by_one_come_back():
     try:
         for setting, precision in zip(settings, ("tf32", "bf16")):
             setting.fp32_precision = precision
-        with attention.float32_products():
+        with float32_products():
             assert [setting.fp32_precision for setting in settings] == ["ieee", "ieee"]
         assert [setting.fp32_precision for setting in settings] == ["tf32", "bf16"]
     finally:
