@@ -253,7 +253,8 @@ def _means(judge, means) -> None:
             place = f"ressl_epoch.means.{group}.{name}"
             pair = judge.list(pair, place)
             judge.need(len(pair) == 2, place, pair, "a sum and its weight")
-            judge.need(isinstance(pair[0], Tensor), place, pair[0], "a sum and its weight")
+            scalar = isinstance(pair[0], Tensor) and pair[0].shape == ()
+            judge.need(scalar, place, pair[0], "a sum and its weight")
             if not isinstance(pair[1], Tensor):
                 judge.number(pair[1], place)
 
