@@ -32,7 +32,7 @@ KINDS = ("step", "save", "evaluate")
 PARTS = ("state_dict", "optimizer_states", "lr_schedulers", "ressl_rng", "global_step")
 PRELOAD = [
     "ressl_plugin.train.pretrain",
-    "ressl_plugin.cli.evaluators",
+    "ressl_plugin.evaluate.knn",
     "ressl_plugin.views.batched",
 ]
 BACKENDS = {

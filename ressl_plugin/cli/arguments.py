@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 from pathlib import Path
 
+from ressl_plugin.evaluate import declared
 from ressl_plugin.utils.errors import UserError
 
 _WITHOUT = ("table", "data", "export")  # commands that take no overrides
-# commands whose first word is a file of the user's, maybe solo-learn's "name-id-ep=999.ckpt"
-_ON_FILES = ("linear", "knn", "compare", "lowshot", "finetune", "features", "figures",
-             "import")  # fmt: skip
-_PLACES = ("--out", "--voc", "--config-path", "-cp", "--config-name", "-cn")  # a path follows
+_PLACES = ("--out", "--config-path", "-cp", "--config-name", "-cn")  # a path follows
+_TYPES = {"int": int, "float": float, "Path": Path}  # that an evaluator's arguments may name
 _OVERRIDE = re.compile(r"[+]{0,2}[A-Za-z_][\w./@:]*=|~[A-Za-z_][\w./@:]*(=|$)")
 
 
@@ -26,9 +26,11 @@ def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
     """
     if not argv or argv[0] in _WITHOUT:
         return list(argv), []
+    arguments = [argument for one in declared() for argument in one["arguments"].items()]
+    places = {*_PLACES, *(flag for flag, how in arguments if how.get("type") == "Path")}
     apart = [], []
     for before, word in zip(["", *argv], argv):
-        apart[before not in _PLACES and _is_override(word, argv[0])].append(word)
+        apart[before not in places and _is_override(word, argv[0])].append(word)
     return apart
 
 
@@ -42,7 +44,9 @@ def _is_override(word: str, command: str) -> bool:
     in_a_folder = "/" in word.split("=")[0]
     if in_a_folder and os.path.isfile(f"{word}.yaml"):  # as config.find reads it
         return False
-    return command not in _ON_FILES or not (in_a_folder or os.path.exists(word))
+    # of the user's files, maybe solo-learn's "name-id-ep=999.ckpt"
+    on_files = ("import", *(evaluator["name"] for evaluator in declared()))
+    return command not in on_files or not (in_a_folder or os.path.exists(word))
 
 
 class WithDefaults(argparse.HelpFormatter):
@@ -53,7 +57,7 @@ class WithDefaults(argparse.HelpFormatter):
         told = "default" in text or not action.option_strings
         if told or default in (None, False, argparse.SUPPRESS):
             return text
-        shown = " ".join(map(str, default)) if isinstance(default, list) else default
+        shown = " ".join(map(str, default)) if isinstance(default, (list, tuple)) else default
         return f"{text} (default: {shown})"
 
 
@@ -92,15 +96,31 @@ def read_config(args):
     return names[0], args.overrides
 
 
-def on_a_run(sub, out=None):
-    """Arguments of an evaluator; `out`: what it writes, if that has to be named."""
-    sub.add_argument("run", help="a run directory or a checkpoint in one")
-    if out:
-        sub.add_argument("out", type=Path, help=out)
-    sub.add_argument(
-        "overrides",
-        nargs="*",
-        metavar="key=value",
-        help="other values than the run's own, such as data.val_path=DIR",
-    )
-    sub.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1")
+def evaluator(commands, declared: dict):
+    """The subcommand of an evaluator, as its file declares it."""
+
+    def call(args):
+        evaluate = importlib.import_module(declared["module"]).evaluate
+        target, overrides = read_config(args) if recipes else (args.run, args.overrides)
+        evaluate(target, overrides, **{name: getattr(args, name) for name in names})
+
+    recipes = declared.get("recipes")
+    sub = command(commands, declared["name"], call, help=declared["help"])
+    if recipes:
+        with_config(sub, recipes)
+    else:
+        sub.add_argument("run", help="a run directory or a checkpoint in one")
+    for flag, how in declared["arguments"].items():
+        typed = {"type": _TYPES[how["type"]]} if "type" in how else {}
+        sub.add_argument(flag, **{**how, **typed})
+    if not recipes:
+        sub.add_argument(
+            "overrides",
+            nargs="*",
+            metavar="key=value",
+            help="other values than the run's own, such as data.val_path=DIR",
+        )
+    sub.add_argument("--device", help="auto, cpu, cuda, cuda:1")
+    sub.set_defaults(**declared["defaults"])
+    words = (flag.lstrip("-").replace("-", "_") for flag in declared["arguments"])
+    names = {*words, *declared["defaults"]}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from functools import partial
 from pathlib import Path
 
 from ressl_plugin import __version__
 from ressl_plugin.cli import arguments
-from ressl_plugin.cli import evaluators as cli_run
 from ressl_plugin.cli import experiments as cli_experiments
-from ressl_plugin.cli.arguments import command, read_config, with_config
+from ressl_plugin.cli.arguments import command, evaluator, read_config, with_config
+from ressl_plugin.evaluate import declared
 from ressl_plugin.utils import packages, pipes, terminal
 from ressl_plugin.utils.errors import RunFault, UserError
 
@@ -81,9 +82,9 @@ def parser() -> argparse.ArgumentParser:
     )
     top.add_argument("--version", action="version", version=f"ressl_plugin {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    evaluators = [partial(evaluator, declared=one) for one in declared()]
     experiments = (cli_experiments.paper, cli_experiments.benchmark)
-    for add in (_pretrain, *cli_run.COMMANDS, _table, *experiments, _views, _data, _import,
-                _export):  # fmt: skip
+    for add in (_pretrain, *evaluators, _table, *experiments, _views, _data, _import, _export):
         add(commands)
     return top
 

@@ -1,6 +1,7 @@
 """Data sets, clean evaluation images, and the checks that keep bad files out of training."""
 
 from ressl_plugin.data.batches import BatchedLoader, worker_loader
+from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.check import Report, check_folder, check_once
 from ressl_plugin.data.datasets import ArrayImages, Indexed, build_dataset
 from ressl_plugin.data.digits import make_digits
@@ -37,6 +38,7 @@ __all__ = [
     "memory_bytes",
     "printable",
     "read_npz",
+    "row_of",
     "to_rgb",
     "view_recipe",
     "worker_loader",

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 
+from ressl_plugin.data.catalogue import DATASETS, row_of
 from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.images import fit
@@ -19,8 +20,6 @@ from ressl_plugin.data.npz import checksums, read_npz
 from ressl_plugin.data.statistics import interpolation
 from ressl_plugin.utils.errors import UserError
 
-FOLDERS = {"tiny-imagenet": 200, "imagenet": 1000, "imagenet100": 100, "digits": 10, "custom": None}
-DATASETS = ("cifar10", "cifar100", "stl10", *FOLDERS, "npz")
 SPLITS = ("pretrain", "train", "val")
 
 
@@ -82,9 +81,7 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
     UserError naming the config key, the path and what would be right.
     """
     data = cfg.data
-    name = data.get("dataset")
-    if name not in DATASETS:
-        raise UserError(f"data.dataset={name}; it is one of {', '.join(DATASETS)}")
+    row = row_of(cfg)
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {SPLITS}")
     size = data.get("image_size")
@@ -93,12 +90,12 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
     key, path = _path(data, split)
     if data.get("format") == "h5":
         raise UserError("data.format=h5 is for the host's scripts; here, use image_folder or npz")
-    if name == "npz" or data.get("format") == "npz" or path.suffix == ".npz":
+    if data.dataset == "npz" or data.get("format") == "npz" or path.suffix == ".npz":
         dataset = _npz(data, split, key, path)
-    elif name in FOLDERS:
-        dataset = _folder(data, split, key, path)
-    else:
+    elif row.torchvision:
         dataset = _torchvision(data, split, key, path)
+    else:
+        dataset = _folder(data, split, key, path)
     dataset.transform, dataset.image_size, dataset.split = transform, size, split
     dataset.interpolation = interpolation(cfg).value
     dataset.exif = bool(data.get("exif"))
@@ -117,51 +114,41 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
 def _path(data, split):
     """-> (config key, Path), the validation data where train data is for sets that hold both."""
     key = "data.val_path" if split == "val" else "data.train_path"
-    value = data.get(key.removeprefix("data."))
-    if value is None and split == "val" and data.get("dataset") not in (*FOLDERS, "npz"):
+    value, has_test_set = data.get(key.removeprefix("data.")), DATASETS[data.dataset].torchvision
+    if value is None and split == "val" and has_test_set:
         key = "data.train_path"
         value = data.get("train_path")
     if value is None:
         raise UserError(f"{key} is not set; it is the path of the {data.dataset} data")
     path = Path(str(value)).expanduser()
-    if not path.exists() and not (data.get("download") and data.dataset not in FOLDERS):
+    if not path.exists() and not (data.get("download") and has_test_set):
         hint = _how_to_get(data.dataset, path)
         raise UserError(f"{key}={path}: no such file or directory; {hint}")
     return key, path
 
 
 def _how_to_get(name, path):
-    found = {
-        "digits": "`ressl data digits DIR` writes it (DIR/train, DIR/val)",
-        "tiny-imagenet": "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip, then "
-        "`ressl data tiny-imagenet DIR`",
-        "cifar10": "data.download=true fetches it (https://www.cs.toronto.edu/~kriz/cifar.html)",
-        "cifar100": "data.download=true fetches it (https://www.cs.toronto.edu/~kriz/cifar.html)",
-        "stl10": "data.download=true fetches it (https://cs.stanford.edu/~acoates/stl10/)",
-        "imagenet": "it is had from https://image-net.org; lay it out as one folder a class",
-        "imagenet100": "it is a choice of 100 of ImageNet's class folders",
-    }
-    if name in found:
-        return found[name]
     # the recipes call digits and Tiny ImageNet custom, as the host's scripts know no other name
-    for known in ("digits", "tiny-imagenet"):
-        if any(part.startswith(known) for part in path.parts):
-            return found[known]
-    return "give the path of the images (`ressl data digits DIR` writes some to try)"
+    if name == "custom":
+        folders = [one for one, row in DATASETS.items() if not row.torchvision]
+        fits = [one for one in folders if any(part.startswith(one) for part in path.parts)]
+        name = max(fits, key=len, default=name)
+    return DATASETS[name].hint
 
 
 def _torchvision(data, split, key, path):
     from torchvision import datasets
 
     name, download = data.dataset, bool(data.get("download"))
-    folder = "stl10_binary" if name == "stl10" else getattr(datasets, name.upper()).base_folder
+    reader = getattr(datasets, DATASETS[name].torchvision)
+    folder = reader.base_folder
     try:
         if name == "stl10":
             which = {"pretrain": "train+unlabeled", "train": "train", "val": "test"}[split]
-            source = datasets.STL10(path, split=which, download=download)
+            source = reader(path, split=which, download=download)
             images, targets = source.data.transpose(0, 2, 3, 1), source.labels
         else:
-            source = getattr(datasets, name.upper())(path, train=split != "val", download=download)
+            source = reader(path, train=split != "val", download=download)
             images, targets = source.data, source.targets
     except (RuntimeError, OSError) as error:
         if download:
@@ -191,7 +178,7 @@ def _folder(data, split, key, path):
     if data.get("no_labels") and split != "val":
         return FlatFolder(path, key)
     dataset = FolderImages(path, key)
-    limit = FOLDERS[data.dataset]
+    limit = DATASETS[data.dataset].classes
     if limit and len(dataset.classes) > limit:
         raise UserError(
             f"{key}={path} has {len(dataset.classes)} class folders; {data.dataset} has {limit} "

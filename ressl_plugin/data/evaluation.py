@@ -3,6 +3,7 @@
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.datasets import build_dataset
 from ressl_plugin.data.statistics import interpolation, mean_std
 from ressl_plugin.data.workers import leave_signals
@@ -11,10 +12,9 @@ from ressl_plugin.data.workers import leave_signals
 def crop_size(cfg):
     """The pixels a side that the network sees in evaluation: data.image_size, else the largest
     crop of the run, else the data set's usual size."""
-    usual = {"cifar10": 32, "cifar100": 32, "stl10": 96, "tiny-imagenet": 64}
     crops = [view.get("crop_size") for view in cfg.get("augmentations") or []]
     largest = max((crop for crop in crops if crop), default=None)
-    return cfg.data.get("image_size") or largest or usual.get(cfg.data.dataset, 224)
+    return cfg.data.get("image_size") or largest or row_of(cfg).size
 
 
 def evaluation_transform(cfg, any_size=False):
@@ -25,9 +25,9 @@ def evaluation_transform(cfg, any_size=False):
     ImageNet and everything under data.image_size are resized to S and centre-cropped. any_size: the
     images are not the data set's own, CIFAR's rule does not hold.
     """
-    size, name = crop_size(cfg), cfg.data.dataset
-    small = size < 96 or name in ("stl10", "tiny-imagenet") or cfg.data.get("image_size")
-    if name in ("cifar10", "cifar100") and not any_size:
+    size, row = crop_size(cfg), row_of(cfg)
+    small = size < 96 or (row.size <= 96 and not row.as_they_are) or cfg.data.get("image_size")
+    if row.as_they_are and not any_size:
         steps = []
     elif small:
         # as the training crops are

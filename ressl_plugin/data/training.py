@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Subset
 from ressl_plugin import data, host
 from ressl_plugin.config.checks import check_batches
 from ressl_plugin.data import identity
+from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.memory import CleanBatches
 from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.utils import distributed
@@ -77,7 +78,7 @@ class PretrainData(pl.LightningDataModule):
 
     def _has_validation(self) -> bool:
         labelled = not self.cfg.data.no_labels and any(t >= 0 for t in self.dataset.targets)
-        own_test_set = self.cfg.data.dataset in ("cifar10", "cifar100", "stl10")
+        own_test_set = row_of(self.cfg).torchvision
         return labelled and (own_test_set or self.cfg.data.val_path is not None)
 
     def _say_what_is_ignored(self) -> None:
@@ -184,7 +185,7 @@ class PretrainData(pl.LightningDataModule):
 
     def _clean(self):
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        as_they_are = self.cfg.data.dataset in ("cifar10", "cifar100")  # nothing is resized
+        as_they_are = row_of(self.cfg).as_they_are
         if self.backend == "batched" and as_they_are and not self.cfg.data.image_size:
             images = data.MemoryImages(data.build_dataset(self.cfg, "val"), self.run_dir / "cache")
             parts = [t[rank::ranks] for t in images.to(self.trainer.strategy.root_device)]

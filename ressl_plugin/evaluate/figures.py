@@ -1,4 +1,4 @@
-"""Figures fit to print in one column: curves, feature space (Fig. 3), neighbours (Fig. 2).
+"""`ressl figures`: fit to print in one column: curves, feature space (Fig. 3), neighbours (Fig. 2).
 
 Each function takes data and a path without suffix, writes PNG and PDF, and returns the two paths.
 Figures are drawn on their own Agg canvas: no pyplot, no global state.
@@ -11,9 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from torch.utils.data import DataLoader, Subset
 
+from ressl_plugin import data
+from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.neighbours import neighbours, neighbours_of_run
-from ressl_plugin.run.metrics import read_metrics
+from ressl_plugin.evaluate.subject import device_named, method_name, with_overrides
+from ressl_plugin.run.metrics import logged, read_metrics
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.plot_style import (
     COLUMN,
@@ -35,6 +39,52 @@ __all__ = [
     "neighbours",
     "neighbours_of_run",
 ]
+
+COMMAND = {
+    "name": "figures",
+    "help": "curves, feature space, neighbours",
+    "arguments": {},
+}
+
+
+def evaluate(path, overrides, device="auto") -> list[Path]:
+    """A run's curves, feature space (Fig. 3) and neighbours (Fig. 2) into its folder figures/.
+
+    Labels colour the points and frame the neighbours, where there are any.
+
+    Example:
+        >>> evaluate("runs/mine", [])  # doctest: +SKIP
+    """
+    need_matplotlib()
+    run = with_overrides(path, overrides)
+    folder = run.dir / "figures"
+    made = []
+    if logged(run.dir):
+        size = run.cfg.method_kwargs.get("queue_size")
+        made += curves(run.dir, folder / "curves", size)
+    place = device_named(device)
+    loader = data.evaluation_loader(run.cfg, "train", need_labels=False)
+    images = _sample(loader)  # the paper's are training images, too
+    x, y = extract(run.backbone(), images, place)
+    untrained, _ = extract(run.backbone(trained=False), images, place)
+    classes = loader.dataset.classes
+    spaces = {"untrained": untrained, method_name(run.cfg): x}
+    made += feature_space(spaces, y, folder / "features", classes)
+    made += neighbours_of_run(run, folder / "neighbours", place)
+    for file in made:
+        print(file)
+    return made
+
+
+def _sample(loader: DataLoader, limit: int = 10_000) -> DataLoader:
+    """The loader's images, or `limit` of them drawn with a fixed seed."""
+    count = len(loader.dataset)
+    if count <= limit:
+        return loader
+    rows = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+    images = Subset(loader.dataset, rows.tolist())
+    return DataLoader(images, loader.batch_size, num_workers=loader.num_workers)
+
 
 # --- curves -------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of the whole network on a share of the labels (Table 10).
+"""`ressl finetune`: fine-tuning of the whole network on a share of the labels (Table 10).
 
 The paper says no more than that the whole network is tuned. The schedule is the usual one of
 semi-supervised ImageNet (SwAV's, which Table 10 compares with): SGD with momentum 0.9, no weight
@@ -17,13 +17,65 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, Dataset, Subset
 
-from ressl_plugin.evaluate.linear import topk_accuracy
+from ressl_plugin.evaluate import recipes
+from ressl_plugin.evaluate.classifier import topk_accuracy
+from ressl_plugin.evaluate.subject import append, device_named, with_overrides
+from ressl_plugin.utils.devices import device_count
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.progress import progress_bar
 
+COMMAND = {
+    "name": "finetune",
+    "help": "the whole network on few labels (Table 10)",
+    "arguments": {
+        "--labels": {"help": "a fraction, or a file of image names"},
+        "--epochs": {"type": "int", "help": "of training"},
+        "--lr-backbone": {"type": "float", "help": "default: SwAV's, by the share of the labels"},
+        "--lr-head": {"type": "float", "help": "default: SwAV's, by the share of the labels"},
+    },
+}
 DECAY, DECAY_AT = 0.2, (0.6, 0.8)
 FEW = 0.03  # share of the labels up to which the first pair of rates is taken
 RATES = (0.02, 5.0), (0.01, 0.2)  # SwAV's of backbone and head, for 1 % and for 10 % of the labels
+
+
+def evaluate(
+    path, overrides, labels="0.01", epochs=20, lr_backbone=None, lr_head=None, device="auto"
+) -> None:
+    """Tune a run's whole network on a share of the labels, or on a list of images.
+
+    Example:
+        >>> evaluate("runs/mine", [], labels="0.1")  # doctest: +SKIP
+    """
+    if epochs < 1:
+        raise UserError(f"--epochs {epochs}: at least 1")
+    for flag, rate in (("--lr-backbone", lr_backbone), ("--lr-head", lr_head)):
+        if rate is not None and not 0 <= rate < float("inf"):
+            raise UserError(f"{flag} {rate}: a learning rate is 0 or more")
+    run = with_overrides(path, overrides)
+    train, val = recipes.datasets(run.cfg)
+    # as many images as a pre-training step had on all devices, now on one
+    batch = run.cfg.optimizer.batch_size * device_count(run.cfg.devices, 1) * run.cfg.num_nodes
+    found = finetune(
+        run.backbone(),
+        train,
+        val,
+        labels=labels_named(labels),
+        epochs=epochs,
+        lr_backbone=lr_backbone,
+        lr_head=lr_head,
+        batch_size=min(batch, 256),
+        num_workers=run.cfg.data.num_workers,
+        seed=run.cfg.seed,
+        device=device_named(device),
+    )
+    how = {key: found[key] for key in ("epochs", "lr_backbone", "lr_head", "batch_size")}
+    how["share"] = round(found["n"] / len(train), 4)
+    accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
+    print(f"fine-tuned on {found['n']} images: {accuracies}", flush=True)
+    for metric in ("top1", "top5"):
+        append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed],
+               n=found["n"], details=how)  # fmt: skip
 
 
 def labels_named(word: str) -> float | Path:

@@ -1,4 +1,4 @@
-"""Weighted nearest-neighbour classification on frozen features.
+"""`ressl knn`: weighted nearest-neighbour classification on frozen features.
 
 The weights are the host's (`WeightedKNNClassifier`): exp(cosine / T), up to a factor that a query's
 neighbours share, or 1 / (distance + 1e-5) for euclidean distance. A sweep finds the neighbours once
@@ -14,12 +14,64 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ressl_plugin.evaluate.subject import Splits, append, device_named, with_overrides
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import nearest, vote
 
+COMMAND = {
+    "name": "knn",
+    "help": "weighted kNN on features of clean images",
+    "arguments": {
+        "--k": {
+            "type": "int",
+            "nargs": "+",
+            "help": "neighbours; default: 1 5 10 20 50 100 200",
+        },
+        "--temperature": {
+            "type": "float",
+            "nargs": "+",
+            "help": "T of a neighbour's weight exp(cosine / T); default: 0.02 0.05 0.07 0.1 0.2 "
+            "0.5 1.0",
+        },
+        "--distance": {"choices": ("cosine", "euclidean"), "help": "by which neighbours are near"},
+    },
+}
 KS = (1, 5, 10, 20, 50, 100, 200)
 TEMPERATURES = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
 DEFAULT_K, DEFAULT_T = 20, 0.07
+
+
+def evaluate(path, overrides, k=None, temperature=None, distance="cosine", device="auto") -> None:
+    """A sweep on a run's features, or the cells asked for: printed, then added to its records.
+
+    Example:
+        >>> evaluate("runs/mine", [], k=[20], temperature=[0.07])  # doctest: +SKIP
+    """
+    if temperature and distance == "euclidean":
+        raise UserError("--temperature is of cosine distance; leave it out with euclidean")
+    cells = {
+        "ks": k or KS,
+        "temperatures": temperature or TEMPERATURES,
+        "distances": (distance,),
+    }
+    check_cells(**cells)
+    run = with_overrides(path, overrides)
+    splits = Splits(run, device_named(device))
+    found = sweep(*splits.of(run.backbone()), **cells, device=splits.device)
+    # all is printed before any of it is written: a full disk must not cost the numbers
+    for cell in found["records"]:
+        name = _cell_name(cell)
+        print(f"kNN {name:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
+    best = found["best"]
+    print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}", flush=True)
+    for cell in found["records"]:
+        for metric in ("top1", "top5"):
+            append(run, "knn", _cell_name(cell), metric, cell[metric])
+
+
+def _cell_name(cell: dict) -> str:
+    at = "" if cell["temperature"] is None else f" T={cell['temperature']:g}"
+    return f"k={cell['k']} {cell['distance']}{at}"
 
 
 def sweep(

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ressl_plugin.evaluate.linear import check_labels, topk_accuracy
+from ressl_plugin.evaluate.classifier import check_labels, topk_accuracy
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.precision import float32_products
 

@@ -1,4 +1,4 @@
-"""Low-shot classification with linear SVMs on frozen features (Table 9).
+"""`ressl lowshot`: low-shot classification with linear SVMs on frozen features (Table 9).
 
 Features are scaled to unit length; each class has a LIBLINEAR SVM (squared hinge, positives
 weighted 2:1); few shots are drawn five times. Two protocols fill in the rest:
@@ -23,9 +23,31 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from ressl_plugin.evaluate import voc as voc07
 from ressl_plugin.evaluate.average_precision import IGNORE, average_precision
+from ressl_plugin.evaluate.sampling import draw
+from ressl_plugin.evaluate.subject import (
+    Splits,
+    append,
+    data_sets_of,
+    device_named,
+    with_overrides,
+)
 from ressl_plugin.utils.errors import UserError
 
+COMMAND = {
+    "name": "lowshot",
+    "help": "linear SVMs on few labels (Table 9)",
+    "arguments": {
+        "--voc": {"type": "Path", "help": "VOCdevkit folder; default: the run's own data"},
+        "--per-class": {"nargs": "+", "help": "labelled images of a class"},
+        "--draws": {"type": "int", "help": "draws of the labelled images"},
+        "--protocol": {
+            "choices": ("pcl", "goyal"),
+            "help": "of VOC07: as PCL's code, which the paper follows, or its forerunner's",
+        },
+    },
+}
 SHOTS = (1, 2, 4, 8, 16, 32, 64, "full")
 COSTS = (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20)))  # Goyal et al.'s
 PROTOCOLS = {
@@ -33,6 +55,51 @@ PROTOCOLS = {
     "goyal": {"sampling": "class", "difficult": "left out", "costs": COSTS, "cost": "protocol"},
 }
 TITLES = {"pcl": "VOC07 SVM as PCL", "goyal": "VOC07 SVM as Goyal"}  # in records
+
+
+def evaluate(
+    path,
+    overrides,
+    voc=None,
+    per_class=("16", "32", "64", "full"),
+    draws=5,
+    device="auto",
+    protocol="pcl",
+) -> None:
+    """Linear SVMs on VOC07 (`voc`: its devkit), or on the run's own single-label images.
+
+    Example:
+        >>> evaluate("runs/mine", [], voc="VOCdevkit", per_class=["16", "full"])  # doctest: +SKIP
+    """
+    run = with_overrides(path, overrides)
+    place = device_named(device)
+    counts = [count_named(word) for word in per_class]
+    if draws < 1:
+        raise UserError(f"--draws {draws}: at least 1")
+    if voc is not None:
+        cached, data_sets = voc07.extracted(run.backbone(), voc, run.cfg, place)
+        found = low_shot(*cached, counts, draws, protocol=protocol)
+        title, metric, name = TITLES[protocol], "mAP", voc07.NAME
+    else:
+        found = single_label(*Splits(run, place).of(run.backbone()), counts, draws)
+        title, metric, name = "SVM", "top1", run.cfg.data.dataset
+        data_sets = data_sets_of(run)
+    for cell in found:
+        spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
+        print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}", flush=True)
+    for cell in found:
+        append(
+            run,
+            "lowshot",
+            f"{title}, {cell['count']} a class",
+            metric,
+            cell["mean"],
+            spread=cell["spread"],
+            seeds=cell["seeds"],
+            data=name,
+            details={key: cell[key] for key in ("cost", "ap", "sampling", "difficult")},
+            data_sets=data_sets,
+        )
 
 
 def one_hot(targets, classes: int | None = None) -> np.ndarray:
@@ -43,46 +110,6 @@ def one_hot(targets, classes: int | None = None) -> np.ndarray:
     if len(targets) == 0 or targets.min() < 0:
         raise UserError("low-shot: the images have no labels; give a labelled data set")
     return np.eye(classes or int(targets.max()) + 1, dtype=np.int8)[targets]
-
-
-def draw(targets, shots: int | str, seed: int, sampling: str = "image") -> tuple:
-    """(rows, labels) of one low-shot draw: images, maybe some twice, and their (len(rows), classes)
-    labels 1, 0, and -1 where not used.
-
-    Args:
-        targets: (N, classes) with 1, 0, -1.
-        shots: K, or "full" (all images, the labels as they are).
-        sampling: "image": K images of each class, with all the labels they have, once for each
-            class that they are drawn for; "class": K positives and (classes - 1) K negatives, drawn
-            for each class on its own.
-
-    Raises:
-        UserError: a class has fewer than K positives.
-    """
-    targets = np.asarray(targets)
-    if sampling not in ("class", "image"):
-        raise UserError(f"low-shot: sampling '{sampling}' unknown; class or image")
-    if shots == "full":
-        return np.arange(len(targets)), targets
-    generator = np.random.default_rng(seed)
-    classes = targets.shape[1]
-    chosen, drawn = np.full_like(targets, IGNORE), []
-    for c in range(classes):
-        positive, negative = (np.flatnonzero(targets[:, c] == value) for value in (1, 0))
-        if len(positive) < shots:
-            raise UserError(
-                f"low-shot: class {c} has {len(positive)} positive images, K = {shots}; lower K"
-            )
-        rows = generator.choice(positive, shots, replace=False)
-        drawn.append(rows)
-        wanted = min(len(negative), max(1, classes - 1) * shots)
-        if sampling == "class":
-            chosen[rows, c] = 1
-            chosen[generator.choice(negative, wanted, replace=False), c] = 0
-    if sampling == "class":
-        return np.arange(len(targets)), chosen
-    rows = np.concatenate(drawn)
-    return rows, targets[rows]
 
 
 def low_shot(
@@ -183,47 +210,6 @@ def single_label(
     """
     data = (features_train, y_train, features_test, y_test)
     return low_shot(*data, counts, draws, seed, metric="top1", cost=cost)
-
-
-def voc(backbone, root, cfg, counts=SHOTS, draws: int = 5, device="cpu", **options) -> list[dict]:
-    """`low_shot` on VOC07: trained on trainval, tested on test (Table 9).
-
-    Args:
-        backbone: images (N, 3, S, S) -> (N, d), S the run's evaluation size.
-        root: the VOCdevkit as it is unpacked.
-        cfg: the run's config; its evaluation transform is used (shorter side 256, crop 224).
-        options: more arguments for `low_shot`.
-
-    Returns:
-        What `low_shot` gives, and of each cell the `data_sets`: split -> what it is.
-
-    Raises:
-        UserError: the devkit is incomplete.
-    """
-    from torch.utils.data import DataLoader
-
-    from ressl_plugin import data
-    from ressl_plugin.evaluate.features import extract
-    from ressl_plugin.evaluate.voc import VOC
-
-    splits = [
-        VOC(root, split, data.evaluation_transform(cfg, any_size=True))
-        for split in ("trainval", "test")
-    ]
-    only = sorted(set(splits[0].classes) ^ set(splits[1].classes))
-    if only:
-        raise UserError(
-            f"{root}: trainval and test have other classes, only one of them has "
-            f"{', '.join(only)}; unpack the devkit again"
-        )
-    cached = []
-    for images in splits:
-        cached += extract(
-            backbone, DataLoader(images, 64, num_workers=cfg.data.num_workers), device
-        )
-    found = low_shot(*cached, counts, draws, **options)
-    data_sets = dict(zip(("train", "val"), map(data.identify, splits)))
-    return [{**cell, "data_sets": data_sets} for cell in found]
 
 
 def count_named(word: str) -> int | str:

@@ -20,7 +20,6 @@ from ressl_plugin.utils.plot_style import (
     width_of,
 )
 
-TEST_SETS = ("cifar10", "cifar100", "stl10")  # that come with the training set
 WRONG = "#D81B1B"
 QUERY = "#222222"
 PLAIN = "#CCCCCC"  # a picture that is white at its border would have no edge
@@ -151,7 +150,7 @@ def neighbours_of_run(
     fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
     pictures = transforms.Compose(fit)
     train = data.build_dataset(cfg, "train", pictures)
-    there = cfg.data.val_path is not None or cfg.data.dataset in TEST_SETS
+    there = cfg.data.val_path is not None or data.row_of(cfg).torchvision
     held_out = split == "val" and there
     val = data.build_dataset(cfg, "val", pictures) if held_out else train
 

@@ -8,20 +8,26 @@ import numpy as np
 
 from ressl_plugin import data
 from ressl_plugin.evaluate.features import extract
-from ressl_plugin.evaluate.neighbours import TEST_SETS
 from ressl_plugin.evaluate.subject import device_named, with_overrides
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.files import replacing
 
+COMMAND = {
+    "name": "features",
+    "help": "features of clean images into a .npz",
+    "arguments": {"out": {"type": "Path", "help": "the .npz to write"}},
+}
 
-def save(path, out: Path, overrides, device="auto") -> Path:
+
+def evaluate(path, overrides, out, device="auto") -> Path:
     """Write the run's features, in the order of its data set.
 
     `out` gets train_features (N, d) float32, train_targets (N,), -1 without label, classes (their
     names), and val_features, val_targets if the run has validation images.
 
     Example:
-        >>> with np.load("features.npz") as file:
+        >>> evaluate("runs/mine", [], "features.npz")  # doctest: +SKIP
+        >>> with np.load("features.npz") as file:  # doctest: +SKIP
         ...     x, y = file["train_features"], file["train_targets"]
 
     Raises:
@@ -32,9 +38,9 @@ def save(path, out: Path, overrides, device="auto") -> Path:
         raise UserError(f"{out}: the file to write, a name that ends in .npz")
     run = with_overrides(path, overrides)
     place, backbone = device_named(device), run.backbone()
-    held_out = run.cfg.data.val_path is not None or run.cfg.data.dataset in TEST_SETS
+    held_out = run.cfg.data.val_path is not None or data.row_of(run.cfg).torchvision
     arrays = {}
-    for split in ("train", "val")[: 1 + held_out]:
+    for split in ("train", "val")[: 2 if held_out else 1]:
         loader = data.evaluation_loader(run.cfg, split, need_labels=False)
         features, targets = extract(backbone, loader, place)
         arrays[f"{split}_features"] = features.numpy()

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
+from ressl_plugin import data
 from ressl_plugin.data.identity import sizes
 from ressl_plugin.evaluate.average_precision import IGNORE
+from ressl_plugin.evaluate.features import extract
 from ressl_plugin.utils.errors import UserError
 
 NAME = "voc07"  # in records
@@ -125,3 +127,29 @@ def _from_annotations(folder: Path, names: list[str]):
     classes = [c for c in CLASSES if c in seen] + sorted(seen - set(CLASSES))
     targets = [[present.get(c, 0) for c in classes] for present in found]
     return classes, np.array(targets, dtype=np.int8).reshape(len(names), len(classes))
+
+
+def extracted(backbone, root, cfg, device="cpu") -> tuple[list, dict]:
+    """Features and labels of trainval, then of test, and what both splits are (for a record).
+
+    Args:
+        backbone: images (N, 3, S, S) -> (N, d), S the run's evaluation size.
+        root: the VOCdevkit as it is unpacked.
+        cfg: the run's config; its evaluation transform is used (shorter side 256, crop 224).
+
+    Raises:
+        UserError: the devkit is incomplete.
+    """
+    transform = data.evaluation_transform(cfg, any_size=True)
+    splits = [VOC(root, split, transform) for split in ("trainval", "test")]
+    only = sorted(set(splits[0].classes) ^ set(splits[1].classes))
+    if only:
+        raise UserError(
+            f"{root}: trainval and test have other classes, only one of them has "
+            f"{', '.join(only)}; unpack the devkit again"
+        )
+    cached = []
+    for images in splits:
+        loader = DataLoader(images, 64, num_workers=cfg.data.num_workers)
+        cached += extract(backbone, loader, device)
+    return cached, dict(zip(("train", "val"), map(data.identify, splits)))

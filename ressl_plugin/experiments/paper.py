@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import config, run
 from ressl_plugin.config.diff import config_differences
-from ressl_plugin.evaluate import finetune, lowshot
+from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot
 from ressl_plugin.experiments import benchmark, paper_spec, sweep, tables
 from ressl_plugin.experiments.paper_cells import VOC, cell
 from ressl_plugin.run import checkpoint, results
@@ -305,31 +305,27 @@ def evaluate(folder, evaluator, settings, fast=False, voc=None, device="auto") -
     Raises:
         UserError: images or labels that the evaluator needs are not there.
     """
-    from ressl_plugin.evaluate import on_run
-
     due = _due(folder, evaluator, settings, fast)
     if evaluator == "figures" and due:
-        on_run.figures(folder, [], device)
+        figures.evaluate(folder, [], device)
     elif evaluator == "linear" and due:
         protocol = None if fast else due[0]
-        on_run.linear(str(folder), [], protocol, fast, device)
+        linear.evaluate(str(folder), [], protocol, fast, device)
     elif evaluator == "lowshot" and due:
-        on_run.lowshot(folder, [], voc, list(map(str, due)), settings["draws"], device)
+        lowshot.evaluate(folder, [], voc, list(map(str, due)), settings["draws"], device)
     elif evaluator == "finetune":
         for labels in due:
-            on_run.finetune(folder, [], str(labels), settings["epochs"], device=device)
+            finetune.evaluate(folder, [], str(labels), settings["epochs"], device=device)
 
 
 def _due(folder: Path, evaluator: str, settings: dict, fast: bool) -> list:
     """What of an evaluator is still to be done on a trained cell."""
-    from ressl_plugin.evaluate import logistic, on_run
-
     opened = run.open_run(folder)
     if evaluator == "figures":
         return [] if _drawn(opened) else ["figures"]
     latest = _latest(opened, evaluator)
     if evaluator == "linear":
-        protocol = logistic.NAME if fast else on_run.default_protocol(opened.cfg)
+        protocol = logistic.NAME if fast else linear.default_protocol(opened.cfg)
         return [] if protocol in latest else [protocol]
     if evaluator == "lowshot":
         counts = [lowshot.count_named(str(count)) for count in settings["per_class"]]

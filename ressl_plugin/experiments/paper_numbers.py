@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ressl_plugin.data.catalogue import DATASETS
+
 
 @dataclass(frozen=True)
 class PaperTable:
@@ -25,16 +27,12 @@ class PaperTable:
 
 
 # images and classes that the paper evaluates on, and images that it pre-trains on
+_OF_THE_PAPER = {name: row for name, row in DATASETS.items() if row.images}
 TEST_SETS = {
-    "cifar10": (10_000, 10),
-    "cifar100": (10_000, 100),
-    "stl10": (8_000, 10),
-    "tiny-imagenet": (10_000, 200),
-    "imagenet": (50_000, 1000),
+    **{name: (row.images[1], row.classes) for name, row in _OF_THE_PAPER.items()},
     "voc07": (4_952, 20),
 }
-TRAINING_SETS = {"cifar10": 50_000, "cifar100": 50_000, "stl10": 105_000,
-                 "tiny-imagenet": 100_000, "imagenet": 1_281_167}  # fmt: skip
+TRAINING_SETS = {name: row.images[0] for name, row in _OF_THE_PAPER.items()}
 EPOCHS = 200
 SUPERVISED_EPOCHS = {6: 120, 9: 90}  # of the row in these tables
 GRID = 14  # pairs of temperatures in Table 2, of which Table 3 takes the best

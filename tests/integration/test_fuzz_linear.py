@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config
 from ressl_plugin.cli.main import main
-from ressl_plugin.evaluate import on_run
+from ressl_plugin.evaluate import linear
 from ressl_plugin.train import pretrain
 from ressl_plugin.utils.errors import RunFault, UserError
 
@@ -76,7 +76,7 @@ def works_or_user_error(file, recipe, mapping):
     if not is_quick(file):
         return
     try:
-        on_run.linear(str(file), [])
+        linear.evaluate(str(file), [])
     except UserError as error:
         assert from_a_check(error), f"made of a caught exception: {error}"
     except RunFault as error:
@@ -129,7 +129,7 @@ def test_mistakes_are_named(tmp_path, recipe, capsys, word, message):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["linear", str(tmp_path / "mine.yaml"), word]) == 2
     with pytest.raises(UserError, match=message):
-        on_run.linear(str(tmp_path / "mine.yaml"), [word])
+        linear.evaluate(str(tmp_path / "mine.yaml"), [word])
 
 
 def test_what_is_printed_has_the_overrides(tmp_path, recipe, capsys):
@@ -150,7 +150,7 @@ def test_what_is_printed_has_the_overrides(tmp_path, recipe, capsys):
         ("ressl_plugin.views.recipe._view", ["pretrain"]),
         ("ressl_plugin.views.batched.draw", ["pretrain"]),
         ("ressl_plugin.evaluate.recipes.details", ["linear"]),
-        ("ressl_plugin.evaluate.linear._count_classes", ["linear"]),
+        ("ressl_plugin.evaluate.classifier._count_classes", ["linear"]),
         ("ressl_plugin.evaluate.features.extract", ["knn"]),
         ("ressl_plugin.evaluate.knn.sweep", ["knn"]),
     ],

@@ -1,4 +1,6 @@
 import argparse
+import subprocess
+import sys
 
 import pytest
 
@@ -80,7 +82,19 @@ def test_help_texts_name_what_is_wanted_and_the_defaults(capsys):
         for action in sub._actions:
             assert action.help or not action.option_strings, f"{name} {action.option_strings}"
             if action.option_strings and action.default not in (None, False, argparse.SUPPRESS):
-                given = action.default if isinstance(action.default, list) else [action.default]
+                many = isinstance(action.default, (list, tuple))
+                given = action.default if many else [action.default]
                 told = f"default: {' '.join(map(str, given))}"
                 assert told in text, f"{name} {action.option_strings}"
     assert "RUN|CONFIG" in commands.choices["linear"].format_help()
+
+
+def test_help_waits_for_no_heavy_import():
+    code = """if True:
+        import sys
+        from ressl_plugin.cli import main
+        assert {"knn", "features"} <= set(main.parser()._actions[-1].choices)
+        heavy = {"torch", "lightning", "numpy", "omegaconf", "sklearn", "matplotlib"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -7,15 +7,9 @@ from lightning.pytorch import Callback
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 
+from ressl_plugin.evaluate.classifier import PROTOCOLS, Protocol, probe, topk_accuracy, trained
+from ressl_plugin.evaluate.compare import few_labels
 from ressl_plugin.evaluate.features import extract
-from ressl_plugin.evaluate.linear import (
-    PROTOCOLS,
-    Protocol,
-    few_labels,
-    probe,
-    topk_accuracy,
-    trained,
-)
 from ressl_plugin.evaluate.sampling import stratified_draw
 from ressl_plugin.utils.errors import UserError
 

@@ -9,9 +9,8 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 
-from ressl_plugin.evaluate import lowshot
 from ressl_plugin.evaluate.lowshot import COSTS, count_named, draw, low_shot, one_hot, single_label
-from ressl_plugin.evaluate.voc import VOC
+from ressl_plugin.evaluate.voc import VOC, extracted
 from ressl_plugin.utils.errors import UserError
 
 FEW = (0.01, 1.0)
@@ -212,10 +211,11 @@ def test_low_shot_on_the_devkit(tmp_path):
     )
     pooled = torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten())
     root = make_voc(tmp_path)
-    found = lowshot.voc(pooled, root, cfg, [1, 4, "full"], draws=2, costs=(1.0, 100.0))
+    features, data_sets = extracted(pooled, root, cfg)
+    found = low_shot(*features, [1, 4, "full"], draws=2, costs=(1.0, 100.0))
     assert [r["count"] for r in found] == [1, 4, "full"]
     assert found[2]["mean"] > 95 and found[0]["metric"] == "mAP"
-    train, val = (found[0]["data_sets"][split] for split in ("train", "val"))
+    train, val = (data_sets[split] for split in ("train", "val"))
     assert train["images"] == val["images"] == 18 and train["classes"] == 3
     assert train["digest"] != val["digest"]
 
@@ -227,7 +227,7 @@ def test_splits_of_other_classes_are_named(tmp_path):
     cfg = OmegaConf.create({"data": {"dataset": "custom", "image_size": 8, "num_workers": 0},
                             "augmentations": [{"crop_size": 8}]})  # fmt: skip
     with pytest.raises(UserError, match="other classes, only one of them has dog"):
-        lowshot.voc(torch.nn.Flatten(), root, cfg, [1])
+        extracted(torch.nn.Flatten(), root, cfg)
 
 
 def test_a_broken_devkit_is_named(tmp_path):

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ressl_plugin import data
-from ressl_plugin.config.loading import finish, load
+from ressl_plugin.config import finish, load
 from ressl_plugin.evaluate import figures
 from ressl_plugin.evaluate.neighbours import WRONG, nearest, neighbours_of_run, others
 from ressl_plugin.utils.errors import UserError

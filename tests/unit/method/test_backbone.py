@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from ressl_plugin import config, host, run
-from ressl_plugin.evaluate import on_run
+from ressl_plugin.evaluate import knn, linear
 from ressl_plugin.experiments import sweep
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint, results
@@ -74,8 +74,8 @@ def test_train_evaluate_export(model, tmp_path, capsys):
     fresh = opened.backbone(trained=False).state_dict()
     assert any(not torch.equal(v, fresh[k]) for k, v in trained.state_dict().items())
 
-    on_run.knn(folder, [], ks=[1], temperatures=[0.07], device="cpu")
-    on_run.linear(str(folder), [], fast=True, device="cpu")
+    knn.evaluate(folder, [], k=[1], temperature=[0.07], device="cpu")
+    linear.evaluate(str(folder), [], fast=True, device="cpu")
     assert {r["evaluator"] for r in results.read(folder)} == {"knn", "linear"}
 
     file = exchange_run.export_run(folder, tmp_path / "net")

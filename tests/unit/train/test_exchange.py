@@ -14,7 +14,7 @@ from torch import nn
 
 from ressl_plugin import run
 from ressl_plugin.cli.main import main
-from ressl_plugin.evaluate import on_run
+from ressl_plugin.evaluate import knn
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.run.exporting import load_exported
 from ressl_plugin.train import exchange
@@ -64,7 +64,7 @@ def test_evaluators_open_it(imported, network, capsys):
     x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(opened.backbone()(x), network(x))
-    on_run.knn(imported, [], ks=[1], temperatures=[0.07], device="cpu")
+    knn.evaluate(imported, [], k=[1], temperature=[0.07], device="cpu")
     assert "top-1" in capsys.readouterr().out
     assert results.read(imported)[0]["evaluator"] == "knn"
 
