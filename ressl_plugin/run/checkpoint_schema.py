@@ -179,8 +179,10 @@ def _optimizer(judge, value: dict, optimizer, where: str) -> None:
     found = _as_many(judge, value["param_groups"], groups, f"{where}.param_groups")
     for i, (group, ours) in enumerate(zip(found, groups)):
         place = f"{where}.param_groups.{i}"
-        # what torch itself fills in, if the checkpoint is of an earlier version, is none of these
-        needed = [k for k, v in ours.items() if not isinstance(v, (bool, str, type(None)))]
+        # Not what torch fills in, if the checkpoint is of an earlier version, nor what a schedule
+        # adds, which the two need not share.
+        known = {"params": ours["params"], **optimizer.defaults}
+        needed = [k for k, v in known.items() if not isinstance(v, (bool, str, type(None)))]
         judge.dict(group, place, *needed)
         same = judge.list(group["params"], f"{place}.params") == ours["params"]
         judge.need(same, f"{place}.params", group["params"], "the numbers of this run's weights")
