@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from fuzzing import FEW, MANY, Tiny, edited, edits, examples, from_a_check, leaves, values
+from fuzzing import FEW, MANY, edited, edits, examples, from_a_check, leaves, tiny, values
 from helpers import make_config
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +48,7 @@ def little_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def tiny_backbone():
     registry.register()
-    host.register_backbone("tiny", Tiny)
+    host.register_backbone("tiny", tiny)
 
 
 VALID = OmegaConf.to_container(make_config(backbone__name="tiny"))

@@ -69,6 +69,7 @@ def test_a_training(tmp_path, monkeypatch, capsys, terminal):
              f"data.val_path={images}/val"]  # fmt: skip
     stderr = Terminal() if terminal else io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
+    monkeypatch.setattr(progress, "PAUSE", float("inf"))  # however long the machine takes
     handler = logging.StreamHandler(stderr)
     logging.getLogger().addHandler(handler)
     before = logging.getLogger("lightning.pytorch").level
