@@ -184,7 +184,8 @@ def _optimizer(judge, value: dict, optimizer, where: str) -> None:
         known = {"params": ours["params"], **optimizer.defaults}
         needed = [k for k, v in known.items() if not isinstance(v, (bool, str, type(None)))]
         judge.dict(group, place, *needed)
-        same = judge.list(group["params"], f"{place}.params") == ours["params"]
+        numbers = judge.list(group["params"], f"{place}.params")
+        same = all(isinstance(n, int) for n in numbers) and numbers == ours["params"]
         judge.need(same, f"{place}.params", group["params"], "the numbers of this run's weights")
         for key in (ours.keys() & group.keys()) - {"params"}:
             _kind(judge, group[key], ours[key], f"{place}.{key}")
