@@ -225,6 +225,7 @@ def _kind(judge, value, ours, where: str) -> None:
 def _own(judge, state: dict) -> None:
     """What the plugin adds; the host's checkpoints have none of it."""
     if (config := state.get("ressl_config")) is not None:
+        _plain(judge, config, "ressl_config")
         settings = judge.dict(judge.dict(config, "ressl_config", "optimizer")["optimizer"],
                               "ressl_config.optimizer", "batch_size")  # fmt: skip
         judge.count(settings["batch_size"], "ressl_config.optimizer.batch_size")
@@ -248,6 +249,20 @@ def _own(judge, state: dict) -> None:
             judge.count(epoch["bankless"], "ressl_epoch.bankless")
         for means in judge.list(epoch.get("means") or [], "ressl_epoch.means"):
             _means(judge, means)
+
+
+def _plain(judge, value, where: str) -> None:
+    """What a YAML file can say: mappings by words, lists, text, numbers, true, false, nothing."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            judge.need(isinstance(key, str), where, key, "keys that are text")
+            _plain(judge, inner, f"{where}.{key}")
+    elif isinstance(value, (list, tuple)):
+        for i, inner in enumerate(value):
+            _plain(judge, inner, f"{where}.{i}")
+    else:
+        plain = value is None or isinstance(value, (str, bool, int, float))
+        judge.need(plain, where, value, "text, a number, true, false or nothing")
 
 
 def _means(judge, means) -> None:
