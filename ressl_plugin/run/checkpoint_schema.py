@@ -156,7 +156,8 @@ def _loops(judge, value, where: str) -> None:
         elif key == "is_last_batch":
             judge.need(isinstance(inner, bool), place, inner, "true or false")
         elif key == "combined_loader":
-            judge.list(inner, place)
+            one = len(judge.list(inner, place)) <= 1  # a training has one loader
+            judge.need(one, f"the length of {place}", len(inner), "1")
         elif key in ("step", "zero_grad") or key.endswith("progress"):
             whole = ("optimizer",) if key == "optim_progress" else ("total", "current")
             _loops(judge, judge.dict(inner, place, *whole), place)
@@ -201,8 +202,9 @@ def _optimizer(judge, value: dict, optimizer, where: str) -> None:
 
 
 def _of_weight(judge, value, shape: tuple, where: str) -> None:
-    if not isinstance(value, Tensor):
+    if shape == () and not isinstance(value, Tensor):
         return judge.number(value, where)
+    judge.need(isinstance(value, Tensor), where, value, "a tensor")
     dense = value.layout == torch.strided and value.is_floating_point() and value.shape == shape
     what = f"{tuple(shape)}, of finite numbers"
     judge.need(dense and bool(value.isfinite().all()), where, value, what)
@@ -238,9 +240,16 @@ def _own(judge, state: dict) -> None:
                 for key in _LOADER:
                     judge.count(judge.dict(loader, place, *_LOADER, "finished")[key], place)
     if (states := state.get("ressl_rng")) is not None:
-        for i, one in enumerate(judge.list(states, "ressl_rng")):
+        there = len(judge.list(states, "ressl_rng")) > 0
+        judge.need(there, "the length of ressl_rng", 0, "the number of processes")
+        for i, one in enumerate(states):
             _alike(judge, one, rng_state(), f"ressl_rng.{i}")
             judge.need(not refused(one), f"ressl_rng.{i}", refused(one), "generators' states")
+    collapse = judge.dict(state.get("callbacks", {}), "callbacks").get("CollapseMonitor")
+    if collapse is not None:
+        epoch = judge.dict(collapse, "CollapseMonitor", "collapsed_at")["collapsed_at"]
+        if epoch is not None:
+            judge.count(epoch, "CollapseMonitor.collapsed_at")
     if "ressl_skipped_steps" in state:
         judge.count(state["ressl_skipped_steps"], "ressl_skipped_steps")
     if (epoch := state.get("ressl_epoch")) is not None:
@@ -271,10 +280,15 @@ def _means(judge, means) -> None:
             place = f"ressl_epoch.means.{group}.{name}"
             pair = judge.list(pair, place)
             judge.need(len(pair) == 2, place, pair, "a sum and its weight")
-            scalar = isinstance(pair[0], Tensor) and pair[0].shape == ()
-            judge.need(scalar, place, pair[0], "a sum and its weight")
+            judge.need(_is_scalar(pair[0]), place, pair[0], "a sum and its weight")
             if not isinstance(pair[1], Tensor):
-                judge.number(pair[1], place)
+                judge.count(pair[1], place)
+            else:
+                judge.need(_is_scalar(pair[1]), place, pair[1], "a sum and its weight")
+
+
+def _is_scalar(value) -> bool:
+    return isinstance(value, Tensor) and value.layout == torch.strided and value.shape == ()
 
 
 def _alike(judge, value, ours, where: str) -> None:
