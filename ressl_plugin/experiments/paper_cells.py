@@ -107,6 +107,10 @@ def misfit(number: int, cfg: Mapping) -> str | None:
             found[key], wanted[key] = kwargs.get(key), held[key]
         if number not in (3, 4):
             found["teacher's operations"], wanted["teacher's operations"] = teacher_ops(cfg), "CF"
+    if number in (6, 7) and cfg.get("augmentations"):  # Table 7 is of multi-crop
+        sizes = {entry["crop_size"] for entry in recipe.expand(cfg["augmentations"])}
+        found["crop sizes"] = "several" if len(sizes) > 1 else "one"
+        wanted["crop sizes"] = "several" if number == 7 else "one"
     differing = [key for key in sorted(found) if found[key] != wanted[key]]
     return ", ".join(f"{k}={found[k]} instead of {wanted[k]}" for k in differing) or None
 

@@ -11,6 +11,7 @@ from solo.methods.base import BaseMethod, BaseMomentumMethod
 from solo.methods.linear import LinearModel as _HostLinear
 from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils.knn import WeightedKNNClassifier as KNN
+from solo.utils.positional_encodings import PositionalEncoding1D
 
 from ressl_plugin.host import defaults, patches, pipelines
 from ressl_plugin.host.patches import features_dim
@@ -32,7 +33,20 @@ __all__ = [
     "view_transform",
 ]
 
+
+def _forget_positional_encodings() -> None:
+    """All4One's checkpoint has the codes that it makes at the first batch; a new one has none."""
+    host = PositionalEncoding1D.__init__
+
+    def __init__(self, channels):
+        host(self, channels)
+        self.register_buffer("cached_penc", None, persistent=False)
+
+    PositionalEncoding1D.__init__ = __init__
+
+
 patches.apply()
+_forget_positional_encodings()
 BACKBONES = BaseMethod._BACKBONES
 # Said on the root logger at every construction of a method, of any run whatever.
 logging.getLogger().addFilter(lambda r: not str(r.msg).startswith("Using scheduler_interval="))

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.metric import Metric
 
+from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import labelled, nearest, vote
 
 
@@ -154,6 +155,38 @@ def mend_momentum_update() -> None:
         delattr(BaseMomentumMethod, hook)
 
 
+def mend_late_buffers() -> None:
+    """SwAV and DeepCluster v2 make their memories when a training starts; a checkpoint that has
+    them was refused as another network's. They are kept until then."""
+    from solo.methods.deepclusterv2 import DeepClusterV2
+    from solo.methods.swav import SwAV
+
+    _keep_until_the_start(SwAV, ("queue",))
+    _keep_until_the_start(DeepClusterV2, ("local_memory_index", "local_memory_embeddings"))
+
+
+def _keep_until_the_start(cls, names: tuple) -> None:
+    host = cls.on_train_start
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        late = [n for n in names if prefix + n in state_dict and n not in self._buffers]
+        self._late_buffers = {name: state_dict.pop(prefix + name) for name in late}
+        super(cls, self)._load_from_state_dict(state_dict, prefix, *args)
+
+    def on_train_start(self):
+        host(self)
+        for name, saved in self.__dict__.pop("_late_buffers", {}).items():
+            made = self.get_buffer(name)
+            if made.shape != saved.shape:
+                raise UserError(
+                    f"the checkpoint's {name} is {tuple(saved.shape)}, this run's is "
+                    f"{tuple(made.shape)}: resume with the same batch and number of devices"
+                )
+            made.copy_(saved)
+
+    cls._load_from_state_dict, cls.on_train_start = _load_from_state_dict, on_train_start
+
+
 def apply() -> None:
     """All of the above, once, after `solo.methods` has been imported."""
     from solo.methods.linear import LinearModel
@@ -161,6 +194,7 @@ def apply() -> None:
     mend_top5()
     mend_knn()
     mend_momentum_update()
+    mend_late_buffers()
     mend_reduce_on_plateau(LinearModel)
 
 

@@ -10,6 +10,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config
 from ressl_plugin.cli.main import main
+from ressl_plugin.evaluate import figures
 from ressl_plugin.experiments import (
     paper as reproduce,
 )
@@ -36,7 +37,7 @@ EVALUATIONS = {
 # Rows whose methods solo-learn does not have, or has in another form: the paper's numbers stand
 QUOTED = {
     6: ["InstDisc", "LocalAgg", "MoCHi", "CPC v2", "PCL v2", "AdCo", "CLSA-Single", "WCL"],
-    7: ["SwAV", "AdCo", "CLSA-Multi"],
+    7: ["AdCo", "CLSA-Multi"],
     8: ["SEED"],
     9: ["PCL v2"],
 }
@@ -101,7 +102,7 @@ def thin(name, folder):
             group["sweep"].append(f"{key}={','.join(values.split(',')[1:3])}")
         elif "cells" in group:
             names = list(group["cells"])
-            group["cells"] = {n: group["cells"][n] for n in (names[1], names[-1])}
+            group["cells"] = {n: group["cells"][n] for n in (*names[1:2], names[-1])}
         else:
             group["methods"] = [group["methods"][0], group["methods"][-1]]
             group["methods"] = list(dict.fromkeys(group["methods"]))
@@ -183,6 +184,25 @@ def test_smoke(name, place, tiny, capsys):
     before = {file: file.stat().st_mtime_ns for file in files}
     assert main(argv) == 0
     assert {file: file.stat().st_mtime_ns for file in files} == before, "run or evaluated again"
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_figures_are_of_the_papers_images(number, place, tiny, monkeypatch):
+    """Figure 2's queries are training images; Figure 3 has all of them, of both methods."""
+    name = {2: "neighbours_of_run", 3: "feature_space"}[number]
+    draw, seen = getattr(figures, name), []
+    spy = lambda *args, **options: seen.append((args, options)) or draw(*args, **options)
+    monkeypatch.setattr(figures, name, spy)
+    words = [*tiny, "method_kwargs.queue_size=64"]
+    reproduce.reproduce(str(thin(f"figure{number}", place)), words, place / "out", fast=True)
+    ((args, options),) = seen[-1:]
+    if number == 2:
+        assert args[0].cfg.method == "ressl" and args[0].dir.parent.name == "stl10-ressl"
+        assert options == {"queries": 3, "split": "train"}
+    else:
+        spaces, labels = args[:2]
+        assert list(spaces) == ["MoCo v2", "ReSSL"] and options == {"limit": 30}
+        assert len(labels) == 30 and all(len(x) == 30 for x in spaces.values())
 
 
 def test_a_finished_cell_is_not_run_again(place, tiny, capsys):

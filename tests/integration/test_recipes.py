@@ -108,6 +108,7 @@ PAPER = {
         "sides": [224, 224, 192, 160, 128, 96],
     },
 }
+SWAV = "imagenet/swav_multicrop"
 # What a recipe has instead, and why. A deviation that is not here fails; so does one that is no
 # longer there.
 BFLOAT = ("bf16-mixed", "half the time and memory; the relation itself is float32 all the same")
@@ -226,6 +227,24 @@ def test_the_papers_statistics_are_the_run_s_for_its_other_methods_too():
         assert [data.mean_std(cfg)] == wanted
 
 
+def test_swavs_row_of_table_7_is_its_authors_run():
+    """facebookresearch/swav, scripts/swav_200ep_bs256_pretrain.sh."""
+    cfg = finished(SWAV)
+    assert (cfg.method, cfg.backbone.name, cfg.max_epochs) == ("swav", "resnet50", 200)
+    assert OmegaConf.to_container(cfg.method_kwargs) == {
+        "proj_hidden_dim": 2048, "proj_output_dim": 128, "num_prototypes": 3000,
+        "temperature": 0.1, "sk_epsilon": 0.05, "sk_iters": 3, "queue_size": 3840,
+        "epoch_queue_starts": 15, "freeze_prototypes_epochs": 1,
+    }  # fmt: skip
+    optimizer, schedule = cfg.optimizer, cfg.scheduler
+    assert (optimizer.name, optimizer.batch_size * cfg.devices) == ("lars", 256)
+    assert (optimizer.lr, optimizer.weight_decay) == (0.6, 1e-6)
+    assert (schedule.name, schedule.warmup_epochs, schedule.min_lr) == ("warmup_cosine", 0, 0.0006)
+    assert cfg.sync_batchnorm
+    crops = [(c.crop_size, c.area, c.brightness, c.hue) for c in data.view_recipe(cfg).crops]
+    assert crops == 2 * [(224, (0.14, 1.0), 0.8, 0.2)] + 6 * [(96, (0.05, 0.14), 0.8, 0.2)]
+
+
 # The first line: a table, a row, a column and its number; or beside which; or that there is none.
 HEAD = re.compile(r"# (Beside )?Table (\d+), row ([^,]+), column ([^,:(]+?)(?:: | \()([\d.]+)\b")
 NONE = "# In no table of the paper: "
@@ -245,4 +264,4 @@ def test_a_recipe_opens_with_its_place_in_the_paper(kind, name):
     plain = lambda text: re.sub(r"\W", "", text).lower()
     values = {plain(key): value for key, value in TABLES[int(table)].values[row].items()}
     assert values[plain(column)] == float(number)
-    assert bool(beside) == (kind == "pretrain" and name not in PAPER)
+    assert bool(beside) == (kind == "pretrain" and name not in {*PAPER, SWAV})

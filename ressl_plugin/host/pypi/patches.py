@@ -6,10 +6,12 @@ Each function names the fault. The host's files are never touched.
 import os
 import types
 from contextlib import suppress
+from functools import wraps
 from inspect import signature
 
 import lightning.pytorch as pl
 import torch
+import torch.nn.functional as F
 from torchvision import transforms
 
 from ressl_plugin.host.patches import replace_everywhere
@@ -85,6 +87,41 @@ def mend_whitening() -> None:
             return torch.linalg.solve_triangular(matrix, right, upper=upper), matrix
 
     whitening.torch = Torch()
+
+
+def mend_swav() -> None:
+    """SwAV takes two crops alone, and lets its prototypes grow longer than one.
+
+    As on the main branch and in its paper: each large crop's assignment is predicted from every
+    other crop, small ones too.
+    """
+    from solo.methods.swav import SwAV
+
+    host = SwAV.__init__
+
+    @wraps(host)  # its arguments are asked for
+    def __init__(self, *args, **kwargs):
+        host(self, *args, **kwargs)
+        self.prototypes.weight_g.data.fill_(1)
+        self.prototypes.weight_g.requires_grad = False
+
+    def training_step(self, batch, batch_idx):
+        out = super(SwAV, self).training_step(batch, batch_idx)
+        embedded = [F.normalize(self.projector(feats)) for feats in out["feats"]]
+        scores = [self.prototypes(z) for z in embedded]
+        losses = []
+        for i, assignment in enumerate(self.get_assignments(scores[: self.num_large_crops])):
+            others = scores[:i] + scores[i + 1 :]
+            losses += [F.cross_entropy(p / self.temperature, assignment) for p in others]
+        loss = sum(losses) / len(losses)
+        if self.queue_size > 0:
+            new = torch.stack(embedded[: self.num_large_crops]).detach()
+            length = self.queue.size(1)
+            self.queue.copy_(torch.cat((new, self.queue), dim=1)[:, :length])
+        self.log("train_swav_loss", loss, on_epoch=True, sync_dist=True)
+        return loss + out["loss"]
+
+    SwAV.__init__, SwAV.training_step = __init__, training_step
 
 
 def mend_lars() -> None:
@@ -220,6 +257,7 @@ def apply() -> None:
         mend_validation,
         mend_dino,
         mend_whitening,
+        mend_swav,
         mend_lars,
         mend_trainer,
         mend_umap,

@@ -61,6 +61,22 @@ def test_a_run_shows_its_weak_and_contrastive_views(tmp_path):
     assert paths[0].read_bytes() != other[0].read_bytes()
 
 
+def test_queries_may_be_training_images_alone(tmp_path):
+    """As in the paper's Figure 2."""
+    data.make_digits(tmp_path / "digits")
+    folders = [f"data.train_path={tmp_path}/digits/train", f"data.val_path={tmp_path}/nowhere"]
+
+    class Run:
+        cfg = finish(load("digits/ressl", folders))
+
+        def backbone(self):
+            return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten())
+
+    assert neighbours_of_run(Run(), tmp_path / "n", queries=3, k=4, split="train")
+    with pytest.raises(UserError, match="nowhere"):
+        neighbours_of_run(Run(), tmp_path / "n", queries=3, k=4)
+
+
 @pytest.mark.parametrize("rows", [[0], [3, 1]])
 def test_a_query_out_of_the_bank_is_not_its_own_neighbour(rows):
     bank = torch.eye(5)

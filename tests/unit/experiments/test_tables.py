@@ -73,6 +73,9 @@ def test_table_sets_the_papers_number_beside_ours(tmp_path):
     assert "| 89.00 | 90.20 (Table 1) | -1.20 |" in tables.table([run])
 
 
+R50 = {"data__dataset": "imagenet", "backbone__name": "resnet50"}
+
+
 @pytest.mark.parametrize(
     "changes,paper",
     [
@@ -100,6 +103,11 @@ def test_table_sets_the_papers_number_beside_ours(tmp_path):
                 ],
             },
             "74.70 (Table 7)",
+        ),
+        ({**R50, "method": "swav", "augmentations": [WEAK, STRONG]}, "69.10 (Table 6)"),
+        (
+            {**R50, "method": "swav", "augmentations": [STRONG, {**STRONG, "crop_size": 16}]},
+            "72.70 (Table 7)",
         ),
         ({"data__dataset": "imagenet"}, "58.10 (Table 8)"),
     ],

@@ -2,6 +2,7 @@
 
 import math
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -177,6 +178,53 @@ def test_small_crops_are_counted_and_taken(method, config, trained, tiny):
     model.backbone.register_forward_hook(lambda *_: calls.append(1))
     trained(model, views=3, val=False)
     assert len(calls) == 2 * 3
+
+
+def test_swav_predicts_each_large_crops_assignment_from_every_other_crop(config, trained, tiny):
+    cfg = config("swav", backbone=tiny)
+    cfg.augmentations = [{"crop_size": 32, "num_crops": 2}, {"crop_size": 16, "num_crops": 2}]
+    model = host.build_method(cfg)
+    scores = []
+    model.prototypes.register_forward_hook(lambda _module, _input, out: scores.append(out.detach()))
+    metrics = trained(model, views=4, val=False, limit_train_batches=1).callback_metrics
+    assert len(scores) == 4
+    losses = []
+    for i, assignment in enumerate(model.sk(p) for p in scores[:2]):
+        others = [(p / 0.1).log_softmax(1) for p in scores[:i] + scores[i + 1 :]]
+        losses += [-(assignment * p).sum(1).mean() for p in others]
+    assert len(losses) == 6
+    assert float(metrics["train_swav_loss"]) == pytest.approx(float(sum(losses) / 6), rel=1e-5)
+    assert model.queue.shape == (2, 32, 16) and not model.queue[:, 8:].any()
+    assert torch.allclose(model.queue[:, :8].norm(dim=2), torch.ones(2, 8))
+    assert torch.allclose(model.prototypes.weight.norm(dim=1), torch.ones(32))
+
+
+@pytest.mark.parametrize("method", ["swav", "deepclusterv2", "all4one"])
+def test_methods_that_make_buffers_late_resume_with_them(method, config, trained, tiny, tmp_path):
+    if method not in METHODS:
+        pytest.skip("only the main branch has it")
+    cfg = config(method, backbone=tiny, max_epochs=2)
+    trained(host.build_method(cfg), val=False).save_checkpoint(tmp_path / "one.ckpt")
+    saved = torch.load(tmp_path / "one.ckpt", weights_only=False)["state_dict"]
+    model = host.build_method(cfg)
+
+    class Start(pl.Callback):
+        def on_train_epoch_start(self, trainer, module):
+            self.state = {key: value.clone() for key, value in module.state_dict().items()}
+
+    start = Start()
+    options = {"val": False, "callbacks": [start], "ckpt_path": tmp_path / "one.ckpt"}
+    assert trained(model, epochs=2, **options).global_step == 4
+    late = {"swav": "queue", "deepclusterv2": "local_memory_embeddings"}.get(method)
+    if late:
+        assert saved[late].any() and torch.equal(start.state[late], saved[late])
+
+
+def test_a_queue_of_another_number_of_devices_is_refused(config, trained, tiny):
+    model = host.build_method(config("swav", backbone=tiny))
+    model.load_state_dict({**model.state_dict(), "queue": torch.zeros(2, 16, 16)})
+    with pytest.raises(UserError, match=r"queue is \(2, 16, 16\), this run's is \(2, 32, 16\)"):
+        trained(model, val=False)
 
 
 def test_crop_counts_given_by_the_config_hold(config, tiny):
