@@ -12,6 +12,8 @@ where it no longer runs (see `pypi.patches` and `patches`) and picks the file of
     build_backbone(cfg), features_dim(backbone), register_backbone(name, factory)
     view_transform(dataset, augmentation), n_crops(pairs)
     LinearModel(backbone, cfg), KNN, MEAN_STD
+
+and, for the files of this folder alone, the generation's `construct`, `pipeline` and DATALOADER.
 """
 
 import importlib
@@ -23,22 +25,15 @@ from pathlib import Path
 
 from ressl_plugin.utils.errors import UserError
 
-__all__ = [
-    "BACKBONES",
-    "GENERATION",
-    "KNN",
-    "MEAN_STD",
-    "METHODS",
-    "LinearModel",
-    "MomentumBase",
-    "ReSSL",
-    "build_backbone",
-    "build_method",
-    "features_dim",
-    "n_crops",
-    "register_backbone",
-    "view_transform",
-]
+# the names of the interface, by the file of this folder that has them; GENERATION is main or pypi
+_INTERFACE = {
+    "GENERATION": (
+        *("BACKBONES", "DATALOADER", "KNN", "METHODS", "LinearModel", "MomentumBase", "ReSSL"),
+        *("construct", "pipeline"),
+    ),
+    "building": ("build_backbone", "build_method", "features_dim", "register_backbone"),
+    "pipelines": ("MEAN_STD", "n_crops", "view_transform"),
+}
 
 HOW_TO_INSTALL = (
     "`pip install --no-deps solo-learn==1.0.2`, "
@@ -117,20 +112,22 @@ def _commit(root: Path) -> str | None:
 
 
 def __getattr__(name: str):
-    if name in __all__:
-        generation = _generation()
-        with warnings.catch_warnings():
-            # The host and timm warn of each other's old and overwritten names, at every import.
-            warnings.simplefilter("ignore")
-            module = importlib.import_module(f"{__name__}.{generation}")
-        globals()["GENERATION"] = generation
-        for public in set(__all__) - {"GENERATION"}:
-            globals()[public] = getattr(module, public)
+    if name == "GENERATION" or any(name in names for names in _INTERFACE.values()):
+        _load()
         return globals()[name]
     if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
         return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def __dir__():
-    return sorted(set(globals()) | set(__all__))
+def _load() -> None:
+    generation = _generation()
+    with warnings.catch_warnings():
+        # The host and timm warn of each other's old and overwritten names, at every import.
+        warnings.simplefilter("ignore")
+        importlib.import_module(f"{__name__}.{generation}")
+    globals()["GENERATION"] = generation
+    for file, names in _INTERFACE.items():
+        file = generation if file == "GENERATION" else file
+        module = importlib.import_module(f"{__name__}.{file}")
+        globals().update({name: getattr(module, name) for name in names})

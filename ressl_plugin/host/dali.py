@@ -1,4 +1,4 @@
-"""The host's own DALI pipelines, mended in memory, for its own scripts with format=dali.
+"""The main branch's own DALI pipelines, mended in memory, for its own scripts with format=dali.
 
 The plugin's training draws its views elsewhere (views/dali.py), with the arithmetic of its other
 back ends. Here is only what makes the host's pipelines run at all, and right, on DALI 2:
@@ -14,7 +14,6 @@ What stays as it is: the host's colour operations on DALI, which differ from tor
 about 128 instead of the image's mean, a linear hue rotation, one fixed order, blur at borders).
 """
 
-import importlib
 import inspect
 import os
 from functools import wraps
@@ -27,13 +26,17 @@ HOST_SEED = 12  # the host's default, kept when nobody has seeded the process
 
 
 def mend():
-    """Mend the DALI pipelines of the generation installed; doing it again changes nothing.
+    """Mend the main branch's DALI pipelines; doing it again changes nothing.
 
-    Raises UserError when DALI is not installed.
+    Those of 1.0.2 are as they were: its package has no scripts that would run them.
+
+    Raises:
+        UserError: DALI is not installed.
     """
-    pypi = host.GENERATION == "pypi"
+    if host.GENERATION != "main":
+        return
     try:
-        module = importlib.import_module(f"solo.{'utils' if pypi else 'data'}.dali_dataloader")
+        from solo.data import dali_dataloader as module
     except ImportError as error:
         if not (error.name or "").startswith("nvidia"):
             raise
@@ -43,12 +46,8 @@ def mend():
     if isinstance(module.ops, SimpleNamespace):
         return
     module.ops = _mended_ops(module.ops)
-    if pypi:
-        for name in ("NormalPipeline", "PretrainPipeline"):
-            _mend_pipeline(getattr(module, name))
-    else:
-        for name in ("NormalPipelineBuilder", "PretrainPipelineBuilder"):
-            _mend_builder(getattr(module, name))
+    for cls in (module.NormalPipelineBuilder, module.PretrainPipelineBuilder):
+        _mend_builder(cls)
 
 
 def process_seed():
@@ -74,19 +73,6 @@ def _mended_ops(ops):
     return SimpleNamespace(**{**vars(ops), "readers": readers})
 
 
-def _device_and_seed(init, self, args, kwargs):
-    """What the pipeline is to be built with, from the host constructor's own arguments."""
-    given = inspect.signature(init).bind(self, *args, **kwargs)
-    given.apply_defaults()
-    given = given.arguments
-    seed = given["seed"] if "seed" in kwargs else process_seed()
-    seed = (seed + given["shard_id"]) % 2**31  # by the global rank: local ids repeat over nodes
-    if given["device"] == "cpu":
-        return None, seed
-    _require_gpu()
-    return given["device_id"], seed
-
-
 def _require_gpu():
     import torch
 
@@ -95,29 +81,21 @@ def _require_gpu():
 
 
 def _mend_builder(cls):
-    """The main branch: a builder whose device_id and seed the data module hands to the pipeline."""
+    """A builder whose device_id and seed the data module hands to the pipeline."""
     init = cls.__init__
 
     @wraps(init)
     def __init__(self, *args, **kwargs):
-        device_id, seed = _device_and_seed(init, self, args, kwargs)
+        given = inspect.signature(init).bind(self, *args, **kwargs)
+        given.apply_defaults()
+        given = given.arguments
+        on_cpu = given["device"] == "cpu"
+        if not on_cpu:
+            _require_gpu()
         init(self, *args, **kwargs)
-        self.device_id, self.seed = device_id, seed
+        # by the global rank: local ids repeat over nodes
+        seed = given["seed"] if "seed" in kwargs else process_seed()
+        self.seed = (seed + given["shard_id"]) % 2**31
+        self.device_id = None if on_cpu else given["device_id"]
 
     cls.__init__ = __init__
-
-
-def _mend_pipeline(cls):
-    """1.0.2: the class is itself a pipeline, built by its constructor's call of super."""
-    init, (base,) = cls.__init__, cls.__bases__
-
-    class Mended(base):
-        def __init__(self, batch_size, num_threads, device_id, seed):
-            super().__init__(batch_size, num_threads, *self._device_and_seed)
-
-    @wraps(init)
-    def __init__(self, *args, **kwargs):
-        self._device_and_seed = _device_and_seed(init, self, args, kwargs)
-        init(self, *args, **kwargs)
-
-    cls.__init__, cls.__bases__ = __init__, (Mended,)

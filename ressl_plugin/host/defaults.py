@@ -4,17 +4,17 @@ The values are the host's: what its constructors and its argument parser would h
 learning rate is left as it is; scaling it to the batch is the business of whoever trains.
 """
 
-import os
-
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from ressl_plugin import host
 from ressl_plugin.config import schema
 from ressl_plugin.utils.errors import UserError
 
-CLASSES = {"cifar10": 10, "cifar100": 100, "stl10": 10, "imagenet": 1000, "imagenet100": 100}
-DATASETS = (*CLASSES, "custom")
-
 BASE = {
+    "method": "ressl",
+    "data.dataset": "custom",
+    "data.num_large_crops": 2,
+    "data.num_small_crops": 0,
     "max_epochs": 100,
     "accumulate_grad_batches": 1,
     "backbone.kwargs": {},
@@ -87,38 +87,12 @@ def setdefault(cfg: DictConfig, key: str, value) -> None:
         cfg[last] = value
 
 
-def count_classes(cfg: DictConfig) -> int:
-    """Number of classes: known of the data set, else the folders under data.train_path."""
-    name = cfg.data.get("dataset")
-    if name in CLASSES:
-        return CLASSES[name]
-    path = cfg.data.get("train_path")
-    if path is None or not os.path.isdir(path):
-        raise UserError(
-            f"data.num_classes: cannot be counted for data.dataset={name} "
-            f"(data.train_path={path} is no folder); give one of them"
-        )
-    # As the host does, one class where an image folder has no labels.
-    return max(1, sum(entry.is_dir() for entry in os.scandir(path)))
-
-
-def count_crops(cfg: DictConfig) -> tuple[int, int]:
-    """(large, small) crops of `augmentations`, large being the first entry's size; else (2, 0)."""
-    augmentations = cfg.get("augmentations")
-    if not augmentations:
-        return 2, 0
-    counts = [0, 0]
-    for entry in augmentations:
-        counts[entry.crop_size != augmentations[0].crop_size] += entry.get("num_crops", 1)
-    return counts[0], counts[1]
-
-
 def fill(cfg: DictConfig, backbone: bool = True) -> DictConfig:
     """Fill what the host's base classes read. In place, as the host's own constructors do, whose
     scripts read `cfg.performance` afterwards; returns `cfg`. `backbone=False`: none is named.
 
     Raises:
-        UserError: no backbone name, or a class count that cannot be told.
+        UserError: no backbone name or an unknown one, or no number of classes.
     """
     with open_dict(cfg):
         for section in ("backbone", "data", "optimizer", "scheduler"):
@@ -126,17 +100,14 @@ def fill(cfg: DictConfig, backbone: bool = True) -> DictConfig:
                 cfg[section] = {}
         if backbone and cfg.backbone.get("name") is None:
             raise UserError("backbone.name is missing; give one, as resnet18")
+        if backbone:
+            choose("backbone.name", cfg.backbone.name, host.BACKBONES)
         for key, value in BASE.items():
             setdefault(cfg, key, value)
         for key, value in OPTIMIZER_KWARGS.get(cfg.optimizer.name, {}).items():
             setdefault(cfg, f"optimizer.kwargs.{key}", value)
-        if cfg.data.get("num_classes") is None:
-            cfg.data.num_classes = count_classes(cfg)
-        large, small = count_crops(cfg)
-        setdefault(cfg, "data.num_large_crops", large)
-        setdefault(cfg, "data.num_small_crops", small)
-        setdefault(cfg, "data.dataset", "custom")
-        setdefault(cfg, "method", "ressl")
+    if cfg.data.get("num_classes") is None:
+        raise UserError("data.num_classes is missing; give how many classes the images have")
     return cfg
 
 
@@ -158,13 +129,3 @@ def choose(what: str, name, table):
     if name not in table:
         raise UserError(f"{what}={name} is unknown; there is: {', '.join(sorted(table))}")
     return table[name] if isinstance(table, dict) else name
-
-
-def trainable(methods: dict) -> dict:
-    """The registry without its two entries that are no pre-training method."""
-    return {name: cls for name, cls in methods.items() if name not in ("base", "linear")}
-
-
-def host_name(method: str) -> str:
-    """The host's name of a method that was registered anew as NAME_host."""
-    return method.removesuffix("_host")

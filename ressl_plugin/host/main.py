@@ -5,33 +5,18 @@ Its methods train unmodified; see `patches` for the little that is wrong in both
 
 import logging
 
-from solo.data import pretrain_dataloader as _pretrain
-from solo.methods import METHODS
+from omegaconf import DictConfig
+from solo.data import pretrain_dataloader as DATALOADER
+from solo.methods import METHODS  # noqa: F401
 from solo.methods.base import BaseMethod, BaseMomentumMethod
 from solo.methods.linear import LinearModel as _HostLinear
 from solo.methods.ressl import ReSSL as _HostReSSL
-from solo.utils.knn import WeightedKNNClassifier as KNN
+from solo.utils.knn import WeightedKNNClassifier as KNN  # noqa: F401
 from solo.utils.positional_encodings import PositionalEncoding1D
 
-from ressl_plugin.host import defaults, patches, pipelines
-from ressl_plugin.host.patches import features_dim
-from ressl_plugin.host.pipelines import MEAN_STD
+from ressl_plugin.host import defaults, patches
 
-__all__ = [
-    "BACKBONES",
-    "KNN",
-    "MEAN_STD",
-    "METHODS",
-    "LinearModel",
-    "MomentumBase",
-    "ReSSL",
-    "build_backbone",
-    "build_method",
-    "features_dim",
-    "n_crops",
-    "register_backbone",
-    "view_transform",
-]
+BACKBONES = BaseMethod._BACKBONES
 
 
 def _forget_positional_encodings() -> None:
@@ -47,7 +32,6 @@ def _forget_positional_encodings() -> None:
 
 patches.apply()
 _forget_positional_encodings()
-BACKBONES = BaseMethod._BACKBONES
 # Said on the root logger at every construction of a method, of any run whatever.
 logging.getLogger().addFilter(lambda r: not str(r.msg).startswith("Using scheduler_interval="))
 
@@ -59,10 +43,13 @@ class MomentumBase(BaseMomentumMethod):
     """
 
     def __init__(self, cfg):
-        cfg = defaults.fill(defaults.as_config(cfg))
-        defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
-        super().__init__(cfg)
+        super().__init__(defaults.fill(defaults.as_config(cfg)))
         self.register_load_state_dict_pre_hook(patches.rename_old_keys)
+
+
+def _complete(cfg, method: str) -> DictConfig:
+    values = {"proj_hidden_dim": 2048, **defaults.METHOD.get(method, {})}
+    return defaults.fill_method(defaults.fill(defaults.copy_of(cfg)), values)
 
 
 class ReSSL(_HostReSSL):
@@ -72,41 +59,9 @@ class ReSSL(_HostReSSL):
         super().__init__(_complete(cfg, "ressl"))
 
 
-def _complete(cfg, name: str):
-    cfg = defaults.fill(defaults.copy_of(cfg))
-    defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
-    values = {"proj_hidden_dim": 2048, **defaults.METHOD.get(name, {})}
-    return defaults.fill_method(cfg, values)
-
-
-def build_method(cfg):
-    """The registered method `cfg.method`, from a config in main's schema; `cfg` is not changed.
-
-    The learning rates are taken as they are: no scaling to the batch.
-
-    Raises:
-        UserError: unknown method or backbone, or no class count.
-    """
-    cfg = defaults.copy_of(cfg)
-    cls = defaults.choose("method", cfg.get("method"), defaults.trainable(METHODS))
-    if not cls.__module__.startswith("solo."):
-        return cls(cfg)
-    return cls(_complete(cfg, defaults.host_name(cfg.method)))
-
-
-def build_backbone(cfg):
-    """Bare backbone of `cfg.backbone` (N, 3, H, W) -> (N, d), as the host would build it."""
-    cfg = defaults.fill(defaults.copy_of(cfg))
-    table = BACKBONES
-    return patches.bare_backbone(defaults.choose("backbone.name", cfg.backbone.name, table), cfg)
-
-
-def register_backbone(name: str, factory) -> None:
-    """Let configs name `factory(method, **kwargs)`, a module with `num_features`.
-
-    A name that begins with "resnet" is taken for a torchvision ResNet by the host.
-    """
-    BACKBONES[name] = factory
+def construct(cls, cfg: DictConfig):
+    """The host's method `cls` from a config."""
+    return cls(_complete(cfg, cfg.method.removesuffix("_host")))
 
 
 class LinearModel(_HostLinear):
@@ -116,19 +71,6 @@ class LinearModel(_HostLinear):
         super().__init__(backbone, defaults.fill(defaults.copy_of(cfg), backbone=False), **kwargs)
 
 
-def view_transform(dataset: str, augmentation):
-    """The host's pipeline of one view: PIL image -> float tensor (3, H, W), normalised.
-
-    `augmentation` is an entry of the config's list; what it does not name is not applied.
-    `mean`/`std` hold for any data set when given, and so do the additions `gaussian_blur.sigma`,
-    `interpolation` and `rrc.ratio`.
-    """
-    augmentation = pipelines.complete(augmentation)
-    host = _pretrain.build_transform_pipeline(dataset, augmentation)
-    return pipelines.edit(host, augmentation, dataset, _pretrain.GaussianBlur)
-
-
-def n_crops(pairs):
-    """[(transform, number of crops), ...] -> PIL image -> list of tensors, in that order."""
-    transforms, counts = zip(*pairs)
-    return _pretrain.prepare_n_crop_transform(list(transforms), list(counts))
+def pipeline(augmentation: DictConfig):
+    """The host's pipeline of one view, normalised as ImageNet."""
+    return DATALOADER.build_transform_pipeline("custom", augmentation)

@@ -6,19 +6,11 @@ Each mend names the fault. The host's files are never touched.
 import sys
 
 import torch
-from torch import nn
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.metric import Metric
 
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import labelled, nearest, vote
-
-
-def replace_everywhere(name: str, old, new) -> None:
-    """Rebind `name` in every loaded module of the host that imported `old` by that name."""
-    for module_name, module in list(sys.modules.items()):
-        if module_name.split(".")[0] == "solo" and getattr(module, name, None) is old:
-            setattr(module, name, new)
 
 
 def mend_top5() -> None:
@@ -34,7 +26,9 @@ def mend_top5() -> None:
         classes = outputs.size(1)
         return host(outputs, targets, top_k=[min(k, classes) for k in top_k])
 
-    replace_everywhere("accuracy_at_k", host, accuracy_at_k)
+    for name, module in list(sys.modules.items()):
+        if name.split(".")[0] == "solo" and getattr(module, "accuracy_at_k", None) is host:
+            module.accuracy_at_k = accuracy_at_k
 
 
 def mend_knn() -> None:
@@ -203,21 +197,3 @@ def rename_old_keys(module, state_dict, prefix, *_) -> None:
     for old, new in (("encoder.", "backbone."), ("momentum_encoder.", "momentum_backbone.")):
         for key in [key for key in state_dict if key.startswith(prefix + old)]:
             state_dict[prefix + new + key[len(prefix + old) :]] = state_dict.pop(key)
-
-
-def bare_backbone(factory, cfg) -> nn.Module:
-    """The backbone as the host builds it inside a method: no last layer, its CIFAR stem for the
-    data sets cifar10 and cifar100."""
-    name = cfg.backbone.name
-    backbone = factory(cfg.method, **cfg.backbone.kwargs)
-    if name.startswith("resnet"):
-        backbone.fc = nn.Identity()
-        if cfg.data.dataset in ("cifar10", "cifar100"):
-            backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
-            backbone.maxpool = nn.Identity()
-    return backbone
-
-
-def features_dim(backbone: nn.Module) -> int:
-    """Length of the feature vector: `inplanes` of a ResNet, else `num_features`."""
-    return backbone.inplanes if hasattr(backbone, "inplanes") else backbone.num_features

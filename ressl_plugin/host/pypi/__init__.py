@@ -5,59 +5,36 @@ schedule by the epoch. `Adapter` is mixed into each of them: constructed from a 
 and state-dict keys of the main branch, its learning rate schedule and weight decay groups.
 """
 
+# ruff: noqa: E402  the host is imported after what it needs is there
 from argparse import ArgumentParser
 from functools import cache, partial
 from inspect import signature
 
 import torch
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin.host.pypi import shims
 
 shims.before_import()
 
-from solo.methods import METHODS  # noqa: E402
-from solo.methods.base import BaseMomentumMethod  # noqa: E402
-from solo.methods.ressl import ReSSL as _HostReSSL  # noqa: E402
-from solo.utils import backbones as _backbones  # noqa: E402
-from solo.utils.knn import WeightedKNNClassifier as KNN  # noqa: E402
-from torchvision.models import resnet18, resnet50  # noqa: E402
+from solo.methods import METHODS
+from solo.methods.base import BaseMomentumMethod
+from solo.methods.ressl import ReSSL as _HostReSSL
+from solo.utils import backbones as _backbones
+from solo.utils import pretrain_dataloader as DATALOADER  # noqa: F401
+from solo.utils.knn import WeightedKNNClassifier as KNN
+from torchvision.models import resnet18, resnet50
 
-from ressl_plugin.host import defaults  # noqa: E402
-from ressl_plugin.host import patches as common_patches  # noqa: E402
-from ressl_plugin.host.pypi import patches  # noqa: E402
+from ressl_plugin.host import defaults
+from ressl_plugin.host import patches as common_patches
+from ressl_plugin.host.pypi import patches
 
 common_patches.apply()
 patches.apply()
 
-from ressl_plugin.host.patches import (  # noqa: E402
-    bare_backbone,
-    features_dim,
-    rename_old_keys,
-)
-from ressl_plugin.host.pipelines import MEAN_STD  # noqa: E402
-from ressl_plugin.host.pypi.data import (  # noqa: E402
-    n_crops,
-    view_transform,
-)
-from ressl_plugin.host.pypi.linear import LinearModel  # noqa: E402
-from ressl_plugin.host.pypi.optim import configure  # noqa: E402
-
-__all__ = [
-    "BACKBONES",
-    "KNN",
-    "MEAN_STD",
-    "METHODS",
-    "LinearModel",
-    "MomentumBase",
-    "ReSSL",
-    "build_backbone",
-    "build_method",
-    "features_dim",
-    "n_crops",
-    "register_backbone",
-    "view_transform",
-]
+from ressl_plugin.host.pypi.data import pipeline  # noqa: F401
+from ressl_plugin.host.pypi.linear import LinearModel  # noqa: F401
+from ressl_plugin.host.pypi.optim import configure, training_arguments
 
 
 def _call(factory, method, **kwargs):
@@ -91,24 +68,14 @@ def keyword_arguments(cfg, cls) -> dict:
             **OmegaConf.to_container(cfg.backbone.kwargs, resolve=True),
             "cifar": is_resnet and cfg.data.dataset in ("cifar10", "cifar100"),
         },
-        "num_classes": cfg.data.num_classes,
+        **training_arguments(cfg),
         "num_large_crops": cfg.data.num_large_crops,
         "num_small_crops": cfg.data.num_small_crops,
-        "max_epochs": cfg.max_epochs,
         "accumulate_grad_batches": cfg.accumulate_grad_batches,
-        "batch_size": cfg.optimizer.batch_size,
-        "optimizer": cfg.optimizer.name,
-        "lars": cfg.optimizer.name == "lars",
-        "lr": cfg.optimizer.lr,
         "classifier_lr": cfg.optimizer.classifier_lr,
-        "weight_decay": cfg.optimizer.weight_decay,
-        "exclude_bias_n_norm": False,
-        "extra_optimizer_args": OmegaConf.to_container(cfg.optimizer.kwargs, resolve=True),
-        "scheduler": cfg.scheduler.name,
         "min_lr": cfg.scheduler.min_lr,
         "warmup_start_lr": cfg.scheduler.warmup_start_lr,
         "warmup_epochs": cfg.scheduler.warmup_epochs,
-        "lr_decay_steps": cfg.scheduler.lr_decay_steps,
         "knn_eval": False,
     }
     if issubclass(cls, BaseMomentumMethod):
@@ -151,7 +118,7 @@ class Adapter:
         if self.knn_eval:
             self.knn = KNN(k=self.knn_k, distance_fx=cfg.knn_eval.distance_func)
         self.validation_step_outputs = []
-        self.register_load_state_dict_pre_hook(rename_old_keys)
+        self.register_load_state_dict_pre_hook(common_patches.rename_old_keys)
 
     def __setattr__(self, name, value):
         if name == "base_model":
@@ -190,9 +157,7 @@ class MomentumBase(Adapter, BaseMomentumMethod):
     """
 
     def __init__(self, cfg):
-        cfg = defaults.fill(defaults.as_config(cfg))
-        defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
-        super().__init__(cfg, BaseMomentumMethod)
+        super().__init__(defaults.fill(defaults.as_config(cfg)), BaseMomentumMethod)
 
     def forward(self, X):
         feats = self.backbone(self._to_layout(X))
@@ -211,12 +176,6 @@ class MomentumBase(Adapter, BaseMomentumMethod):
     def base_momentum_forward(self, X):
         return self.momentum_forward(X)
 
-    def base_training_step(self, X, targets):
-        return self._base_shared_step(X, targets)
-
-    def base_validation_step(self, X, targets):
-        return self._base_shared_step(X, targets)
-
 
 @cache
 def adapted(cls):
@@ -224,7 +183,6 @@ def adapted(cls):
 
     def __init__(self, cfg):
         cfg = defaults.fill(defaults.copy_of(cfg))
-        defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
         values = dict(method_defaults(cls))
         key = "warmup_teacher_temperature_epochs"  # 50, which DINO cannot have in a shorter run
         if key in values:
@@ -246,29 +204,6 @@ def __getattr__(name: str):
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-def build_method(cfg):
-    """The registered method `cfg.method`, from a config in main's schema; `cfg` is not changed.
-
-    The learning rates are taken as they are: no scaling to the batch.
-
-    Raises:
-        UserError: unknown method or backbone, or no class count.
-    """
-    cfg = defaults.copy_of(cfg)
-    cls = defaults.choose("method", cfg.get("method"), defaults.trainable(METHODS))
-    return (adapted(cls) if cls.__module__.startswith("solo.") else cls)(cfg)
-
-
-def build_backbone(cfg):
-    """Bare backbone of `cfg.backbone` (N, 3, H, W) -> (N, d), as the host would build it."""
-    cfg = defaults.fill(defaults.copy_of(cfg))
-    factory = defaults.choose("backbone.name", cfg.backbone.name, BACKBONES)
-    return bare_backbone(factory, cfg)
-
-
-def register_backbone(name: str, factory) -> None:
-    """Let configs name `factory(method, **kwargs)`, a module with `num_features`.
-
-    A name that begins with "resnet" is taken for a torchvision ResNet by the host.
-    """
-    BACKBONES[name] = factory
+def construct(cls, cfg: DictConfig):
+    """The host's method `cls` from a config."""
+    return adapted(cls)(cfg)

@@ -1,12 +1,10 @@
 """1.0.2's pipelines behind the main branch's config."""
 
+from omegaconf import DictConfig
 from PIL import ImageOps
-from solo.utils import pretrain_dataloader as _pretrain
+from solo.utils import pretrain_dataloader
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
-
-from ressl_plugin.host import pipelines
-from ressl_plugin.host.defaults import DATASETS
 
 
 class Equalization:
@@ -16,17 +14,12 @@ class Equalization:
         return ImageOps.equalize(image)
 
 
-def view_transform(dataset: str, augmentation):
-    """The host's pipeline of one view: PIL image -> float tensor (3, H, W), normalised.
-
-    `augmentation` is an entry of the config's list; what it does not name is not applied.
-    `mean`/`std` hold for any data set when given, and so do the additions `gaussian_blur.sigma`,
-    `interpolation` and `rrc.ratio`. Equalization, and no crop (`rrc.enabled: false`, which
-    resizes the shorter side), are edited in, as the main branch has them.
-    """
-    aug = pipelines.complete(augmentation)
-    host = _pretrain.prepare_transform(
-        dataset if dataset in DATASETS else "custom",
+def pipeline(augmentation: DictConfig) -> transforms.Compose:
+    """The host's pipeline of one view; equalization, and no crop (`rrc.enabled: false`, which
+    resizes the shorter side), are edited in, as the main branch has them."""
+    aug = augmentation
+    host = pretrain_dataloader.prepare_transform(
+        "custom",
         brightness=aug.color_jitter.brightness,
         contrast=aug.color_jitter.contrast,
         saturation=aug.color_jitter.saturation,
@@ -40,25 +33,12 @@ def view_transform(dataset: str, augmentation):
         max_scale=aug.rrc.crop_max_scale,
         crop_size=aug.crop_size,
     ).transform
-    steps = host.transforms
+    *steps, to_tensor, normalize = host.transforms
     if not aug.rrc.enabled:
         steps[0] = transforms.Resize(aug.crop_size, interpolation=InterpolationMode.BICUBIC)
+    # the flip is the last of them
+    steps.insert(-1, transforms.RandomApply([Equalization()], p=aug.equalization.prob))
     # A step that is never applied still costs its random number, and time.
     steps = [step for step in steps if getattr(step, "p", 1) != 0]
-    if aug.equalization.prob:
-        equalize = transforms.RandomApply([Equalization()], p=aug.equalization.prob)
-        # Before the flip and the two steps that make a normalised tensor.
-        last = next(
-            i
-            for i, step in enumerate(steps)
-            if isinstance(step, transforms.RandomHorizontalFlip | transforms.ToTensor)
-        )
-        steps.insert(last, equalize)
-    host.transforms = steps
-    return pipelines.edit(host, aug, dataset, _pretrain.GaussianBlur)
-
-
-def n_crops(pairs):
-    """[(transform, number of crops), ...] -> PIL image -> list of tensors, in that order."""
-    transforms_, counts = zip(*pairs)
-    return _pretrain.prepare_n_crop_transform(list(transforms_), list(counts))
+    host.transforms = [*steps, to_tensor, normalize]
+    return host

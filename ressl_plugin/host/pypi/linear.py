@@ -1,11 +1,10 @@
 """1.0.2's LinearModel behind the main branch's constructor."""
 
 import torch
-from omegaconf import OmegaConf
 from solo.methods.linear import LinearModel as _HostLinear
 
 from ressl_plugin.host import defaults, patches
-from ressl_plugin.host.pypi.optim import configure
+from ressl_plugin.host.pypi.optim import configure, training_arguments
 from ressl_plugin.utils.errors import UserError
 
 
@@ -22,20 +21,7 @@ class LinearModel(_HostLinear):
         cfg = defaults.fill(defaults.copy_of(cfg), backbone=False)
         if cfg.optimizer.get("layer_decay"):
             raise UserError("optimizer.layer_decay needs solo-learn's main branch; set it to 0")
-        super().__init__(
-            backbone,
-            num_classes=cfg.data.num_classes,
-            max_epochs=cfg.max_epochs,
-            batch_size=cfg.optimizer.batch_size,
-            optimizer=cfg.optimizer.name,
-            lars=cfg.optimizer.name == "lars",
-            lr=cfg.optimizer.lr,
-            weight_decay=cfg.optimizer.weight_decay,
-            exclude_bias_n_norm=False,
-            extra_optimizer_args=OmegaConf.to_container(cfg.optimizer.kwargs, resolve=True),
-            scheduler=cfg.scheduler.name,
-            lr_decay_steps=cfg.scheduler.lr_decay_steps,
-        )
+        super().__init__(backbone, **training_arguments(cfg))
         self.finetune = bool(cfg.get("finetune", False))
         self.no_channel_last = cfg.performance.disable_channel_last
         self.exclude_bias_n_norm_wd = cfg.optimizer.exclude_bias_n_norm_wd

@@ -1,15 +1,61 @@
 """The main branch's optimizers and schedules for the models of 1.0.2."""
 
+import math
 from functools import partial
 
+from omegaconf import DictConfig, OmegaConf
 from solo.utils.lars import LARSWrapper
 from torch.optim import SGD, Adam, AdamW
-from torch.optim.lr_scheduler import ExponentialLR, MultiStepLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ExponentialLR, LRScheduler, MultiStepLR, ReduceLROnPlateau
 
 from ressl_plugin.host.defaults import choose
-from ressl_plugin.host.pypi.shims import WarmupCosine
+
+
+class WarmupCosine(LRScheduler):
+    """Linear warm-up, then one cosine down to `eta_min`, in closed form.
+
+    Step t of `warmup_epochs` = w and `max_epochs` = T: warmup_start_lr + t (lr - warmup_start_lr)
+    / (w - 1) while t < w, then eta_min + (lr - eta_min) (1 + cos(pi (t - w) / (T - w))) / 2.
+    The unit of w and T is whatever `step` is called for. The main branch computes the same
+    recursively; where w is no whole number its recursion overshoots lr, this does not.
+    """
+
+    def __init__(self, optimizer, warmup_epochs, max_epochs, warmup_start_lr=0.0, eta_min=0.0):
+        self.warmup_epochs = warmup_epochs
+        self.max_epochs = max_epochs
+        self.warmup_start_lr = warmup_start_lr
+        self.eta_min = eta_min
+        super().__init__(optimizer)
+
+    def get_lr(self):
+        step, warmup = self.last_epoch, self.warmup_epochs
+        if step < warmup:
+            part = min(1.0, step / max(warmup - 1, 1e-8))
+            start = self.warmup_start_lr
+            return [start + part * (lr - start) for lr in self.base_lrs]
+        part = (step - warmup) / max(self.max_epochs - warmup, 1e-8)
+        height = (1 + math.cos(math.pi * part)) / 2
+        return [self.eta_min + height * (lr - self.eta_min) for lr in self.base_lrs]
+
 
 OPTIMIZERS = {"sgd": SGD, "adam": Adam, "adamw": AdamW, "lars": SGD}
+
+
+def training_arguments(cfg: DictConfig) -> dict:
+    """What every class of 1.0.2 is told about its training, LinearModel too."""
+    return {
+        "num_classes": cfg.data.num_classes,
+        "max_epochs": cfg.max_epochs,
+        "batch_size": cfg.optimizer.batch_size,
+        "optimizer": cfg.optimizer.name,
+        "lars": cfg.optimizer.name == "lars",
+        "lr": cfg.optimizer.lr,
+        "weight_decay": cfg.optimizer.weight_decay,
+        "exclude_bias_n_norm": False,
+        "extra_optimizer_args": OmegaConf.to_container(cfg.optimizer.kwargs, resolve=True),
+        "scheduler": cfg.scheduler.name,
+        "lr_decay_steps": cfg.scheduler.lr_decay_steps,
+    }
 
 
 def without_decay(groups: list[dict]) -> list[dict]:

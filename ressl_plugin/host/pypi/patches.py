@@ -3,20 +3,11 @@
 Each function names the fault. The host's files are never touched.
 """
 
-import os
-import types
-from contextlib import suppress
 from functools import wraps
-from inspect import signature
 
 import lightning.pytorch as pl
 import torch
 import torch.nn.functional as F
-from torchvision import transforms
-
-from ressl_plugin.host.patches import replace_everywhere
-
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def mend_validation() -> None:
@@ -25,15 +16,13 @@ def mend_validation() -> None:
     from solo.methods.linear import LinearModel
 
     def collect(self, outputs, batch, batch_idx, dataloader_idx=0):
-        if not hasattr(self, "validation_step_outputs"):
-            self.validation_step_outputs = []
         # The momentum base gives a pair, the second None without a momentum classifier.
         pair = outputs if isinstance(outputs, tuple) else (outputs,)
         merged = {key: value for part in pair if part for key, value in part.items()}
         self.validation_step_outputs.append(merged)
 
     def average(self):
-        outputs = getattr(self, "validation_step_outputs", [])
+        outputs = self.validation_step_outputs
         if not outputs:
             return
         count = sum(out["batch_size"] for out in outputs)
@@ -141,127 +130,10 @@ def mend_lars() -> None:
     LARSWrapper.step = step
 
 
-def mend_trainer() -> None:
-    """Lightning's Trainer no longer fills an argument parser, which 1.0.2's parsers ask it to."""
-    if hasattr(pl.Trainer, "add_argparse_args"):
-        return
-    parameters = dict(signature(pl.Trainer.__init__).parameters)
-    parameters.pop("self")
-
-    def literal(text):
-        for kind in (int, float):
-            with suppress(ValueError):
-                return kind(text)
-        return {"true": True, "false": False, "none": None}.get(text.lower(), text)
-
-    def add_argparse_args(parser):
-        group = parser.add_argument_group("pl.Trainer")
-        for name, parameter in parameters.items():
-            group.add_argument(
-                f"--{name}", type=literal, default=parameter.default, nargs="?", const=True
-            )
-        # What 1.0.2 calls them, and what it multiplies the learning rate by the number of.
-        group.add_argument("--gpus", type=str, default="0")
-        return parser
-
-    def from_argparse_args(args, **kwargs):
-        given = {name: getattr(args, name, None) for name in parameters}
-        given = {name: value for name, value in given.items() if value is not None}
-        return pl.Trainer(**{**given, **kwargs})
-
-    pl.Trainer.add_argparse_args = staticmethod(add_argparse_args)
-    pl.Trainer.from_argparse_args = staticmethod(from_argparse_args)
-
-
-def mend_umap() -> None:
-    """AutoUMAP takes the first of `trainer.val_dataloaders`, which is now the loader itself."""
-    with suppress(ImportError):
-        from solo.utils.auto_umap import AutoUMAP
-
-        plot = AutoUMAP.plot
-
-        class Trainer:
-            def __init__(self, trainer):
-                self._trainer = trainer
-
-            def __getattr__(self, name):
-                value = getattr(self._trainer, name)
-                loader = name == "val_dataloaders" and not isinstance(value, list)
-                return [value] if loader else value
-
-        AutoUMAP.plot = lambda self, trainer, module: plot(self, Trainer(trainer), module)
-
-
-def mend_class_count() -> None:
-    """Classes of a custom data set were counted from files as well as folders."""
-    from solo.args import utils
-
-    folders = lambda path: [entry for entry in os.scandir(path) if entry.is_dir()]
-    utils.os = types.SimpleNamespace(scandir=folders)
-
-
-def mend_imagenet_std() -> None:
-    """ImageNet's red standard deviation is 0.229, not 0.228."""
-    from solo.args import dataset as args
-    from solo.utils import classification_dataloader, pretrain_dataloader
-
-    def mend(compose):
-        for step in compose.transforms:
-            if isinstance(step, transforms.Normalize) and step.std[0] == 0.228:
-                step.std = IMAGENET_STD
-
-    def mended_init(init):
-        def __init__(self, *args, **kwargs):
-            init(self, *args, **kwargs)
-            # A deviation given by the user stands.
-            if "std" not in kwargs:
-                mend(self.transform)
-
-        return __init__
-
-    for name in ("ImagenetTransform", "CustomTransform"):
-        cls = getattr(pretrain_dataloader, name)
-        cls.__init__ = mended_init(cls.__init__)
-
-    prepare = classification_dataloader.prepare_transforms
-    custom = classification_dataloader.build_custom_pipeline
-
-    def prepare_transforms(dataset):
-        pipelines = prepare(dataset)
-        for pipeline in pipelines:
-            mend(pipeline)
-        return pipelines
-
-    def build_custom_pipeline():
-        pipelines = custom()
-        for pipeline in pipelines.values():
-            mend(pipeline)
-        return pipelines
-
-    classification_dataloader.prepare_transforms = prepare_transforms
-    classification_dataloader.build_custom_pipeline = build_custom_pipeline
-
-    add = args.custom_dataset_args
-
-    def custom_dataset_args(parser):
-        added = add(parser)
-        parser.set_defaults(std=list(IMAGENET_STD))
-        return added
-
-    replace_everywhere("custom_dataset_args", add, custom_dataset_args)
-
-
 def apply() -> None:
     """All of the above, once, after `solo` has been imported."""
-    for mend in (
-        mend_validation,
-        mend_dino,
-        mend_whitening,
-        mend_swav,
-        mend_lars,
-        mend_trainer,
-        mend_umap,
-        mend_class_count,
-        mend_imagenet_std,
-    ):
-        mend()
+    mend_validation()
+    mend_dino()
+    mend_whitening()
+    mend_swav()
+    mend_lars()

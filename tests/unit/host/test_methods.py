@@ -156,23 +156,16 @@ def test_mistakes_are_named(key, value, words, config, tiny):
         host.build_method(cfg)
 
 
-def test_class_count_of_folders(config, tmp_path, tiny):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "notes.txt").write_text("no class")
+def test_classes_must_be_counted(config, tiny):
     cfg = config("simclr", backbone=tiny)
     del cfg.data.num_classes
-    with pytest.raises(UserError, match=r"data\.num_classes"):
+    with pytest.raises(UserError, match=r"data\.num_classes is missing"):
         host.build_method(cfg)
-    cfg.data.train_path = str(tmp_path)
-    assert host.build_method(cfg).num_classes == 2
 
 
 @pytest.mark.parametrize("method", ["simclr", "byol"])
-def test_small_crops_are_counted_and_taken(method, config, trained, tiny):
-    cfg = config(method, backbone=tiny)
-    cfg.augmentations = [{"crop_size": 32, "num_crops": 2}, {"crop_size": 16, "num_crops": 1}]
-    model = host.build_method(cfg)
+def test_small_crops_are_taken(method, config, trained, tiny):
+    model = host.build_method(config(method, backbone=tiny, data__num_small_crops=1))
     assert (model.num_large_crops, model.num_small_crops) == (2, 1)
     calls = []
     model.backbone.register_forward_hook(lambda *_: calls.append(1))
@@ -181,9 +174,7 @@ def test_small_crops_are_counted_and_taken(method, config, trained, tiny):
 
 
 def test_swav_predicts_each_large_crops_assignment_from_every_other_crop(config, trained, tiny):
-    cfg = config("swav", backbone=tiny)
-    cfg.augmentations = [{"crop_size": 32, "num_crops": 2}, {"crop_size": 16, "num_crops": 2}]
-    model = host.build_method(cfg)
+    model = host.build_method(config("swav", backbone=tiny, data__num_small_crops=2))
     scores = []
     model.prototypes.register_forward_hook(lambda _module, _input, out: scores.append(out.detach()))
     metrics = trained(model, views=4, val=False, limit_train_batches=1).callback_metrics

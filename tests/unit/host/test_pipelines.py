@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from ressl_plugin import host
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.views.recipe import expand
 
 WEAK = {"crop_size": 16, "rrc": {"enabled": True, "crop_min_scale": 0.5, "crop_max_scale": 1.0}}
 
@@ -16,17 +16,20 @@ def photograph(size=(40, 30)):
     return Image.fromarray(pixels).resize(size)
 
 
+def view(dataset="custom", **entry):
+    """The host's pipeline of one entry of `augmentations`."""
+    return host.view_transform(dataset, *expand([entry]))
+
+
 def test_view_is_normalised_by_what_is_given():
     image = Image.new("RGB", (40, 30), (255, 0, 51))
-    plain = {"crop_size": 16, "num_crops": 1}
-    view = host.view_transform("cifar10", plain)(image)
+    tensor = view("cifar10", crop_size=16)(image)
     mean, std = host.MEAN_STD["cifar10"]
-    assert view.dtype == torch.float32 and view.shape[0] == 3 and 16 in view.shape[1:]
+    assert tensor.dtype == torch.float32 and tensor.shape[0] == 3 and 16 in tensor.shape[1:]
     expected = [(v - m) / s for v, m, s in zip((1, 0, 0.2), mean, std)]
-    assert view.mean((1, 2)).tolist() == pytest.approx(expected, rel=1e-4)
-    given = {**plain, "mean": [0.5, 0.5, 0.5], "std": [0.25, 0.5, 1.0]}
-    view = host.view_transform("cifar10", given)(image)
-    assert view.mean((1, 2)).tolist() == pytest.approx([2, -1, -0.3], rel=1e-4)
+    assert tensor.mean((1, 2)).tolist() == pytest.approx(expected, rel=1e-4)
+    tensor = view("cifar10", crop_size=16, mean=[0.5, 0.5, 0.5], std=[0.25, 0.5, 1.0])(image)
+    assert tensor.mean((1, 2)).tolist() == pytest.approx([2, -1, -0.3], rel=1e-4)
 
 
 def steps_of(pipeline):
@@ -53,7 +56,7 @@ def test_view_has_the_steps_that_are_named_in_mains_order():
         "interpolation": "bilinear",
     }
     everything["rrc"] = {**WEAK["rrc"], "ratio": [0.9, 1.1]}
-    steps = steps_of(host.view_transform("stl10", everything))
+    steps = steps_of(view("stl10", **everything))
     assert list(steps) == [
         "RandomResizedCrop",
         "ColorJitter",
@@ -70,7 +73,7 @@ def test_view_has_the_steps_that_are_named_in_mains_order():
     assert crop.interpolation.value == "bilinear"
     assert tuple(steps["GaussianBlur"].transforms[0].sigma) == (0.5, 0.6)
     assert steps["Equalization"].p == 0.3
-    assert list(steps_of(host.view_transform("imagenet", WEAK))) == [
+    assert list(steps_of(view("imagenet", **WEAK))) == [
         "RandomResizedCrop",
         "ToTensor",
         "Normalize",
@@ -78,12 +81,4 @@ def test_view_has_the_steps_that_are_named_in_mains_order():
 
 
 def test_view_without_a_crop_resizes_the_shorter_side():
-    view = host.view_transform("imagenet", {"crop_size": 15, "rrc": {"enabled": False}})
-    assert view(photograph()).shape == (3, 15, 20)
-
-
-def test_view_mistakes_are_named():
-    with pytest.raises(UserError, match="crop_size"):
-        host.view_transform("custom", {"rrc": {"enabled": True}})
-    with pytest.raises(UserError, match="interpolation=cubic"):
-        host.view_transform("custom", {**WEAK, "interpolation": "cubic"})
+    assert view(crop_size=15, rrc={"enabled": False})(photograph()).shape == (3, 15, 20)
