@@ -6,7 +6,7 @@ import numpy as np
 
 from ressl_plugin.evaluate import knn
 from ressl_plugin.evaluate.classifier import check_labels
-from ressl_plugin.evaluate.sampling import stratified_draw
+from ressl_plugin.evaluate.sampling import stratified_draw, summary
 from ressl_plugin.evaluate.subject import (
     Splits,
     data_sets_of,
@@ -73,34 +73,19 @@ def compare(
         them out.
     """
     records = []
-    for name, (x_train, y_train, x_test, y_test) in representations.items():
+    for name, parts in representations.items():
         common = {"data": data, "metric": "top1", "representation": name}
         for count in per_class:
-            found = few_labels(x_train, y_train, x_test, y_test, count, draws, seed)
-            records.append(
-                {
-                    **common,
-                    "evaluator": "few-labels",
-                    "protocol": f"linear, {count} a class" if count != "all" else "linear, all",
-                    "value": found["mean"],
-                    "spread": found["spread"],
-                    "seeds": found["seeds"],
-                    "n": found["n"],
-                    "details": {"values": found["values"]},
-                }
-            )
+            found = few_labels(*parts, count, draws, seed)
+            protocol = f"linear, {count} a class" if count != "all" else "linear, all"
+            about = {key: found[key] for key in ("spread", "seeds", "n")}
+            about = {**about, "value": found["mean"], "details": {"values": found["values"]}}
+            records.append({**common, "evaluator": "few-labels", "protocol": protocol, **about})
         # only the default cell is reported: the best of a sweep is chosen on the test images
-        cell = knn.default_cell(x_train, y_train, x_test, y_test)
+        cell = knn.default_cell(*parts)
         protocol = f"kNN, k={cell['k']} T={cell['temperature']}"
-        records.append(
-            {
-                **common,
-                "evaluator": "knn",
-                "protocol": protocol,
-                "value": cell["top1"],
-                "n": len(x_train),
-            }
-        )
+        about = {"value": cell["top1"], "n": len(parts[0])}
+        records.append({**common, "evaluator": "knn", "protocol": protocol, **about})
     return records
 
 
@@ -133,52 +118,33 @@ def few_labels(
         UserError: a class has fewer images than per_class.
     """
     from sklearn.linear_model import LogisticRegression
+    from sklearn.preprocessing import normalize
 
     check_labels(features_train, y_train, features_test, y_test)
-    x_train, x_test = _unit_rows(features_train), _unit_rows(features_test)
+    x_train, x_test = (normalize(np.asarray(x, float)) for x in (features_train, features_test))
     y_train, y_test = np.asarray(y_train), np.asarray(y_test)
+    rows = np.arange(len(y_train))
     seeds = [seed] if per_class == "all" else [seed + i for i in range(draws)]
     values = []
     for one in seeds:
-        rows = stratified_draw(y_train, per_class, one)
+        if per_class != "all":
+            rows = stratified_draw(y_train, per_class, one)
         model = LogisticRegression(C=100.0, max_iter=2000).fit(x_train[rows], y_train[rows])
         values.append(100.0 * float(model.score(x_test, y_test)))
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    return {
-        "mean": float(np.mean(values)),
-        "spread": spread,
-        "values": values,
-        "seeds": seeds,
-        "n": len(rows),
-    }
-
-
-def _unit_rows(features):
-    x = np.asarray(features, dtype=np.float64)
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    return {**summary(values, seeds), "n": len(rows)}
 
 
 def comparison_table(records: list[dict], format: str = "markdown") -> str:
     """Representations (rows) by protocol (columns): mean ± spread of the latest record of each.
 
     Args:
-        records: result records that have `representation`, as `compare` makes them.
-
-    Raises:
-        UserError: no such record.
+        records: of every representation the same protocols, as `compare` makes them.
+        format: markdown, latex or csv.
     """
-    records = [r for r in records if r.get("representation")]
-    if not records:
-        raise UserError(
-            "no records to compare; evaluate the representations first (results.json has none)"
-        )
-    found = {(r["representation"], r["protocol"]): r for r in records}
-    rows = list(dict.fromkeys(r["representation"] for r in records))
-    columns = list(dict.fromkeys(r["protocol"] for r in records))
-
-    def text(row, column):
-        record = found.get((row, column))
-        return number(record["value"], record.get("spread")) if record else ""
-
-    body = [[row, *(text(row, column) for column in columns)] for row in rows]
-    return render(["representation", *columns], body, format)
+    rows: dict[str, dict[str, str]] = {}
+    for record in records:
+        row = rows.setdefault(record["representation"], {})
+        row[record["protocol"]] = number(record["value"], record.get("spread"))
+    protocols = next(iter(rows.values()))
+    body = [[name, *row.values()] for name, row in rows.items()]
+    return render(["representation", *protocols], body, format)

@@ -22,7 +22,8 @@ def extract(
 
     Args:
         backbone: module whose forward maps images (N, C, H, W) to features (N, d), or to a dict
-            with them under "feats". Its train/eval flags are put back afterwards.
+            with them under "feats". Its train/eval flags are put back afterwards. `nn.Flatten()`
+            gives the pixels themselves.
         loader: batches `(images, targets)` or `(indexes, images, targets)`.
         device: where the forward pass runs.
         progress: show a progress bar.
@@ -37,35 +38,18 @@ def extract(
     backbone.to(device).eval()
     features, targets = [], []
     try:
-        for images, labels in _pairs(loader, "features", progress):
+        for *_, images, labels in progress_bar(
+            loader, desc="features", unit="batches", disable=not progress
+        ):
+            images = images[0] if isinstance(images, (list, tuple)) else images
             images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
             out = backbone(images)
             out = out["feats"] if isinstance(out, dict) else out
             features.append(out.flatten(1).float().cpu())
-            targets.append(labels.cpu())
+            targets.append(torch.as_tensor(labels).cpu())
     finally:
         for module, training in modes:
             module.training = training
-    return _joined(features, targets)
-
-
-def raw_pixels(loader: Iterable, progress: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
-    """The images themselves as features: (N, C*H*W) float32, and the targets."""
-    features, targets = [], []
-    for images, labels in _pairs(loader, "pixels", progress):
-        features.append(images.flatten(1).float().cpu())
-        targets.append(labels.cpu())
-    return _joined(features, targets)
-
-
-def _pairs(loader, what, progress):
-    for batch in progress_bar(loader, desc=what, unit="batches", disable=not progress):
-        images, labels = batch[-2:]
-        images = images[0] if isinstance(images, (list, tuple)) else images
-        yield images, torch.as_tensor(labels)
-
-
-def _joined(features, targets):
     if not features:
         raise UserError("no images to extract features from; check data.train_path/data.val_path")
     features = torch.cat(features)

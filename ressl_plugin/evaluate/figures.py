@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data
 from ressl_plugin.evaluate.features import extract
-from ressl_plugin.evaluate.neighbours import neighbours, neighbours_of_run
+from ressl_plugin.evaluate.neighbours import neighbours_of_run
 from ressl_plugin.evaluate.subject import device_named, method_name, with_overrides
 from ressl_plugin.run.metrics import logged, read_metrics
 from ressl_plugin.utils.errors import UserError
@@ -23,22 +23,10 @@ from ressl_plugin.utils.plot_style import (
     COLUMN,
     MARKERS,
     PALETTE,
-    SMALL,
     figure_of,
-    fitted,
     need_matplotlib,
-    width_of,
+    shortened,
 )
-
-__all__ = [
-    "COLUMN",
-    "PALETTE",
-    "curves",
-    "embed",
-    "feature_space",
-    "neighbours",
-    "neighbours_of_run",
-]
 
 COMMAND = {
     "name": "figures",
@@ -88,21 +76,15 @@ def _sample(loader: DataLoader, limit: int = 10_000) -> DataLoader:
 
 # --- curves -------------------------------------------------------------------------------------
 
-# panel -> (label of the axis, {label of the line: columns of metrics.csv, the first found counts})
+# label of the axis -> {label of the line: columns of metrics.csv, the first found counts}
 PANELS = {
-    "loss": ("loss", {"training": ("train_ressl_loss", "train_loss", "loss")}),
-    "entropy": (
-        "entropy / log K",
-        {"target relation": ("train_target_entropy", "target_entropy")},
-    ),
-    "accuracy": (
-        "accuracy (%)",
-        {
-            "online linear": ("val_acc1",),
-            "kNN": ("val_knn_acc1", "knn_acc1"),
-            "teacher, online linear": ("momentum_val_acc1",),
-        },
-    ),
+    "loss": {"training": ("train_ressl_loss", "train_loss", "loss")},
+    "entropy / log K": {"target relation": ("train_target_entropy", "target_entropy")},
+    "accuracy (%)": {
+        "online linear": ("val_acc1",),
+        "kNN": ("val_knn_acc1", "knn_acc1"),
+        "teacher, online linear": ("momentum_val_acc1",),
+    },
 }
 
 
@@ -117,29 +99,24 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
     Raises:
         UserError: nothing to draw in the file.
     """
-    metrics = Path(metrics)
-    columns = read_metrics(metrics)
-    panels = []
-    for name, (label, lines) in PANELS.items():
-        found = {}
-        for line, candidates in lines.items():
-            column = next((c for c in candidates if c in columns), None)
-            if column:
-                found[line] = columns[column]
-        if found:
-            panels.append((name, label, found))
+    columns = read_metrics(Path(metrics))
+    panels = {}
+    for label, lines in PANELS.items():
+        found = {line: [c for c in names if c in columns][:1] for line, names in lines.items()}
+        if any(found.values()):
+            panels[label] = {line: columns[name] for line, names in found.items() for name in names}
     if not panels:
         raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
     with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for ax, (name, label, lines) in zip(axes, panels):
+        for ax, (label, lines) in zip(axes, panels.items()):
             for i, (line, (epochs, values)) in enumerate(lines.items()):
                 marker = MARKERS[i] if len(epochs) <= 30 else None
                 ax.plot(epochs + 1, values, color=PALETTE[i], label=line, marker=marker, ms=2.2)
             ax.set_ylabel(label)
-            if name == "loss" and queue_size:
+            if label == "loss" and queue_size:
                 ax.axhline(math.log(queue_size), color="0.5", lw=0.7, ls="--", label="log K")
-            if name == "entropy":
+            if label == "entropy / log K":
                 ax.set_ylim(0, 1.03)
                 ax.axhline(1, color="0.5", lw=0.7, ls="--", label="uniform (collapse)")
             if len(ax.lines) > 1:
@@ -153,26 +130,28 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
     return paths
 
 
-UNLABELLED = "#AAAAAA"
-
 # --- feature space ------------------------------------------------------------------------------
 
+UNLABELLED = "#AAAAAA"
 
-def embed(features, seed: int = 0, limit: int = 10_000) -> tuple[np.ndarray, str]:
-    """Features (N, d) in the plane: t-SNE of unit rows, or PCA when N > limit. Returns its name."""
+
+def embed(features, seed: int = 0) -> np.ndarray:
+    """Features (N, d) in the plane: t-SNE of unit rows, (N, 2).
+
+    Raises:
+        UserError: fewer than 5 images.
+    """
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
+    from sklearn.preprocessing import normalize
 
-    x = np.asarray(features, dtype=np.float32)
-    x = x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), 1e-12)
+    x = normalize(np.asarray(features, dtype=np.float32))
     if len(x) < 5:
         raise UserError(f"feature space: {len(x)} images; at least 5 are needed")
-    if len(x) > limit or x.shape[1] < 3:
-        return PCA(2, random_state=seed).fit_transform(x), "PCA"
     if x.shape[1] > 50 and len(x) > 50:
         x = PCA(50, random_state=seed).fit_transform(x)
-    tsne = TSNE(2, perplexity=min(30, (len(x) - 1) / 3), init="pca", random_state=seed)
-    return tsne.fit_transform(x), "t-SNE"
+    perplexity = min(30, (len(x) - 1) / 3)
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
 
 
 def feature_space(
@@ -180,7 +159,6 @@ def feature_space(
     targets,
     path: str | Path,
     class_names: Sequence[str] | None = None,
-    limit: int = 10_000,
     seed: int = 0,
 ) -> list[Path]:
     """Feature spaces coloured by class, one panel a representation (Fig. 3); grey without label.
@@ -189,27 +167,23 @@ def feature_space(
         spaces: title -> features (N, d); two panels stand side by side.
         targets: (N,) labels of the images, the same for all panels; -1: none.
         class_names: names by label; the labels themselves without it.
-        limit: more images than this are projected by PCA instead of t-SNE.
 
     Raises:
         UserError: fewer than 5 images.
     """
+    need_matplotlib()
     targets = np.asarray(targets)
     classes = np.unique(targets[targets >= 0])
     names = [str(class_names[c]) if class_names is not None else str(c) for c in classes]
     columns = min(2, len(spaces))
     rows = math.ceil(len(spaces) / columns)
-    need_matplotlib()
-    names, across = _legend_of(names if len(classes) <= 20 else [])
-    side = COLUMN / columns
-    height = rows * (side + 0.2) + (0.05 + 0.14 * math.ceil(len(names) / across) if names else 0)
-    with figure_of(height, path) as (figure, paths):
+    with figure_of(rows * (COLUMN / columns + 0.2), path) as (figure, paths):
         figure.get_layout_engine().set(h_pad=0.06)
         axes = figure.subplots(rows, columns, squeeze=False).ravel()
         for ax in axes[len(spaces) :]:
             ax.set_axis_off()
         for ax, (title, features) in zip(axes, spaces.items()):
-            points, how = embed(features, seed, limit)
+            points = embed(features, seed)
             order = np.random.default_rng(seed).permutation(len(points))  # no class on top
             size = float(np.clip(4000 / len(points) / columns, 0.4, 8))
             ax.scatter(*points[targets < 0].T, s=size, color=UNLABELLED, linewidths=0)
@@ -223,36 +197,35 @@ def feature_space(
                 )
                 for i, label in enumerate(classes)
             ]
-            ax.set_title(f"{title} ({how})")
+            ax.set_title(f"{title} (t-SNE)")
             ax.set(xticks=[], yticks=[])
             ax.set_box_aspect(1)
             ax.spines[:].set_visible(True)
-        if names:
-            texts = figure.legend(
-                handles,
-                names,
-                loc="outside lower center",
-                ncols=across,
-                frameon=False,
-                markerscale=math.sqrt(12 / size),
-                handletextpad=0.1,
-                columnspacing=0.9,
-            ).get_texts()
-            for text in texts:
-                text.set_parse_math(False)
+        if 0 < len(names) <= 20:
+            _legend(figure, handles, names, math.sqrt(12 / size))
     return paths
 
 
-def _legend_of(names: list[str], most: int = 5) -> tuple[list[str], int]:
-    """Names cut to half the figure's width, and how many columns of them it holds."""
-    em, marker, gap, border = SMALL / 72, 2.1, 0.9, 1.8  # as Legend sets them, in font sizes
-    half = (COLUMN - (border + gap) * em) / 2 - marker * em
-    names = [fitted(name, half) for name in names]
-    for columns in range(min(most, len(names)), 2, -1):
-        widest = (max(map(width_of, part)) for part in np.array_split(names, columns))
-        if sum(widest) + (columns * (marker + gap) - gap + border) * em <= COLUMN:
-            return names, columns
-    return names, min(2, len(names))
+def _legend(figure, handles, names: list[str], scale: float) -> None:
+    """Names below the panels, in as many columns as the figure's width holds; it grows with them."""
+    for columns in range(5, 0, -1):
+        legend = figure.legend(
+            handles,
+            [shortened(name, 24) for name in names],
+            loc="outside lower center",
+            ncols=columns,
+            frameon=False,
+            markerscale=scale,
+            handletextpad=0.1,
+            columnspacing=0.9,
+        )
+        for text in legend.get_texts():
+            text.set_parse_math(False)
+        if legend.get_window_extent().width <= figure.bbox.width:
+            break
+        legend.remove()
+    height = legend.get_window_extent().height / figure.dpi
+    figure.set_figheight(figure.get_figheight() + height)
 
 
 def _colour(i: int, count: int):

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ressl_plugin.evaluate.classifier import check_labels
 from ressl_plugin.evaluate.subject import Splits, append, device_named, with_overrides
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import nearest, vote
@@ -97,7 +98,7 @@ def sweep(
         UserError: labels missing, an unknown distance, no usable k or temperature.
     """
     check_cells(ks, temperatures, distances)
-    _check(train_x, train_y, test_x, test_y)
+    check_labels(train_x, train_y, test_x, test_y, "kNN")
     ks = sorted({min(int(k), len(train_x)) for k in ks})
     temperatures = sorted({float(t) for t in temperatures})
     train_x, train_y = train_x.to(device).float(), train_y.to(device)
@@ -135,11 +136,3 @@ def check_cells(ks: Sequence[int], temperatures: Sequence[float], distances: Seq
     for distance in distances:
         if distance not in ("cosine", "euclidean"):
             raise UserError(f"kNN: distance '{distance}' unknown; cosine or euclidean")
-
-
-def _check(train_x, train_y, test_x, test_y):
-    for name, x, y in (("training", train_x, train_y), ("test", test_x, test_y)):
-        if len(x) == 0 or len(x) != len(y):
-            raise UserError(f"kNN: {len(x)} {name} features and {len(y)} labels; need as many, > 0")
-        if y.min() < 0:
-            raise UserError(f"kNN: the {name} set has no labels; give a labelled data set")

@@ -78,19 +78,18 @@ def _by_protocol(run: Run, protocol: str | None, fast: bool, device: str) -> Non
     place, seed = device_named(device), run.cfg.seed
     if fast:
         parts = Splits(run, place).of(run.backbone())
-        if protocol is None:
-            found = logistic.probe(*parts, seed=seed, device=place)
-            _report(run, logistic.NAME, found, details={"l2": found["l2"]})
-        else:
-            found = classifier.probe(*parts, protocol, seed=seed, device=place)
-            _report(run, f"{protocol}, cached features", found)
+    if fast and protocol is None:
+        found = logistic.probe(*parts, seed=seed, device=place)
+        _report(run, logistic.NAME, found, seed, details={"l2": found["l2"]})
+    elif fast:
+        how = classifier.PROTOCOLS[protocol]
+        found = classifier.trained_on_features(*parts, how, seed, **_trainer_on(place))
+        _report(run, f"{protocol}, cached features", found, seed)
     else:
         protocol = protocol or default_protocol(run.cfg)
-        loaders = recipes.loaders(run.cfg, 256, seed)
-        found = classifier.trained(
-            run.backbone(), *loaders, protocol=protocol, seed=seed, **_trainer_on(place)
-        )
-        _report(run, protocol, found)
+        how, loaders = classifier.PROTOCOLS[protocol], recipes.loaders(run.cfg, 256, seed)
+        found = classifier.trained(run.backbone(), *loaders, how, seed, **_trainer_on(place))
+        _report(run, protocol, found, seed)
     _print_agreement(run, default_protocol(run.cfg))
 
 
@@ -98,15 +97,10 @@ def _by_recipe(run: Run, recipe, name: str, device: str) -> None:
     how = recipes.details(recipe)
     place = device_named(recipes.device(recipe) if device == "auto" else device)
     size, seed = recipes.scale(recipe), recipe.get("seed", run.cfg.seed)
-    found = classifier.trained(
-        run.backbone(),
-        *recipes.loaders(run.cfg, size, seed),
-        cfg=recipe,
-        seed=seed,
-        precision=recipe.get("precision", "32-true"),
-        **_trainer_on(place),
-    )
-    _report(run, f"recipe {name}", found, details=how)
+    loaders = recipes.loaders(run.cfg, size, seed)
+    trainer = {"precision": recipe.get("precision", "32-true"), **_trainer_on(place)}
+    found = classifier.trained(run.backbone(), *loaders, recipe, seed, **trainer)
+    _report(run, f"recipe {name}", found, seed, details=how)
 
 
 def _trainer_on(place) -> dict:
@@ -114,11 +108,11 @@ def _trainer_on(place) -> dict:
     return {"accelerator": "gpu" if gpu else "cpu", "devices": [place.index or 0] if gpu else 1}
 
 
-def _report(run: Run, name: str, found: dict, **more) -> None:
+def _report(run: Run, name: str, found: dict, seed: int, **more) -> None:
     top1, top5 = found["top1"], found["top5"]
     print(f"linear ({name}): top-1 {top1:.2f}   top-5 {top5:.2f}", flush=True)
     for metric in ("top1", "top5"):
-        append(run, "linear", name, metric, found[metric], seeds=[found["seed"]], **more)
+        append(run, "linear", name, metric, found[metric], seeds=[seed], **more)
 
 
 def _print_agreement(run: Run, protocol: str) -> None:

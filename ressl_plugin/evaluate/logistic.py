@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from itertools import chain
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ressl_plugin.evaluate.classifier import check_labels, topk_accuracy
+from ressl_plugin.evaluate.sampling import stratified_draw
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.precision import float32_products
 
@@ -89,12 +91,7 @@ def split(targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     Raises:
         UserError: no class has two.
     """
-    targets = np.asarray(targets.cpu())
-    generator, held = np.random.default_rng(seed), []
-    for label in np.unique(targets):
-        members = generator.permutation(np.flatnonzero(targets == label))
-        held.append(members[: max(len(members) // HELD_OUT, int(len(members) > 1))])
-    held = np.sort(np.concatenate(held))
+    held = stratified_draw(targets.cpu(), lambda n: max(n // HELD_OUT, int(n > 1)), seed)
     if len(held) == 0:
         raise UserError(
             "linear: every class has one image, so none is left to choose the L2 penalty on; "
@@ -122,18 +119,21 @@ def fit(x: Tensor, y: Tensor, classes: int, penalties) -> Iterator[tuple[Tensor,
 
     x: (N, d) float32, on principal axes: any others give the same, more slowly; y: (N,).
     """
-    axes = _second_moments(x)
-    weights = x.new_zeros(x.shape[1] + 1, classes, dtype=torch.float64)  # the last row is the bias
+    # of the loss along each axis at the start, and of the bias, the last row of the weights
+    curvature = torch.linalg.vector_norm(x, dim=0).double().square() / len(x)
+    curvature = torch.cat([curvature, curvature.new_ones(1)]) / classes
+    weights = x.new_zeros(x.shape[1] + 1, classes, dtype=torch.float64)
     for l2 in penalties:
-        weights, loss = _optimum(x, y, weights, axes, l2)
+        weights = _optimum(x, y, weights, curvature, l2)
+        with torch.no_grad():
+            loss = sum(part.item() for part in _cross_entropy(x, y, weights))
         weight = weights.to(x.dtype)
         yield weight[:-1], weight[-1], loss
 
 
-def _optimum(x, y, start, axes, l2):
-    # In units of the curvature that each axis has at the start: L-BFGS takes tens of steps where
-    # axes of all scales need thousands.
-    scale = (axes / start.shape[1] + l2).rsqrt()[:, None]
+def _optimum(x, y, start, curvature, l2):
+    # In units of the curvature: L-BFGS takes tens of steps where axes of all scales need thousands.
+    scale = (curvature + l2).rsqrt()[:, None]
     v = (start / scale).requires_grad_()
     optimizer = torch.optim.LBFGS(
         [v],
@@ -144,40 +144,26 @@ def _optimum(x, y, start, axes, l2):
         line_search_fn="strong_wolfe",
     )
 
-    @torch.no_grad()
     def objective():
-        weights = scale * v
-        loss, gradient = _cross_entropy(x, y, weights)
-        gradient[:-1] += l2 * weights[:-1]
-        v.grad = scale * gradient
-        return loss + l2 / 2 * weights[:-1].square().sum()
+        weights = (scale * v).detach().requires_grad_()
+        penalty = l2 / 2 * weights[:-1].square().sum()
+        total = 0.0
+        for part in chain([penalty], _cross_entropy(x, y, weights)):
+            part.backward()
+            total += part.detach()
+        v.grad = scale * weights.grad
+        return total
 
     optimizer.step(objective)
-    with torch.no_grad():
-        weights = scale * v
-        return weights, _cross_entropy(x, y, weights)[0].item()
+    return (scale * v).detach()
 
 
 def _cross_entropy(x, y, weights):
-    """Mean loss and its gradient by `weights` (d + 1, C), in float64, a slice of rows at a time."""
-    weight, bias = weights[:-1].to(x.dtype), weights[-1].to(x.dtype)
-    loss, gradient = weights.new_zeros(()), torch.zeros_like(weights)
-    for rows, targets in zip(*(t.split(_rows(x, weights.shape[1])) for t in (x, y))):
-        log_p = F.log_softmax(torch.addmm(bias, rows, weight), 1)
-        loss -= log_p.gather(1, targets[:, None]).sum(dtype=torch.float64)
-        error = log_p.exp_()
-        error[torch.arange(len(targets), device=x.device), targets] -= 1
-        gradient[:-1] += rows.t() @ error
-        gradient[-1] += error.sum(0, dtype=torch.float64)
-    return loss / len(x), gradient / len(x)
-
-
-def _second_moments(x):
-    """Of each column, and 1 for the bias."""
-    total = x.new_zeros(x.shape[1], dtype=torch.float64)
-    for rows in x.split(_rows(x)):
-        total += rows.square().sum(0, dtype=torch.float64)
-    return torch.cat([total / len(x), total.new_ones(1)])
+    """The mean loss of `weights` (d + 1, C), in float64, its share of a slice of rows at a time."""
+    for rows, targets in zip(*(part.split(_rows(x, weights.shape[1])) for part in (x, y))):
+        weight, bias = weights[:-1].to(x.dtype), weights[-1].to(x.dtype)
+        loss = F.cross_entropy(torch.addmm(bias, rows, weight), targets, reduction="none")
+        yield loss.sum(dtype=torch.float64) / len(x)
 
 
 def _principal(x: Tensor, test: Tensor) -> tuple[Tensor, Tensor]:

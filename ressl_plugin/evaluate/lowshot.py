@@ -6,14 +6,12 @@ weighted 2:1); few shots are drawn five times. Two protocols fill in the rest:
 - `pcl`, the public code of Li et al., "Prototypical Contrastive Learning" (ICLR 2021), whose
   numbers Table 9 takes over and whose protocol it follows: K images of each class, each with all
   its labels; an image that is drawn for two classes counts twice; "difficult" is absent, in
-  training and in the test. One cost for all classes: of those given the one with the best mean mAP
-  over the draws, on the test set, for few shots and for all labels. Only 0.5 is given by default.
+  training and in the test. One cost for all classes: 0.5, or of several the one with the best mean
+  mAP over the draws, on the test set.
 - `goyal`, the benchmark that PCL's code descends from, Goyal et al., "Scaling and Benchmarking
   Self-Supervised Visual Representation Learning" (ICCV 2019): for each class on its own K positives
   and (classes - 1) K negatives; "difficult" images are left out. 26 costs: few shots take the best
-  one on the test set (`cost="protocol"`), all labels one a class by 3-fold cross-validation.
-
-`cost` may also be "test" (as PCL's), "cv" (cross-validation, for few shots, too) or a number.
+  one on the test set, all labels one a class by 3-fold cross-validation.
 """
 
 from __future__ import annotations
@@ -24,8 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ressl_plugin.evaluate import voc as voc07
-from ressl_plugin.evaluate.average_precision import IGNORE, average_precision
-from ressl_plugin.evaluate.sampling import draw
+from ressl_plugin.evaluate.sampling import IGNORE, draw, summary
 from ressl_plugin.evaluate.subject import (
     Splits,
     append,
@@ -34,6 +31,7 @@ from ressl_plugin.evaluate.subject import (
     with_overrides,
 )
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.render import number
 
 COMMAND = {
     "name": "lowshot",
@@ -49,11 +47,11 @@ COMMAND = {
     },
 }
 SHOTS = (1, 2, 4, 8, 16, 32, 64, "full")
-COSTS = (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20)))  # Goyal et al.'s
-PROTOCOLS = {
-    "pcl": {"sampling": "image", "difficult": "absent", "costs": (0.5,), "cost": "test"},
-    "goyal": {"sampling": "class", "difficult": "left out", "costs": COSTS, "cost": "protocol"},
-}
+GOYAL = (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20)))
+COSTS = {"pcl": (0.5,), "goyal": GOYAL}
+# Of every class: where each chose its own, their scores could not be compared. On the digits within
+# 2 points of the best for trained features and for raw pixels, at 1, 4, 16 and all labels a class.
+SINGLE_LABEL_COST = 10.0
 TITLES = {"pcl": "VOC07 SVM as PCL", "goyal": "VOC07 SVM as Goyal"}  # in records
 
 
@@ -81,12 +79,13 @@ def evaluate(
         found = low_shot(*cached, counts, draws, protocol=protocol)
         title, metric, name = TITLES[protocol], "mAP", voc07.NAME
     else:
-        found = single_label(*Splits(run, place).of(run.backbone()), counts, draws)
+        parts = Splits(run, place).of(run.backbone())
+        found = low_shot(*parts, counts, draws, metric="top1", costs=[SINGLE_LABEL_COST])
         title, metric, name = "SVM", "top1", run.cfg.data.dataset
         data_sets = data_sets_of(run)
     for cell in found:
-        spread = "" if cell["spread"] is None else f" ± {cell['spread']:.2f}"
-        print(f"low-shot, {cell['count']} a class: {metric} {cell['mean']:.2f}{spread}", flush=True)
+        accuracy = number(cell["mean"], cell["spread"])
+        print(f"low-shot, {cell['count']} a class: {metric} {accuracy}", flush=True)
     for cell in found:
         append(
             run,
@@ -97,9 +96,18 @@ def evaluate(
             spread=cell["spread"],
             seeds=cell["seeds"],
             data=name,
-            details={key: cell[key] for key in ("cost", "ap", "sampling", "difficult")},
+            details={"cost": cell["cost"]},
             data_sets=data_sets,
         )
+
+
+def count_named(word: str) -> int | str:
+    """K from the command line: a positive number or "full". Raises UserError for other words."""
+    if word in ("full", "all"):
+        return "full"
+    if not word.isdecimal() or int(word) < 1:
+        raise UserError(f"labels a class: '{word}'; a positive number or full")
+    return int(word)
 
 
 def one_hot(targets, classes: int | None = None) -> np.ndarray:
@@ -122,8 +130,7 @@ def low_shot(
     seed: int = 0,
     protocol: str = "pcl",
     metric: str = "mAP",
-    ap: str = "voc",
-    **other,
+    costs: Sequence[float] | None = None,
 ) -> list[dict]:
     """mAP or top-1 accuracy (%) for each K, mean and spread over draws ("full": one fit).
 
@@ -131,13 +138,11 @@ def low_shot(
         features_train: (N, d), y_train: (N,) labels or (N, classes) of 1/0/-1; test likewise.
         protocol: "pcl" or "goyal"; see the module's docstring.
         metric: "mAP", or "top1" (single labels: the SVM of highest score).
-        ap: kind of average precision, see `ap.average_precision`.
-        other: in place of the protocol's own `sampling`, `difficult`, `costs`, `cost`.
+        costs: to choose from, in place of the protocol's.
 
     Returns:
-        One {"count" (K), "mean", "spread" (ddof 1, None for one draw), "values", "seeds", "cost",
-        "metric", "ap", "sampling", "difficult"} for each K. `cost` is None where each class has its
-        own.
+        One {"count" (K), "mean", "spread" (ddof 1, None for one draw), "values", "seeds", "cost"}
+        for each K. `cost` is None where each class has its own.
 
     Raises:
         UserError: labels missing, too few positives, features and labels that do not match.
@@ -146,79 +151,66 @@ def low_shot(
         >>> low_shot(*features, shots=[16, "full"])[0]["mean"]  # as PCL's code  # doctest: +SKIP
         >>> low_shot(*features, shots=[16], protocol="goyal")  # doctest: +SKIP
     """
-    if protocol not in PROTOCOLS:
-        raise UserError(f"low-shot: protocol '{protocol}' unknown; {' or '.join(PROTOCOLS)}")
-    how = {**PROTOCOLS[protocol], **other}
-    y_train, y_test = one_hot(y_train), one_hot(y_test)
-    classes = max(y_train.shape[1], y_test.shape[1])
-    y_train, y_test = (np.pad(y, ((0, 0), (0, classes - y.shape[1]))) for y in (y_train, y_test))
-    if how["difficult"] == "absent":
+    from sklearn.preprocessing import normalize
+
+    if protocol not in COSTS:
+        raise UserError(f"low-shot: protocol '{protocol}' unknown; {' or '.join(COSTS)}")
+    costs = sorted(set(costs or COSTS[protocol]))
+    classes = max(one_hot(y).shape[1] for y in (y_train, y_test))
+    y_train, y_test = one_hot(y_train, classes), one_hot(y_test, classes)
+    if protocol == "pcl":
         y_train, y_test = (np.where(y == IGNORE, 0, y) for y in (y_train, y_test))
-    x_train, x_test = _unit_rows(features_train), _unit_rows(features_test)
-    if len(x_train) != len(y_train) or len(x_test) != len(y_test):
+    if len(features_train) != len(y_train) or len(features_test) != len(y_test):
         raise UserError("low-shot: features and labels differ in number; extract them again")
-    cost = how["cost"]
-    if isinstance(cost, str) and cost not in ("test", "protocol", "cv"):
-        raise UserError(f"low-shot: cost '{cost}' unknown; test, protocol, cv or a number")
-    costs = sorted(set(how["costs"])) if isinstance(cost, str) else [float(cost)]
+    x_train, x_test = (normalize(np.asarray(x, float)) for x in (features_train, features_test))
+    score = {"mAP": mean_average_precision, "top1": _top1}[metric]
     found = []
     for k in shots:
         seeds = [seed] if k == "full" else [seed + i for i in range(draws)]
-        by_cv = len(costs) > 1 and (cost == "cv" or (cost == "protocol" and k == "full"))
-        tried = [costs] if by_cv else [[c] for c in costs]
-        table = []  # (draws, costs); (draws, 1) where every class finds its own cost
+        by_class = protocol == "goyal" and k == "full"
+        tried = [costs] if by_class else [[cost] for cost in costs]
+        table = []  # (draws, costs); (1, 1) where every class finds its own cost
         for one in seeds:
-            rows, labels = draw(y_train, k, one, how["sampling"])
-            x = x_train[rows]
-            table.append(
-                [_score(y_test, _decisions(x, labels, x_test, c), metric, ap) for c in tried]
-            )
+            rows, labels = draw(y_train, k, one, "class" if protocol == "goyal" else "image")
+            decisions = (_decisions(x_train[rows], labels, x_test, some) for some in tried)
+            table.append([100 * score(y_test, scores) for scores in decisions])
         best = int(np.argmax(np.mean(table, axis=0)))
-        values = [100 * float(row[best]) for row in table]
-        found.append(
-            {
-                "count": k,
-                "mean": float(np.mean(values)),
-                "spread": float(np.std(values, ddof=1)) if len(values) > 1 else None,
-                "values": values,
-                "seeds": seeds,
-                "cost": None if by_cv else costs[best],
-                "metric": metric,
-                "ap": ap,
-                "sampling": how["sampling"],
-                "difficult": how["difficult"],
-            }
-        )
+        cost = None if by_class else costs[best]
+        found.append({"count": k, **summary([row[best] for row in table], seeds), "cost": cost})
     return found
 
 
-def single_label(
-    features_train,
-    y_train,
-    features_test,
-    y_test,
-    counts=SHOTS,
-    draws: int = 5,
-    seed: int = 0,
-    cost: float = 10.0,
-) -> list[dict]:
-    """`low_shot` for a single-label data set: K images a class, top-1 accuracy, one cost for all.
+def average_precision(targets, scores) -> float:
+    """Average precision of one class, in [0, 1], as the low-shot benchmark and VOC2010 have it.
 
-    Classes that each chose their own cost would have scores that cannot be compared, and with a few
-    positives a choice is mostly noise. On the digits, 10 is within 2 points of the best cost for
-    trained features and for raw pixels, at 1, 4, 16 and all labels a class.
+    The area under the monotone envelope of precision over recall; scikit-learn's
+    `average_precision_score` is the area without it.
+
+    Args:
+        targets: (N,) 1 positive, 0 negative, -1 ignored.
+        scores: (N,) higher is more positive. Equal scores share a threshold.
+
+    Raises:
+        UserError: no positive image.
     """
-    data = (features_train, y_train, features_test, y_test)
-    return low_shot(*data, counts, draws, seed, metric="top1", cost=cost)
+    from sklearn.metrics import precision_recall_curve
+
+    targets, scores = np.asarray(targets), np.asarray(scores)
+    known = targets != IGNORE
+    if not (targets == 1).any():
+        raise UserError("average precision: the test set has no positive image of a class")
+    precision, recall, _ = precision_recall_curve(targets[known], scores[known])
+    # recall falls along the curve: the best precision at as much recall or more is that so far
+    return float(-np.sum(np.diff(recall) * np.maximum.accumulate(precision)[:-1]))
 
 
-def count_named(word: str) -> int | str:
-    """K from the command line: a positive number or "full". Raises UserError for other words."""
-    if word in ("full", "all"):
-        return "full"
-    if not word.isdecimal() or int(word) < 1:
-        raise UserError(f"labels a class: '{word}'; a positive number or full")
-    return int(word)
+def mean_average_precision(targets: np.ndarray, scores: np.ndarray) -> float:
+    """Mean over the columns of (N, classes), in [0, 1]."""
+    return float(np.mean([average_precision(*column) for column in zip(targets.T, scores.T)]))
+
+
+def _top1(targets, scores):
+    return float(np.mean(targets[np.arange(len(targets)), scores.argmax(1)] == 1))
 
 
 def _decisions(x_train, labels, x_test, costs):
@@ -241,14 +233,6 @@ def _decisions(x_train, labels, x_test, costs):
     return np.stack(columns, axis=1)
 
 
-def _score(y_test, scores, metric, ap):
-    if metric == "mAP":
-        return np.mean([average_precision(y, s, ap) for y, s in zip(y_test.T, scores.T)])
-    if metric == "top1":
-        return np.mean(y_test[np.arange(len(y_test)), scores.argmax(1)] == 1)
-    raise UserError(f"low-shot: metric '{metric}' unknown; mAP or top1")
-
-
 def _svm(cost):
     from sklearn.svm import LinearSVC
 
@@ -257,22 +241,10 @@ def _svm(cost):
 
 def _choose_cost(x, y, costs, folds: int = 3):
     """The cost of best mean AP over stratified folds; 1 where there are too few positives."""
-    from sklearn.model_selection import StratifiedKFold
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
 
     folds = min(folds, int((y == 1).sum()), int((y == -1).sum()))
     if folds < 2:
         return 1.0
-    splits = list(StratifiedKFold(folds).split(x, y))
-
-    def mean_ap(cost):
-        fitted = ((_svm(cost).fit(x[a], y[a]), b) for a, b in splits)
-        return np.mean(
-            [average_precision(y[b] > 0, svm.decision_function(x[b])) for svm, b in fitted]
-        )
-
-    return max(costs, key=mean_ap)
-
-
-def _unit_rows(features):
-    x = np.asarray(features, dtype=np.float64)
-    return x / (np.linalg.norm(x, axis=1, keepdims=True) + 1e-5)  # the benchmark's epsilon
+    how = {"cv": StratifiedKFold(folds), "scoring": "average_precision"}
+    return max(costs, key=lambda cost: cross_val_score(_svm(cost), x, y, **how).mean())

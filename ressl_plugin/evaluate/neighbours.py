@@ -7,28 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from ressl_plugin import data
+from ressl_plugin.evaluate.features import extract
+from ressl_plugin.evaluate.subject import held_out
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.plot_style import (
-    COLUMN,
-    SMALL,
-    figure_of,
-    fitted,
-    need_matplotlib,
-    width_of,
-)
+from ressl_plugin.utils.knn import nearest
+from ressl_plugin.utils.plot_style import COLUMN, SMALL, figure_of, shortened
+from ressl_plugin.views import batched
 
 WRONG = "#D81B1B"
 QUERY = "#222222"
 PLAIN = "#CCCCCC"  # a picture that is white at its border would have no edge
-
-
-def nearest(queries: Tensor, bank: Tensor, k: int = 10) -> Tensor:
-    """Indices (Q, k) of the bank's rows (N, d) of highest cosine with each query (Q, d)."""
-    similarity = F.normalize(queries.float()) @ F.normalize(bank.float()).t()
-    return similarity.topk(min(k, len(bank)), dim=1).indices
 
 
 def neighbours(
@@ -57,62 +47,47 @@ def neighbours(
     Raises:
         UserError: nothing to draw.
     """
-    need_matplotlib()
     query_targets, bank_targets = np.asarray(query_targets), np.asarray(bank_targets)
     if not panels or len(query_targets) == 0:
         raise UserError("neighbours: no query images")
     labelled = query_targets.min() >= 0 and bank_targets.min() >= 0
-    first = np.asarray(next(iter(panels.values()))[1])
-    queries, k = first.shape
-    # cells: query, a gap, k neighbours; one line for each panel's title
-    gap, title = 0.35, 0.16
-    names = [_name(target, class_names) for target in query_targets]
-    margin = 0.06 + max(map(width_of, names))
-    side = (COLUMN - margin - 0.02) / (k + 1 + gap)
-    block = title + queries * side
-    height = len(panels) * block + 0.18
-    with figure_of(height, path, layout=None) as (figure, paths):
-        for number, (name, (images, indices)) in enumerate(panels.items()):
-            top = height - number * block - title
+    names = query_targets if class_names is None else [class_names[t] for t in query_targets]
+    names = [shortened(str(n), 14) if t >= 0 else "" for n, t in zip(names, query_targets)]
+    queries, k = np.shape(next(iter(panels.values()))[1])
+    first = 1.35  # of the columns of neighbours, in pictures; the query is at 0
+    side = COLUMN / (k + first + 2)  # about the room that names and gaps leave, in inches
+    with figure_of(len(panels) * (queries * side + 0.25) + 0.1, path) as (figure, paths):
+        axes = figure.subplots(len(panels), 1, squeeze=False)[:, 0]
+        for ax, (title, (images, indices)) in zip(axes, panels.items()):
             wrong = bank_targets[np.asarray(indices)] != query_targets[:, None]
             if labelled:
                 right = 100 * (1 - wrong.mean())
-                name = f"{name}: {right:.0f} % of the neighbours of the query's class"
-            _text(figure, height, 0.02, top + 0.04, name)
+                title = f"{title}: {right:.0f} % of the neighbours of the query's class"
             for q in range(queries):
-                y = top - (q + 1) * side
-                _text(figure, height, margin - 0.03, y + side / 2, names[q], "right", "center")
-                _cell(figure, height, margin, y, side, images[q], QUERY)
+                _picture(ax, 0, q, images[q], QUERY)
                 for j in range(k):
-                    x = margin + (j + 1 + gap) * side
                     frame = WRONG if labelled and wrong[q, j] else PLAIN
-                    _cell(figure, height, x, y, side, bank_images[int(indices[q][j])], frame)
-        _text(figure, height, margin, 0.05, "query")
+                    _picture(ax, first + j, q, bank_images[int(indices[q][j])], frame)
+            ax.set(xlim=(-0.02, first + k), ylim=(queries, 0), aspect="equal")
+            ax.set_title(title, loc="left", fontsize=SMALL, pad=2)
+            ax.set_yticks(np.arange(queries) + 0.5, names, parse_math=False)
+            ax.set_xticks([])
+            ax.tick_params(length=0, pad=1)
+            ax.spines[:].set_visible(False)
         legend = "nearest first; red: another class" if labelled else "nearest first"
-        _text(figure, height, margin + (1 + gap) * side, 0.05, legend)
+        axes[-1].set_xticks([0, first], ["query", legend], ha="left")
     return paths
 
 
-def _name(target, class_names):
-    if target < 0:
-        return ""
-    return fitted(str(class_names[target]) if class_names is not None else str(target), 0.66)
-
-
-def _text(figure, height, x, y, text, ha="left", va="baseline"):
-    figure.text(x / COLUMN, y / height, text, ha=ha, va=va, fontsize=SMALL, parse_math=False)
-
-
-def _cell(figure, height, x, y, side, image, frame):
-    """One picture at (x, y) inches from the lower left."""
-    pad = 0.06 * side
-    place = (x + pad) / COLUMN, (y + pad) / height
-    ax = figure.add_axes([*place, (side - 2 * pad) / COLUMN, (side - 2 * pad) / height])
-    image = np.asarray(image)
-    ax.imshow(image if image.dtype == np.uint8 else image.clip(0, 1), interpolation="nearest")
-    ax.set(xticks=[], yticks=[])
-    ax.spines[:].set_visible(True)
-    ax.spines[:].set(color=frame, linewidth={QUERY: 0.6, PLAIN: 0.4}.get(frame, 1.4))
+def _picture(ax, x: float, y: float, image, frame: str) -> None:
+    """A picture one unit wide, its upper left corner at (x, y), with a frame of that colour."""
+    image, low, high = np.asarray(image), 0.06, 0.94
+    image = image if image.dtype == np.uint8 else image.clip(0, 1)
+    corners = x + low, x + high, y + high, y + low
+    ax.imshow(image, extent=corners, interpolation="nearest")
+    around = [x + low, x + high, x + high, x + low], [y + low, y + low, y + high, y + high]
+    width = {QUERY: 0.6, PLAIN: 0.4, WRONG: 1.4}[frame]
+    ax.fill(*around, facecolor="none", edgecolor=frame, linewidth=width, zorder=3)
 
 
 def neighbours_of_run(
@@ -138,55 +113,39 @@ def neighbours_of_run(
     """
     from torchvision import transforms
 
-    from ressl_plugin import data
-    from ressl_plugin.evaluate.features import extract
-    from ressl_plugin.views import batched
-
     cfg, backbone = run.cfg, run.backbone()
-    size = data.crop_size(cfg)
     loader = data.evaluation_loader(cfg, "train", need_labels=False)
     bank, targets = extract(backbone, loader, device)
+    size = data.crop_size(cfg)
     stored = round(size * 256 / 224) if size >= 96 else size
     fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
     pictures = transforms.Compose(fit)
     train = data.build_dataset(cfg, "train", pictures)
-    there = cfg.data.val_path is not None or data.row_of(cfg).torchvision
-    held_out = split == "val" and there
-    val = data.build_dataset(cfg, "val", pictures) if held_out else train
+    others = split == "val" and held_out(cfg)  # than those of the bank
+    asked = data.build_dataset(cfg, "val", pictures) if others else train
 
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(val), generator=generator).tolist()
-    seen: dict[int, list[int]] = {}
-    for i in order:
-        seen.setdefault(int(val.targets[i]), []).append(i)
-    turns = max(map(len, seen.values()))
-    rows = [members[t] for t in range(turns) for members in seen.values() if t < len(members)]
-    rows = sorted(rows[:queries], key=lambda i: int(val.targets[i]))
-    images = torch.stack([val[i][0] for i in rows])
+    order = torch.randperm(len(asked), generator=generator).tolist()
+    of_a_class = {int(asked.targets[i]): i for i in order}
+    rows = list(dict.fromkeys([*of_a_class.values(), *order]))[:queries]
+    rows = sorted(rows, key=lambda i: int(asked.targets[i]))
 
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in data.mean_std(cfg))
     views = data.view_recipe(cfg)
-    drawn = batched.draw(images, views, generator)
+    drawn = batched.draw(torch.stack([asked[i][0] for i in rows]), views, generator)
     panels = {}
     for name, crop in (("weak view", views.teacher), ("contrastive view", views.student[0])):
         batch = [(drawn[crop], torch.zeros(len(rows)))]
         features, _ = extract(backbone, batch, device, progress=False)
-        seen_by_network = (drawn[crop] * std + mean).permute(0, 2, 3, 1).numpy()
-        found = nearest(features, bank, k if held_out else k + 1).numpy()
-        if not held_out:
-            found = np.stack([others(near, row) for near, row in zip(found, rows)])
-        panels[name] = (seen_by_network, found)
-    return neighbours(
-        panels,
-        _Pictures(train),
-        targets.numpy(),
-        [int(val.targets[i]) for i in rows],
-        path,
-        val.classes,
-    )
+        _, found = nearest(bank, torch.arange(len(bank)), features, k if others else k + 1)
+        if not others:
+            found = np.stack([without(near, row) for near, row in zip(found.numpy(), rows)])
+        panels[name] = ((drawn[crop] * std + mean).permute(0, 2, 3, 1).numpy(), found)
+    query_targets = [int(asked.targets[i]) for i in rows]
+    return neighbours(panels, _Pictures(train), targets, query_targets, path, asked.classes)
 
 
-def others(near, row):
+def without(near, row):
     """`near` without `row`, or without its last where the view is far from its own image."""
     return near[near != row][: len(near) - 1]
 

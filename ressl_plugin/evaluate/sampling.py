@@ -1,33 +1,36 @@
-"""Seeded draws of labelled images."""
+"""Seeded draws of labelled images, and what several draws come to."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 
-from ressl_plugin.evaluate.average_precision import IGNORE
 from ressl_plugin.utils.errors import UserError
 
+IGNORE = -1  # label of an image that is neither positive nor negative for a class
 
-def stratified_draw(targets, per_class: int | str, seed: int) -> np.ndarray:
-    """Indices of `per_class` images of every class (or "all"), sorted; the same for a seed.
+
+def stratified_draw(targets, count: int | Callable[[int], int], seed: int) -> np.ndarray:
+    """Indices of images drawn from every class, sorted; the same for a seed.
+
+    Args:
+        targets: (N,) labels.
+        count: images of each class, or a function of how many images the class has.
 
     Raises:
         UserError: a class has too few images.
     """
-    targets = np.asarray(targets)
-    if per_class == "all":
-        return np.arange(len(targets))
-    if isinstance(per_class, str) or per_class < 1:
-        raise UserError(f"labels a class: '{per_class}'; a positive number or all")
-    generator = np.random.default_rng(seed)
+    targets, generator = np.asarray(targets), np.random.default_rng(seed)
     rows = []
     for label in np.unique(targets):
         members = np.flatnonzero(targets == label)
-        if len(members) < per_class:
+        wanted = count(len(members)) if callable(count) else count
+        if len(members) < wanted:
             raise UserError(
-                f"class {label} has {len(members)} images, too few for {per_class} labels a class"
+                f"class {label} has {len(members)} images, too few for {wanted} labels a class"
             )
-        rows.append(generator.choice(members, per_class, replace=False))
+        rows.append(generator.choice(members, wanted, replace=False))
     return np.sort(np.concatenate(rows))
 
 
@@ -45,9 +48,6 @@ def draw(targets, shots: int | str, seed: int, sampling: str = "image") -> tuple
     Raises:
         UserError: a class has fewer than K positives.
     """
-    targets = np.asarray(targets)
-    if sampling not in ("class", "image"):
-        raise UserError(f"low-shot: sampling '{sampling}' unknown; class or image")
     if shots == "full":
         return np.arange(len(targets)), targets
     generator = np.random.default_rng(seed)
@@ -61,11 +61,18 @@ def draw(targets, shots: int | str, seed: int, sampling: str = "image") -> tuple
             )
         rows = generator.choice(positive, shots, replace=False)
         drawn.append(rows)
-        wanted = min(len(negative), max(1, classes - 1) * shots)
         if sampling == "class":
+            wanted = min(len(negative), max(1, classes - 1) * shots)
             chosen[rows, c] = 1
             chosen[generator.choice(negative, wanted, replace=False), c] = 0
     if sampling == "class":
         return np.arange(len(targets)), chosen
     rows = np.concatenate(drawn)
     return rows, targets[rows]
+
+
+def summary(values: Sequence[float], seeds: Sequence[int]) -> dict:
+    """{"mean", "spread" (standard deviation, ddof 1; None of one draw), "values", "seeds"}."""
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    mean = float(np.mean(values))
+    return {"mean": mean, "spread": spread, "values": list(values), "seeds": list(seeds)}

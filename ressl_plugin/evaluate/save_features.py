@@ -8,7 +8,7 @@ import numpy as np
 
 from ressl_plugin import data
 from ressl_plugin.evaluate.features import extract
-from ressl_plugin.evaluate.subject import device_named, with_overrides
+from ressl_plugin.evaluate.subject import device_named, held_out, with_overrides
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.files import replacing
 
@@ -38,9 +38,8 @@ def evaluate(path, overrides, out, device="auto") -> Path:
         raise UserError(f"{out}: the file to write, a name that ends in .npz")
     run = with_overrides(path, overrides)
     place, backbone = device_named(device), run.backbone()
-    held_out = run.cfg.data.val_path is not None or data.row_of(run.cfg).torchvision
     arrays = {}
-    for split in ("train", "val")[: 2 if held_out else 1]:
+    for split in ["train", "val"] if held_out(run.cfg) else ["train"]:
         loader = data.evaluation_loader(run.cfg, split, need_labels=False)
         features, targets = extract(backbone, loader, place)
         arrays[f"{split}_features"] = features.numpy()

@@ -55,6 +55,11 @@ def device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
+def held_out(cfg: Mapping) -> bool:
+    """Whether there are validation images: of the config's own, or the data set's."""
+    return cfg.data.val_path is not None or bool(data.row_of(cfg).torchvision)
+
+
 def with_overrides(path: str, overrides: list[str]) -> Run:
     """The run, with `key=value` changes to its config."""
     run = open_run(path)
@@ -94,8 +99,7 @@ class Splits:
     def loader(self, split: str) -> DataLoader:
         """Batches (images, targets) of clean images, labels required."""
         if split not in self._loaders:
-            loader = data.evaluation_loader(self.run.cfg, split, need_labels=True)
-            self._loaders[split] = loader
+            self._loaders[split] = data.evaluation_loader(self.run.cfg, split)
         return self._loaders[split]
 
     def of(self, backbone) -> tuple:
@@ -105,9 +109,8 @@ class Splits:
 
     def pixels(self) -> tuple | None:
         """The same of raw pixels; None, and a message, where they are beyond PIXELS."""
-        loaders = [self.loader(split) for split in ("train", "val")]
-        images = sum(len(loader.dataset) for loader in loaders)
-        each = loaders[0].dataset[0][0].numel()
+        datasets = [self.loader(split).dataset for split in ("train", "val")]
+        images, each = sum(map(len, datasets)), datasets[0][0][0].numel()
         if images * each > PIXELS:
             log.warning(
                 "raw pixels are left out: %d images of %d values take %.0f GB, at most %.0f are "
@@ -118,8 +121,7 @@ class Splits:
                 PIXELS * 4 / 1e9,
             )
             return None
-        train = features.raw_pixels(self.loader("train"))
-        return (*train, *features.raw_pixels(self.loader("val")))
+        return self.of(torch.nn.Flatten())
 
 
 def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> None:

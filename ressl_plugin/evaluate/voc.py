@@ -1,4 +1,4 @@
-"""PASCAL VOC classification images, read from a VOCdevkit as it is unpacked."""
+"""PASCAL VOC2007 classification images, read from a VOCdevkit as it is unpacked."""
 
 from __future__ import annotations
 
@@ -10,55 +10,41 @@ from torch.utils.data import DataLoader, Dataset
 
 from ressl_plugin import data
 from ressl_plugin.data.identity import sizes
-from ressl_plugin.evaluate.average_precision import IGNORE
 from ressl_plugin.evaluate.features import extract
+from ressl_plugin.evaluate.sampling import IGNORE
 from ressl_plugin.utils.errors import UserError
 
 NAME = "voc07"  # in records
-CLASSES = (
-    "aeroplane", "bicycle", "bird", "boat", "bottle", "bus", "car", "cat", "chair", "cow",
-    "diningtable", "dog", "horse", "motorbike", "person", "pottedplant", "sheep", "sofa", "train",
-    "tvmonitor",
-)  # fmt: skip
+# in the lists 1 is present, -1 absent, 0 only objects that are marked difficult
+LABELS = {"1": 1, "-1": 0, "0": IGNORE}
 
 
 class VOC(Dataset):
     """Images of one split and their labels: 1 present, 0 absent, -1 only difficult ones.
 
-    Labels come from ImageSets/Main/<class>_<split>.txt; without these files from Annotations.
-
     Args:
-        root: VOCdevkit, or its VOC2007.
-        split: trainval, train, val or test.
+        root: VOCdevkit, the folder it is in, or its VOC2007.
+        split: trainval, train, val or test, of the lists ImageSets/Main/<class>_<split>.txt.
         transform: PIL image -> tensor; the paper's is shorter side 256, centre crop 224.
-        year: folder VOC<year>.
 
     Attributes:
-        names: image names; targets: (N, classes) int8; classes: class names.
+        names: image names; targets: (N, classes) int8; classes: class names, sorted.
 
     Raises:
         UserError: no such folder, split or image; lists that differ.
     """
 
-    def __init__(self, root: str | Path, split: str, transform=None, year: int = 2007):
-        root = Path(root)
-        if (root / "VOCdevkit").is_dir():
-            root = root / "VOCdevkit"
-        self.root = root / f"VOC{year}" if (root / f"VOC{year}").is_dir() else root
-        self.transform = transform
-        sets = self.root / "ImageSets" / "Main"
-        if not sets.is_dir() or not (self.root / "JPEGImages").is_dir():
-            raise UserError(
-                f"{root}: no VOC{year}/ImageSets/Main and VOC{year}/JPEGImages; "
-                "give the unpacked VOCdevkit"
-            )
-        lists = {path.stem.removesuffix(f"_{split}"): path for path in sets.glob(f"*_{split}.txt")}
-        if lists:
-            self.classes = [c for c in CLASSES if c in lists] or sorted(lists)
-            self.names, self.targets = _from_lists([lists[c] for c in self.classes])
-        else:
-            self.names = _names(sets / f"{split}.txt")
-            self.classes, self.targets = _from_annotations(self.root / "Annotations", self.names)
+    def __init__(self, root: str | Path, split: str, transform=None):
+        places = [Path(root, folder) for folder in ("VOCdevkit/VOC2007", "VOC2007", ".")]
+        there = [place for place in places if (place / "ImageSets" / "Main").is_dir()]
+        if not there:
+            raise UserError(f"{root}: no VOC2007/ImageSets/Main; give the unpacked VOCdevkit")
+        self.root, self.transform = there[0], transform
+        lists = sorted((self.root / "ImageSets" / "Main").glob(f"*_{split}.txt"))
+        if not lists:
+            raise UserError(f"{self.root}/ImageSets/Main: no list of a class, <class>_{split}.txt")
+        self.classes = [path.stem.removesuffix(f"_{split}") for path in lists]
+        self.names, self.targets = _read(lists)
         missing = [name for name in self.names if not self._file(name).is_file()]
         if missing:
             raise UserError(
@@ -84,49 +70,20 @@ class VOC(Dataset):
         return self.transform(image) if self.transform else image, self.targets[index]
 
 
-def _names(path: Path) -> list[str]:
-    if not path.is_file():
-        raise UserError(f"no {path}; the splits are the lists in {path.parent}")
-    return [line.split()[0] for line in path.read_text().splitlines() if line.split()]
-
-
-def _from_lists(paths: list[Path]):
-    # in the lists 1 is present, -1 absent, 0 only objects that are marked difficult
-    code = {"1": 1, "-1": 0, "0": IGNORE}
+def _read(lists: list[Path]) -> tuple[list[str], np.ndarray]:
+    """Image names and (N, classes) labels of the lists of a split, one a class."""
     names, columns = None, []
-    for path in paths:
+    for path in lists:
         rows = [line.split() for line in path.read_text().splitlines() if line.split()]
-        bad = next((row for row in rows if len(row) != 2 or row[1] not in code), None)
+        bad = next((row for row in rows if len(row) != 2 or row[1] not in LABELS), None)
         if bad is not None:
             raise UserError(f"{path}: line '{' '.join(bad)}'; each is a name and 1, 0 or -1")
-        listed = [row[0] for row in rows]
+        listed = [name for name, _ in rows]
         if names not in (None, listed):
-            raise UserError(f"{path} lists other images than {paths[0]}; unpack the devkit again")
+            raise UserError(f"{path} lists other images than {lists[0]}; unpack the devkit again")
         names = listed
-        columns.append([code[row[1]] for row in rows])
+        columns.append([LABELS[code] for _, code in rows])
     return names, np.array(columns, dtype=np.int8).T
-
-
-def _from_annotations(folder: Path, names: list[str]):
-    import xml.etree.ElementTree as ElementTree
-
-    found = []
-    for name in names:
-        path = folder / f"{name}.xml"
-        try:
-            objects = ElementTree.parse(path).getroot().iter("object")
-        except (OSError, ElementTree.ParseError) as error:
-            raise UserError(f"{path}: no readable annotation ({error})") from None
-        present: dict[str, int] = {}
-        for thing in objects:
-            easy = (thing.findtext("difficult") or "0").strip() != "1"
-            label = thing.findtext("name").strip()
-            present[label] = max(present.get(label, IGNORE), 1 if easy else IGNORE)
-        found.append(present)
-    seen = {label for present in found for label in present}
-    classes = [c for c in CLASSES if c in seen] + sorted(seen - set(CLASSES))
-    targets = [[present.get(c, 0) for c in classes] for present in found]
-    return classes, np.array(targets, dtype=np.int8).reshape(len(names), len(classes))
 
 
 def extracted(backbone, root, cfg, device="cpu") -> tuple[list, dict]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ressl_plugin.evaluate import features, figures
+from ressl_plugin.evaluate.neighbours import neighbours_of_run
 from ressl_plugin.evaluate.subject import Splits, device_named, method_name
 from ressl_plugin.experiments.paper_cells import LATER
 from ressl_plugin.run.directories import open_run
@@ -15,7 +16,7 @@ def figure2(runs: list[Path], out: Path, device: str = "auto") -> list[Path]:
     made = []
     for run in runs:
         name = out / ("figure2" if len(runs) == 1 else f"figure2-{run.name}")
-        made += figures.neighbours_of_run(
+        made += neighbours_of_run(
             open_run(run), name, device_named(device), queries=3, split="train"
         )
     return made
@@ -31,4 +32,4 @@ def figure3(runs: list[Path], out: Path, device: str = "auto") -> list[Path]:
         name = method_name(opened.cfg)
         spaces[LATER.get(name, name)] = x
     classes = loader.dataset.classes
-    return figures.feature_space(spaces, y, out / "figure3", classes, limit=len(y))
+    return figures.feature_space(spaces, y, out / "figure3", classes)

@@ -40,22 +40,9 @@ def need_matplotlib() -> None:
     packages.need("matplotlib", "drawing")
 
 
-def width_of(text: str, size: float = SMALL) -> float:
-    """Inches that `text` takes at `size` points."""
-    from matplotlib import font_manager
-
-    font = font_manager.get_font(font_manager.findfont(font_manager.FontProperties()))
-    font.set_size(size, 72)
-    font.set_text(text)
-    return font.get_width_height()[0] / 64 / 72
-
-
-def fitted(text: str, width: float, size: float = SMALL) -> str:
-    """`text`, or as much of it as `width` inches hold, ending in an ellipsis."""
-    if width_of(text, size) <= width:
-        return text
-    lengths = range(len(text) - 1, 0, -1)
-    return next((text[:n] + "…" for n in lengths if width_of(text[:n] + "…", size) <= width), "…")
+def shortened(text: str, most: int) -> str:
+    """`text`, or as many letters of it as `most` allows, ending in an ellipsis."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 @contextmanager

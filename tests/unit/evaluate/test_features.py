@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ressl_plugin.evaluate.features import extract, raw_pixels
+from ressl_plugin.evaluate.features import extract
 from ressl_plugin.utils.errors import UserError
 
 
@@ -50,7 +50,8 @@ def test_batches_with_indexes_and_several_views_give_the_first_view():
 
 def test_raw_pixels_are_the_flat_images():
     x, y = images()
-    pixels, targets = raw_pixels(DataLoader(TensorDataset(x, y), 3))
+    loader = DataLoader(TensorDataset(x, y), 3)
+    pixels, targets = extract(nn.Flatten(), loader, progress=False)
     assert torch.equal(pixels, x.flatten(1)) and torch.equal(targets, y)
 
 

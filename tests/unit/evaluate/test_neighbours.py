@@ -7,21 +7,16 @@ from PIL import Image
 
 from ressl_plugin import data
 from ressl_plugin.config import finish, load
-from ressl_plugin.evaluate import figures
-from ressl_plugin.evaluate.neighbours import WRONG, nearest, neighbours_of_run, others
+from ressl_plugin.evaluate.neighbours import WRONG, neighbours, neighbours_of_run, without
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.knn import nearest
+from ressl_plugin.utils.plot_style import COLUMN
 
 
 def red(path):
     pixels = np.asarray(Image.open(path).convert("RGB")).astype(int)
     colour = [int(WRONG[i : i + 2], 16) for i in (1, 3, 5)]
     return (np.abs(pixels - colour).max(-1) <= 8).sum()
-
-
-def test_nearest_is_by_cosine():
-    bank = torch.tensor([[5.0, 0.1], [0.0, 1.0], [-1.0, 0.0], [1.0, 1.0]])
-    assert nearest(torch.tensor([[0.1, 0.0]]), bank, 3).tolist() == [[0, 3, 1]]
-    assert nearest(torch.tensor([[0.0, -2.0]]), bank).tolist() == [[2, 0, 3, 1]]
 
 
 def draw(tmp_path, wrong):
@@ -32,8 +27,8 @@ def draw(tmp_path, wrong):
     indices = np.array([first, [4, 5, 6]])
     queries = np.full((2, 8, 8, 3), 0.5)
     path = tmp_path / f"wrong{wrong}"
-    png, pdf = figures.neighbours({"weak": (queries, indices)}, grey, targets, [0, 1], path)
-    assert pdf.is_file() and Image.open(png).width == pytest.approx(figures.COLUMN * 300, abs=1)
+    png, pdf = neighbours({"weak": (queries, indices)}, grey, targets, [0, 1], path)
+    assert pdf.is_file() and Image.open(png).width == pytest.approx(COLUMN * 300, abs=1)
     return red(png)
 
 
@@ -80,15 +75,16 @@ def test_queries_may_be_training_images_alone(tmp_path):
 @pytest.mark.parametrize("rows", [[0], [3, 1]])
 def test_a_query_out_of_the_bank_is_not_its_own_neighbour(rows):
     bank = torch.eye(5)
-    near = np.stack([others(nearest(bank[[r]], bank, 4).numpy()[0], r) for r in rows])
+    _, found = nearest(bank, torch.arange(5), bank[rows], 4)
+    near = np.stack([without(some, row) for some, row in zip(found.numpy(), rows)])
     assert near.shape == (len(rows), 3) and not any(r in found for r, found in zip(rows, near))
-    assert others(np.array([2, 1, 0]), row=4).tolist() == [2, 1]
+    assert without(np.array([2, 1, 0]), row=4).tolist() == [2, 1]
 
 
 def test_a_white_picture_has_an_edge(tmp_path):
     white = np.full((3, 8, 8, 3), 255, dtype=np.uint8)
     panel = {"weak": (white[:1], np.array([[0, 1, 2]]))}
-    png, _ = figures.neighbours(panel, white, [0, 0, 0], [0], tmp_path / "n")
+    png, _ = neighbours(panel, white, [0, 0, 0], [0], tmp_path / "n")
     grey = np.asarray(Image.open(png).convert("L"))
     row = grey[len(grey) // 2] < 250
     assert np.count_nonzero(row[1:] & ~row[:-1]) >= 8  # two edges of four pictures
@@ -97,7 +93,7 @@ def test_a_white_picture_has_an_edge(tmp_path):
 def test_without_labels_nothing_is_wrong(tmp_path):
     picture = np.zeros((2, 4, 4, 3))
     panel = {"weak": (picture, np.array([[0], [1]]))}
-    png, _ = figures.neighbours(panel, picture, [-1, -1], [-1, 1], tmp_path / "n")
+    png, _ = neighbours(panel, picture, [-1, -1], [-1, 1], tmp_path / "n")
     assert red(png) == 0
     with pytest.raises(UserError, match="no query"):
-        figures.neighbours({}, picture, [0, 1], [], tmp_path / "n")
+        neighbours({}, picture, [0, 1], [], tmp_path / "n")
