@@ -49,12 +49,16 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
     dataset = data.build_dataset(cfg, "pretrain")
     rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).long().unique().tolist()
     originals = [dataset[i][0] for i in rows]
-    views = {"host": _host, "batched": _batched, "dali": _dali}[backend](
-        cfg, read, dataset, rows, originals
-    )
-    picture = sheet(originals, read, views)
+    if backend == "dali":
+        from ressl_plugin.data import dali
+
+        views = dali.few(cfg, read, dataset, rows)
+    else:
+        draw = HostViews(cfg) if backend == "host" else _batched(read, cfg.seed)
+        # one at a time: their sizes may differ
+        views = zip(*(draw(image) for image in originals))
     out.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(out, _encoded(picture, out))
+    files.replace(out, _encoded(sheet(originals, read, views), out))
     return out
 
 
@@ -66,43 +70,30 @@ def _encoded(picture, out: Path) -> bytes:
     return content.getvalue()
 
 
-def _host(cfg, read, dataset, rows, originals):
-    draw = HostViews(cfg)
-    return [torch.stack(view) for view in zip(*(draw(image) for image in originals))]
-
-
-def _batched(cfg, read, dataset, rows, originals):
+def _batched(read, seed: int):
+    """PIL image -> its views, drawn as a batch of one."""
     from ressl_plugin.views import batched
 
-    generator = torch.Generator().manual_seed(cfg.seed)
+    generator = torch.Generator().manual_seed(seed)
     draw = partial(batched.draw, recipe=read, generator=generator)
-    # one at a time: their sizes may differ
-    each = [draw(torch.from_numpy(np.array(image))[None]) for image in originals]
-    return [torch.cat(view) for view in zip(*each)]
+    return lambda image: [view[0] for view in draw(torch.from_numpy(np.array(image))[None])]
 
 
-def _dali(cfg, read, dataset, rows, originals):
-    from ressl_plugin.data import dali
-
-    return dali.few(cfg, read, dataset, rows)
-
-
-def sheet(images, recipe, views) -> Image.Image:
+def sheet(originals: list[Image.Image], recipe, views) -> Image.Image:
     """One row an image: the original, then its view for each of recipe.crops, with their sizes.
 
     Args:
-        images: PIL images of any size, or a uint8 tensor (N, H, W, 3).
+        originals: N images of any size.
         recipe: of the views.
-        views: the normalised (N, 3, S, S) tensors in the order of recipe.crops.
+        views: for each of recipe.crops N normalised (3, S, S) tensors.
     """
-    originals = [
-        image.convert("RGB") if isinstance(image, Image.Image) else Image.fromarray(image.numpy())
-        for image in images
-    ]
+    originals = [image.convert("RGB") for image in originals]
     large = max(view.crop_size for view in recipe.crops)
     scale = max(1, -(-CELL // large))
     cell = large * scale
-    heads = [_original_head(originals)] + [_head(view) for view in recipe.crops]
+    sizes = {f"{image.width} x {image.height}" for image in originals}
+    heads = [["original", *(sizes if len(sizes) == 1 else ["various sizes"])]]
+    heads += map(_head, recipe.crops)
     font = ImageFont.load_default(size=12)
     width = max(cell, *(round(font.getlength(text)) for head in heads for text in head))
     tiles = []
@@ -113,8 +104,7 @@ def sheet(images, recipe, views) -> Image.Image:
     # the edges are in the gap
     rows = to_pil_image(make_grid(tiles, nrow=len(heads), padding=GAP - 2, pad_value=255))
     top = GAP + max(map(len, heads)) * LINE
-    page = Image.new("RGB", (rows.width, top + rows.height), PAPER)
-    page.paste(rows, (0, top))
+    page = ImageOps.expand(rows, (0, top, 0, 0), PAPER)
     pen = ImageDraw.Draw(page)
     for column, head in enumerate(heads):
         for i, text in enumerate(head):
@@ -130,26 +120,14 @@ def _tile(picture: Image.Image, width: int, height: int) -> torch.Tensor:
     return pil_to_tensor(tile)
 
 
-def _original_head(originals):
-    sizes = {image.size for image in originals}
-    width, height = next(iter(sizes))
-    return ["original", f"{width} x {height}" if len(sizes) == 1 else "various sizes"]
-
-
-def _head(view):
-    done = {
-        "crop": view.crop_enabled,
-        "flip": view.flip_prob,
-        "jitter": view.jitter_prob,
-        "gray": view.gray_prob,
-        "blur": view.blur_prob,
-        "solarize": view.solarize_prob,
-        "equalize": view.equalize_prob,
-    }
-    names = [name for name, probability in done.items() if probability] or ["resize only"]
+def _head(view) -> list[str]:
+    """What is written above a view: its role, its size, what is done with some probability."""
     area = f", area {view.area[0]:g} to {view.area[1]:g}" if view.crop_enabled else ""
-    texts = [view.role, f"{view.crop_size} px{area}"]
-    return [*texts, *(", ".join(names[i : i + 3]) for i in range(0, len(names), 3))]
+    done = ["crop"] if view.crop_enabled else []
+    for name in ("flip", "jitter", "gray", "blur", "solarize", "equalize"):
+        done += [name] if getattr(view, f"{name}_prob") else []
+    parts = [done[i : i + 3] for i in range(0, len(done), 3)] or [["resize only"]]
+    return [view.role, f"{view.crop_size} px{area}", *map(", ".join, parts)]
 
 
 def _fit(image, cell):

@@ -207,7 +207,7 @@ def feature_space(
 
 
 def _legend(figure, handles, names: list[str], scale: float) -> None:
-    """Names below the panels, in as many columns as the figure's width holds; it grows with them."""
+    """Names below the panels, in as many columns as fit the width; the figure grows with them."""
     for columns in range(5, 0, -1):
         legend = figure.legend(
             handles,

@@ -9,6 +9,7 @@ of the epochs.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from torch.utils.data import DataLoader, Dataset, Subset
 
 from ressl_plugin.evaluate import recipes
 from ressl_plugin.evaluate.classifier import topk_accuracy
+from ressl_plugin.evaluate.features import extract
+from ressl_plugin.evaluate.sampling import stratified_draw
 from ressl_plugin.evaluate.subject import append, device_named, with_overrides
 from ressl_plugin.utils.devices import device_count
 from ressl_plugin.utils.errors import UserError
@@ -108,44 +111,33 @@ def labelled_rows(dataset: Dataset, labels: float | str | Path, seed: int = 0) -
     Raises:
         UserError: labels missing; a list that names images that are not there.
     """
-    targets = np.asarray(dataset.targets)
-    if len(targets) == 0 or targets.min() < 0:
+    if len(dataset.targets) == 0 or min(dataset.targets) < 0:
         raise UserError("fine-tuning: the training images have no labels")
     if isinstance(labels, (str, Path)):
         return _listed(dataset, Path(labels))
-    generator = np.random.default_rng(seed)
-    rows = []
-    for label in np.unique(targets):
-        members = np.flatnonzero(targets == label)
-        count = max(1, round(labels * len(members)))
-        rows.append(generator.choice(members, count, replace=False))
-    return np.sort(np.concatenate(rows))
+    return stratified_draw(dataset.targets, lambda n: max(1, round(labels * n)), seed)
 
 
 def _listed(dataset, path):
     if not hasattr(dataset, "samples"):
         raise UserError(f"{path}: a list of names needs an image folder; give a fraction instead")
-    names = [Path(line.strip()) for line in path.read_text().splitlines() if line.strip()]
+    names = list(filter(None, map(str.strip, path.read_text().splitlines())))
     if not names:
         raise UserError(f"{path}: the list is empty; one file name a line")
-    rows: dict[str, list[int]] = {}
+    # a name may be n01440764_10026.JPEG, or say the class folder too
+    rows = defaultdict(list)
     for i, (file, *_) in enumerate(dataset.samples):
-        rows.setdefault(Path(file).name, []).append(i)
-    found = []
+        *_, folder, name = Path("/", file).parts
+        rows[name].append(i)
+        rows[f"{folder}/{name}"].append(i)
     for name in names:
-        # a name may be n01440764_10026.JPEG, or say the class folder too
-        fitting = [
-            i
-            for i in rows.get(name.name, ())
-            if Path(dataset.samples[i][0]).parts[-len(name.parts) :] == name.parts
-        ]
-        if len(fitting) != 1:
-            what = "is the name of several training images; give class/name" if fitting else (
-                "is not in the training images"
-            )  # fmt: skip
-            raise UserError(f"{path}: {name} {what}; one file name a line")
-        found += fitting
-    return np.unique(found)
+        if len(rows[name]) > 1:
+            raise UserError(
+                f"{path}: {name} is the name of several training images; give class/name"
+            )
+        if not rows[name]:
+            raise UserError(f"{path}: {name} is not in the training images; one file name a line")
+    return np.unique([rows[name] for name in names])
 
 
 def finetune(
@@ -171,8 +163,8 @@ def finetune(
         lr_backbone, lr_head: for a batch of 256; multiplied by batch_size / 256. None: SwAV's.
 
     Returns:
-        {"top1", "top5" (%), "n" (labelled images), "seed"} after the last epoch, and how it was
-        reached: "epochs", "lr_backbone", "lr_head", "batch_size".
+        {"top1", "top5" (%), "n" (labelled images)} after the last epoch, and how it was reached:
+        "epochs", "lr_backbone", "lr_head", "batch_size".
 
     Raises:
         UserError: labels missing, or the training diverged.
@@ -181,58 +173,38 @@ def finetune(
     usual, scale = RATES[len(rows) > FEW * len(train)], batch_size / 256
     lr_backbone = usual[0] if lr_backbone is None else lr_backbone
     lr_head = usual[1] if lr_head is None else lr_head
-    classes = int(max(np.max(train.targets), np.max(val.targets))) + 1
+    classes = int(max(max(train.targets), max(val.targets))) + 1
+    tuned = copy.deepcopy(backbone).requires_grad_(True)
+    some, _ = extract(tuned, [(val[0][0][None], torch.zeros(1))], device, progress=False)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        network = copy.deepcopy(backbone).to(device, memory_format=torch.channels_last)
-        network.requires_grad_(True)
-        loader = DataLoader(
-            Subset(train, rows.tolist()),
-            batch_size,
-            shuffle=True,
-            num_workers=num_workers,
-            # one image alone has no batch statistics
-            drop_last=len(rows) % batch_size == 1 and len(rows) > 1,
-        )
-        head = nn.Linear(_width(network, val, device), classes).to(device)
+        network = nn.Sequential(tuned, nn.Flatten(), nn.Linear(some.shape[1], classes))
+        network.to(device, memory_format=torch.channels_last)
         groups = [
-            {"params": list(network.parameters()), "lr": lr_backbone * scale},
-            {"params": list(head.parameters()), "lr": lr_head * scale},
+            {"params": list(network[0].parameters()), "lr": lr_backbone * scale},
+            {"params": list(network[2].parameters()), "lr": lr_head * scale},
         ]
         sgd = torch.optim.SGD(groups, momentum=0.9)
         drops = sorted({max(1, round(share * epochs)) for share in DECAY_AT})
         decay = torch.optim.lr_scheduler.MultiStepLR(sgd, drops, DECAY)
-        how = {"desc": "fine-tuning", "unit": "epochs", "disable": not progress}
-        for _ in progress_bar(range(epochs), **how):
+        # one image alone has no batch statistics
+        alone = len(rows) % batch_size == 1 and len(rows) > 1
+        how = {"num_workers": num_workers, "drop_last": alone}
+        loader = DataLoader(Subset(train, rows.tolist()), batch_size, shuffle=True, **how)
+        for _ in progress_bar(
+            range(epochs), desc="fine-tuning", unit="epochs", disable=not progress
+        ):
             network.train()
             for images, targets in loader:
                 images = images.to(device, memory_format=torch.channels_last)
-                loss = F.cross_entropy(head(network(images).flatten(1)), targets.to(device))
+                loss = F.cross_entropy(network(images), targets.to(device))
                 sgd.zero_grad()
                 loss.backward()
                 sgd.step()
             decay.step()
-        if not torch.isfinite(loss):
-            raise UserError(f"fine-tuning: the loss is {loss.item()}; lower the learning rates")
-        top1, top5 = _accuracy(network, head, DataLoader(val, batch_size, num_workers=num_workers))
-    found = {"top1": top1, "top5": top5, "n": len(rows), "seed": seed}
+    if not torch.isfinite(loss):
+        raise UserError(f"fine-tuning: the loss is {loss.item()}; lower the learning rates")
+    clean = DataLoader(val, batch_size, num_workers=num_workers)
+    top1, top5 = topk_accuracy(*extract(network, clean, device, progress=False))
     rates = {"lr_backbone": lr_backbone, "lr_head": lr_head, "batch_size": batch_size}
-    return {**found, "epochs": epochs, **rates}
-
-
-@torch.no_grad()
-def _width(network, dataset, device):
-    network.eval()
-    return network(dataset[0][0][None].to(device)).flatten(1).shape[1]
-
-
-@torch.no_grad()
-def _accuracy(network, head, loader):
-    network.eval()
-    device = head.weight.device
-    logits, targets = [], []
-    for images, labels in loader:
-        images = images.to(device, memory_format=torch.channels_last)
-        logits.append(head(network(images).flatten(1)).cpu())
-        targets.append(labels)
-    return topk_accuracy(torch.cat(logits), torch.cat(targets))
+    return {"top1": top1, "top5": top5, "n": len(rows), "epochs": epochs, **rates}

@@ -14,8 +14,9 @@ def images(n=3, size=32):
     return torch.randint(0, 256, (n, size, size, 3), dtype=torch.uint8, generator=generator)
 
 
-def draw(source, recipe):
-    return batched.draw(source, recipe=recipe, generator=torch.Generator().manual_seed(0))
+def drawn(source, recipe):
+    views = batched.draw(source, recipe=recipe, generator=torch.Generator().manual_seed(0))
+    return sheet([Image.fromarray(image.numpy()) for image in source], recipe, views)
 
 
 def columns_of(picture, pixels):
@@ -30,7 +31,7 @@ def test_original_and_views_stand_side_by_side_at_four_times_their_size():
     plain = {"crop_size": 32, "mean": [0.4] * 3, "std": [0.2] * 3}
     recipe = read([{**plain, "role": "student"}, {**plain, "role": "teacher"}])
     source = images()
-    picture = sheet(source, recipe, draw(source, recipe))
+    picture = drawn(source, recipe)
     for i, image in enumerate(source):
         big = image.numpy().repeat(4, 0).repeat(4, 1)
         places = columns_of(picture, big)
@@ -41,15 +42,15 @@ def test_original_and_views_stand_side_by_side_at_four_times_their_size():
 def test_a_white_picture_has_an_edge():
     plain = {"crop_size": 32, "mean": [0.4] * 3, "std": [0.2] * 3}
     recipe = read([{**plain, "role": "student"}, {**plain, "role": "teacher"}])
-    white = torch.full((1, 32, 32, 3), 255, dtype=torch.uint8)
-    page = np.asarray(sheet(white, recipe, [torch.full((1, 3, 32, 32), 3.0)] * 2).convert("L"))
+    white, views = Image.new("RGB", (32, 32), "white"), [torch.full((1, 3, 32, 32), 3.0)] * 2
+    page = np.asarray(sheet([white], recipe, views).convert("L"))
     row = page[-70]  # across all pictures
     assert np.count_nonzero(row < 250) == 6
 
 
 def test_small_crops_are_shown_small_and_every_row_is_there():
     recipe = read([{"preset": "multicrop4", "crop_size": 32}])
-    one, three = (sheet(images(n), recipe, draw(images(n), recipe)) for n in (1, 3))
+    one, three = (drawn(images(n), recipe) for n in (1, 3))
     assert three.width == one.width and three.height > 2 * one.height - 100
     assert three.height - one.height == 2 * (128 + 8)
 
