@@ -13,13 +13,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import (
-    BatchSampler,
-    DataLoader,
-    RandomSampler,
-    SequentialSampler,
-    TensorDataset,
-)
+from torch.utils.data import DataLoader
 
 from ressl_plugin.utils.errors import UserError
 
@@ -64,8 +58,8 @@ def trained(
     Args:
         train_loader, val_loader: batches (images, targets); the training loader augments (random
             resized crop and flip), the validation loader centre-crops.
-        recipe: one of PROTOCOLS, or a linear recipe in the host's schema. Without
-            data.num_classes the training data set's `classes` are counted.
+        recipe: one of PROTOCOLS, or a linear recipe in the host's schema, its learning rate for
+            256 images. Without data.num_classes the training data set's `classes` are counted.
         trainer: arguments for lightning.Trainer (accelerator, devices, precision, logger, ...).
 
     Returns:
@@ -85,6 +79,7 @@ def trained(
     from ressl_plugin.utils.progress import quiet
 
     cfg = OmegaConf.create(recipe)
+    cfg.optimizer.lr *= cfg.optimizer.batch_size / 256
     classes = cfg.data.get("num_classes") or len(train_loader.dataset.classes)
     # the host's top-5 needs five outputs; those without a class are never right
     cfg.data.num_classes = max(5, classes)
@@ -117,40 +112,6 @@ def trained(
             rate,
         )
     return {"top1": logged["val_acc1"], "top5": logged["val_acc5"], "loss": loss}
-
-
-def trained_on_features(
-    features_train: Tensor,
-    y_train: Tensor,
-    features_test: Tensor,
-    y_test: Tensor,
-    recipe: Mapping = PROTOCOLS["small"],
-    seed: int = 0,
-    **trainer,
-) -> dict:
-    """`trained` on features extracted once, so without augmentation, in a fraction of the time.
-
-    Args:
-        features_train: (N, d), y_train: (N,), features_test: (M, d), y_test: (M,).
-
-    Raises:
-        UserError: labels missing, or the loss is not finite.
-    """
-    check_labels(features_train, y_train, features_test, y_test)
-    size, order = recipe["optimizer"]["batch_size"], torch.Generator().manual_seed(seed)
-    # (N, C, H, W), as the host expects
-    train = TensorDataset(features_train[:, :, None, None], y_train)
-    test = TensorDataset(features_test[:, :, None, None], y_test)
-    samplers = RandomSampler(train, generator=order), SequentialSampler(test)
-    loaders = [  # a batch is one indexing, not `size` of them
-        DataLoader(images, batch_size=None, sampler=BatchSampler(rows, size, drop_last=False))
-        for images, rows in zip((train, test), samplers)
-    ]
-    given = nn.Flatten()
-    given.num_features = features_train.shape[1]
-    classes = int(max(y_train.max(), y_test.max())) + 1
-    recipe = {**recipe, "data": {"num_classes": classes}}
-    return trained(given, *loaders, recipe, seed, **trainer)
 
 
 def topk_accuracy(logits: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5)) -> list[float]:

@@ -21,9 +21,8 @@ def extract(
     """Run a frozen backbone over a loader, in the loader's order.
 
     Args:
-        backbone: module whose forward maps images (N, C, H, W) to features (N, d), or to a dict
-            with them under "feats". Its train/eval flags are put back afterwards. `nn.Flatten()`
-            gives the pixels themselves.
+        backbone: images (N, C, H, W) to features (N, d); `nn.Flatten()` gives the pixels. Its
+            train/eval flags are put back afterwards.
         loader: batches `(images, targets)` or `(indexes, images, targets)`.
         device: where the forward pass runs.
         progress: show a progress bar.
@@ -41,11 +40,8 @@ def extract(
         for *_, images, labels in progress_bar(
             loader, desc="features", unit="batches", disable=not progress
         ):
-            images = images[0] if isinstance(images, (list, tuple)) else images
             images = images.to(device, non_blocking=True, memory_format=torch.channels_last)
-            out = backbone(images)
-            out = out["feats"] if isinstance(out, dict) else out
-            features.append(out.flatten(1).float().cpu())
+            features.append(backbone(images).flatten(1).float().cpu())
             targets.append(torch.as_tensor(labels).cpu())
     finally:
         for module, training in modes:

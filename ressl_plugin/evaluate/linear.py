@@ -7,10 +7,8 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from ressl_plugin import data
-from ressl_plugin.data import statistics
 from ressl_plugin.evaluate import classifier, logistic, recipes
 from ressl_plugin.evaluate.subject import Splits, append, device_named, with_overrides
-from ressl_plugin.run import results
 from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.errors import UserError
 
@@ -48,25 +46,32 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
     path, recipe = recipes.resolve(target, overrides)
     if recipe is None:
         recipes.check_overrides(overrides)
-    if cfg:
-        shown = recipe if recipe is not None else with_overrides(path, overrides).cfg
-        print(OmegaConf.to_yaml(shown), end="")
-        return
-    if recipe is None:
-        _by_protocol(with_overrides(path, overrides), protocol, fast, device)
-        return
-    if fast or protocol:
+    elif fast or protocol:
         raise UserError(
             f"{target} is a recipe with an optimizer of its own; --fast and --protocol are for a "
             "run: ressl linear RUN --fast --protocol small"
         )
-    run = with_overrides(path, [])
-    recipes.check_backbone(recipe, run)
-    recipes.check_settings(recipe)
-    trained_on = run.cfg.data.dataset
-    run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
-    statistics.keep(run.cfg, trained_on)
-    _by_recipe(run, recipe, Path(target).stem if Path(target).is_file() else target, device)
+    if cfg:
+        shown = recipe if recipe is not None else with_overrides(path, overrides).cfg
+        print(OmegaConf.to_yaml(shown), end="")
+        return
+    run = with_overrides(path, overrides if recipe is None else [])
+    if recipe is not None:
+        recipes.settle(recipe, run)
+        name = Path(target).stem if Path(target).is_file() else target
+        place = device_named(recipes.device(recipe) if device == "auto" else device)
+        how = recipes.details(recipe)
+        _trained(run, f"recipe {name}", recipe, recipe.seed, place, details=how)
+        return
+    place, seed = device_named(device), run.cfg.seed
+    features = Splits(run, place).of(run.backbone()) if fast else None
+    if fast and protocol is None:
+        found = logistic.probe(*features, seed=seed, device=place)
+        _report(run, logistic.NAME, found, seed, details={"l2": found["l2"]})
+        return
+    protocol = protocol or default_protocol(run.cfg)
+    name, recipe = protocol, OmegaConf.create(classifier.PROTOCOLS[protocol])
+    _trained(run, f"{name}, cached features" if fast else name, recipe, seed, place, features)
 
 
 def default_protocol(cfg) -> str:
@@ -74,38 +79,23 @@ def default_protocol(cfg) -> str:
     return "imagenet" if data.crop_size(cfg) >= 160 else "small"
 
 
-def _by_protocol(run: Run, protocol: str | None, fast: bool, device: str) -> None:
-    place, seed = device_named(device), run.cfg.seed
-    if fast:
-        parts = Splits(run, place).of(run.backbone())
-    if fast and protocol is None:
-        found = logistic.probe(*parts, seed=seed, device=place)
-        _report(run, logistic.NAME, found, seed, details={"l2": found["l2"]})
-    elif fast:
-        how = classifier.PROTOCOLS[protocol]
-        found = classifier.trained_on_features(*parts, how, seed, **_trainer_on(place))
-        _report(run, f"{protocol}, cached features", found, seed)
+def _trained(run: Run, name: str, recipe, seed: int, place, features=None, **more) -> None:
+    """Train by the recipe on the run's images, or on `features` of them, and report it."""
+    size, gpu = recipe.optimizer.batch_size, place.type == "cuda"
+    if features is None:
+        network, loaders = run.backbone(), recipes.loaders(run.cfg, size, seed)
     else:
-        protocol = protocol or default_protocol(run.cfg)
-        how, loaders = classifier.PROTOCOLS[protocol], recipes.loaders(run.cfg, 256, seed)
-        found = classifier.trained(run.backbone(), *loaders, how, seed, **_trainer_on(place))
-        _report(run, protocol, found, seed)
-    _print_agreement(run, default_protocol(run.cfg))
-
-
-def _by_recipe(run: Run, recipe, name: str, device: str) -> None:
-    how = recipes.details(recipe)
-    place = device_named(recipes.device(recipe) if device == "auto" else device)
-    size, seed = recipes.scale(recipe), recipe.get("seed", run.cfg.seed)
-    loaders = recipes.loaders(run.cfg, size, seed)
-    trainer = {"precision": recipe.get("precision", "32-true"), **_trainer_on(place)}
-    found = classifier.trained(run.backbone(), *loaders, recipe, seed, **trainer)
-    _report(run, f"recipe {name}", found, seed, details=how)
-
-
-def _trainer_on(place) -> dict:
-    gpu = place.type == "cuda"
-    return {"accelerator": "gpu" if gpu else "cpu", "devices": [place.index or 0] if gpu else 1}
+        network, loaders = recipes.cached(*features, size, seed)
+    found = classifier.trained(
+        network,
+        *loaders,
+        recipe,
+        seed,
+        accelerator="gpu" if gpu else "cpu",
+        devices=[place.index or 0] if gpu else 1,
+        precision=recipe.get("precision"),
+    )
+    _report(run, name, found, seed, **more)
 
 
 def _report(run: Run, name: str, found: dict, seed: int, **more) -> None:
@@ -113,15 +103,3 @@ def _report(run: Run, name: str, found: dict, seed: int, **more) -> None:
     print(f"linear ({name}): top-1 {top1:.2f}   top-5 {top5:.2f}", flush=True)
     for metric in ("top1", "top5"):
         append(run, "linear", name, metric, found[metric], seeds=[seed], **more)
-
-
-def _print_agreement(run: Run, protocol: str) -> None:
-    """The fast probe beside the protocol's classifier, where the run has both."""
-    latest = {
-        r["protocol"]: r["value"]
-        for r in results.read(run.dir)
-        if (r["evaluator"], r["metric"], r["data"]) == ("linear", "top1", run.cfg.data.dataset)
-    }
-    trained, fast = latest.get(protocol), latest.get(logistic.NAME)
-    if trained is not None and fast is not None:
-        print(f"{protocol} {trained:.2f}, {logistic.NAME} {fast:.2f}: {fast - trained:+.2f}")

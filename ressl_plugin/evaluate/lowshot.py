@@ -87,18 +87,9 @@ def evaluate(
         accuracy = number(cell["mean"], cell["spread"])
         print(f"low-shot, {cell['count']} a class: {metric} {accuracy}", flush=True)
     for cell in found:
-        append(
-            run,
-            "lowshot",
-            f"{title}, {cell['count']} a class",
-            metric,
-            cell["mean"],
-            spread=cell["spread"],
-            seeds=cell["seeds"],
-            data=name,
-            details={"cost": cell["cost"]},
-            data_sets=data_sets,
-        )
+        about = {"data": name, "data_sets": data_sets, "details": {"cost": cell["cost"]}}
+        about |= {key: cell[key] for key in ("spread", "seeds")}
+        append(run, "lowshot", f"{title}, {cell['count']} a class", metric, cell["mean"], **about)
 
 
 def count_named(word: str) -> int | str:

@@ -51,8 +51,7 @@ def neighbours(
     if not panels or len(query_targets) == 0:
         raise UserError("neighbours: no query images")
     labelled = query_targets.min() >= 0 and bank_targets.min() >= 0
-    names = query_targets if class_names is None else [class_names[t] for t in query_targets]
-    names = [shortened(str(n), 14) if t >= 0 else "" for n, t in zip(names, query_targets)]
+    names = [_name(target, class_names) for target in query_targets]
     queries, k = np.shape(next(iter(panels.values()))[1])
     first = 1.35  # of the columns of neighbours, in pictures; the query is at 0
     side = COLUMN / (k + first + 2)  # about the room that names and gaps leave, in inches
@@ -77,6 +76,12 @@ def neighbours(
         legend = "nearest first; red: another class" if labelled else "nearest first"
         axes[-1].set_xticks([0, first], ["query", legend], ha="left")
     return paths
+
+
+def _name(target: int, class_names) -> str:
+    if target < 0:
+        return ""
+    return shortened(str(target if class_names is None else class_names[target]), 14)
 
 
 def _picture(ax, x: float, y: float, image, frame: str) -> None:
@@ -141,20 +146,12 @@ def neighbours_of_run(
         if not others:
             found = np.stack([without(near, row) for near, row in zip(found.numpy(), rows)])
         panels[name] = ((drawn[crop] * std + mean).permute(0, 2, 3, 1).numpy(), found)
+    shown = {int(i) for _, found in panels.values() for i in np.unique(found)}
+    bank_images = {i: train[i][0].permute(1, 2, 0).numpy() for i in shown}
     query_targets = [int(asked.targets[i]) for i in rows]
-    return neighbours(panels, _Pictures(train), targets, query_targets, path, asked.classes)
+    return neighbours(panels, bank_images, targets, query_targets, path, asked.classes)
 
 
 def without(near, row):
     """`near` without `row`, or without its last where the view is far from its own image."""
     return near[near != row][: len(near) - 1]
-
-
-class _Pictures:
-    """Images of a data set, read when asked for: (H, W, 3) uint8."""
-
-    def __init__(self, dataset):
-        self.dataset = dataset
-
-    def __getitem__(self, index):
-        return self.dataset[index][0].permute(1, 2, 0).numpy()

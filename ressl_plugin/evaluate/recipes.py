@@ -6,10 +6,18 @@ from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from torch.utils.data import DataLoader
+from torch import nn
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SequentialSampler,
+    TensorDataset,
+)
 from torchvision import transforms
 
 from ressl_plugin import config, data
+from ressl_plugin.data import statistics
 from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.devices import check_accelerator, check_processor, device_count
 from ressl_plugin.utils.errors import UserError
@@ -29,11 +37,7 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
         return target, None
     given = config.load(target, overrides, "linear")
     full = config.finish_linear(given)
-    run = (
-        full.pretrained_feature_extractor
-        if not OmegaConf.is_missing(full, "pretrained_feature_extractor")
-        else None
-    )
+    run = full.get("pretrained_feature_extractor")
     if not run:
         raise UserError(
             f"{target}: pretrained_feature_extractor is not set; give the run directory: "
@@ -60,37 +64,29 @@ def check_overrides(words: list[str]) -> None:
 
 def details(recipe: DictConfig) -> dict:
     """For a record: what the recipe trains with, the learning rate as given (for 256 images)."""
-    optimizer = recipe.optimizer
-    return {
-        "optimizer": optimizer.name,
-        "lr": optimizer.lr,
-        "weight_decay": optimizer.weight_decay,
-        "batch_size": optimizer.batch_size,
-        "epochs": recipe.max_epochs,
-        "scheduler": recipe.scheduler.name,
-    }
+    of_the_optimizer = {key: recipe.optimizer[key] for key in ("lr", "weight_decay", "batch_size")}
+    names = {"optimizer": recipe.optimizer.name, "scheduler": recipe.scheduler.name}
+    return {**of_the_optimizer, **names, "epochs": recipe.max_epochs}
 
 
-def check_backbone(recipe: DictConfig, run: Run) -> None:
-    """The recipe's backbone and method must be the run's; what it leaves open is the run's.
+def settle(recipe: DictConfig, run: Run) -> None:
+    """Let the run have the recipe's images, and the recipe the run's backbone.
 
     Raises:
-        UserError: another backbone or method.
+        UserError: it names another backbone or method, or asks for what is not done here.
     """
-    theirs = run.cfg.backbone.name
     if OmegaConf.is_missing(recipe.backbone, "name"):
-        recipe.backbone.name = theirs
-    ours = recipe.backbone.name
-    if ours != theirs:
-        raise UserError(
-            f"backbone.name={ours}: {run.dir} was trained with {theirs}; set backbone.name={theirs}"
-        )
-    method, theirs = recipe.pretrain_method, run.cfg.method
-    if method is not None and method.removesuffix("_host") != theirs.removesuffix("_host"):
-        raise UserError(
-            f"pretrain_method={method}: {run.dir} was trained with {theirs}; set "
-            f"pretrain_method={theirs}"
-        )
+        recipe.backbone.name = run.cfg.backbone.name
+    named = [("backbone.name", recipe.backbone.name, run.cfg.backbone.name)]
+    if recipe.pretrain_method is not None:
+        named.append(("pretrain_method", recipe.pretrain_method, run.cfg.method))
+    for key, ours, its in named:
+        if ours.removesuffix("_host") != its.removesuffix("_host"):
+            raise UserError(f"{key}={ours}: {run.dir} was trained with {its}; set {key}={its}")
+    check_settings(recipe)
+    trained_on = run.cfg.data.dataset
+    run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
+    statistics.keep(run.cfg, trained_on)
 
 
 # Keys of the host's main_linear.py that would change the result and are not done here.
@@ -124,19 +120,13 @@ def device(recipe: DictConfig) -> str:
         UserError: an accelerator that is not supported, a GPU on a machine without any.
     """
     check_accelerator(recipe.accelerator)
-    named = {"gpu": "cuda"}.get(recipe.accelerator, recipe.accelerator)
+    named = "cuda" if recipe.accelerator == "gpu" else recipe.accelerator
     no_gpu = named == "cpu" or (named == "auto" and not torch.cuda.is_available())
     if no_gpu:
         check_processor(recipe.devices)
     if no_gpu or not isinstance(recipe.devices, (list, ListConfig)):
         return named
     return f"cuda:{recipe.devices[0]}"
-
-
-def scale(recipe: DictConfig) -> int:
-    """The recipe's batch; its learning rate, given for 256 images, is multiplied by batch / 256."""
-    recipe.optimizer.lr *= recipe.optimizer.batch_size / 256
-    return recipe.optimizer.batch_size
 
 
 def training_transform(cfg: DictConfig):
@@ -170,10 +160,23 @@ def datasets(cfg: DictConfig):
 def loaders(cfg: DictConfig, batch_size: int = 256, seed: int = 0):
     """Loaders of `datasets`; the training one is shuffled, by its seed, and drops nothing."""
     train, val = datasets(cfg)
-    workers = cfg.data.num_workers
-    common = {"num_workers": workers, "persistent_workers": workers > 0}
+    how = {"num_workers": cfg.data.num_workers, "persistent_workers": cfg.data.num_workers > 0}
     order = torch.Generator().manual_seed(seed)
-    return (
-        DataLoader(train, batch_size, shuffle=True, generator=order, **common),
-        DataLoader(val, batch_size, **common),
-    )
+    shuffled = DataLoader(train, batch_size, shuffle=True, generator=order, **how)
+    return shuffled, DataLoader(val, batch_size, **how)
+
+
+def cached(features_train, y_train, features_test, y_test, batch_size: int, seed: int):
+    """What stands for a backbone and `loaders` where features (N, d) were extracted before."""
+    parts = (features_train, y_train), (features_test, y_test)
+    # (N, C, H, W), as the host expects
+    train, test = (TensorDataset(x[:, :, None, None], y) for x, y in parts)
+    train.classes = range(int(max(y_train.max(), y_test.max())) + 1)
+    order = RandomSampler(train, generator=torch.Generator().manual_seed(seed))
+    loaders = [  # a batch is one indexing, not as many as it has rows
+        DataLoader(images, batch_size=None, sampler=BatchSampler(rows, batch_size, drop_last=False))
+        for images, rows in ((train, order), (test, SequentialSampler(test)))
+    ]
+    network = nn.Flatten()
+    network.num_features = features_train.shape[1]
+    return network, loaders

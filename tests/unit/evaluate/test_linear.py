@@ -7,15 +7,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from sklearn.datasets import load_digits
-from sklearn.linear_model import LogisticRegression
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
-from ressl_plugin.evaluate.classifier import (
-    PROTOCOLS,
-    topk_accuracy,
-    trained,
-    trained_on_features,
-)
+from ressl_plugin.evaluate import recipes
+from ressl_plugin.evaluate.classifier import PROTOCOLS, check_labels, topk_accuracy, trained
 from ressl_plugin.evaluate.compare import few_labels
 from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.sampling import stratified_draw
@@ -50,14 +45,6 @@ def test_protocols_are_the_papers():
         optimizer = protocol["optimizer"]
         assert (protocol["max_epochs"], optimizer["batch_size"]) == (100, 256)
         assert (optimizer["kwargs"], optimizer["weight_decay"]) == ({"momentum": 0.9}, 0)
-
-
-def test_cached_features_are_learned_and_repeat(digits):
-    first, again = (trained_on_features(*digits, seed=3, **QUIET) for _ in range(2))
-    assert first == again
-    assert first["top1"] > 90 and first["top5"] > 98
-    reference = LogisticRegression(C=1e4, max_iter=5000).fit(digits[0], digits[1])
-    assert first["top1"] == pytest.approx(100 * reference.score(digits[2], digits[3]), abs=2.5)
 
 
 def test_topk_accuracy_with_few_classes():
@@ -98,26 +85,28 @@ def test_stratified_draw():
         stratified_draw(targets, 3, seed=1)
 
 
-@pytest.mark.parametrize("scale", [1, 100])
-def test_a_rate_that_does_not_suit_the_features_is_said(digits, scale, caplog):
+def test_a_rate_that_does_not_suit_the_features_is_said(digits, caplog):
     """Protocol "small" is for features of the paper's size."""
     x, y, test, test_y = digits
-    parts = (x[:500] * scale - 30 * (scale > 1), y[:500], test, test_y)
-    recipe = changed("small", max_epochs=3) if scale > 1 else PROTOCOLS["imagenet"]
-    trained_on_features(*parts, recipe, **QUIET)
-    trained(Encoder(), *loaders(parts), recipe, **QUIET)
-    assert caplog.text.count("above the 2.3 of guessing") == 2 * (scale > 1)
+    trained(Encoder(), *loaders(digits), changed("imagenet", max_epochs=30), **QUIET)
+    assert "of guessing" not in caplog.text
+    apart = (x[:500] * 100 - 30, y[:500], test, test_y)
+    trained(Encoder(), *loaders(apart), changed("small", max_epochs=3), **QUIET)
+    assert "above the 2.3 of guessing" in caplog.text
 
 
-def test_mistakes_are_named(digits):
-    train_x, train_y, test_x, test_y = digits
-    with pytest.raises(UserError, match="no labels"):
-        trained_on_features(train_x, torch.full_like(train_y, -1), test_x, test_y)
-    with pytest.raises(UserError, match="one class"):
-        trained_on_features(train_x, train_y * 0, test_x, test_y)
+def test_a_training_that_diverges_is_named(digits):
     with pytest.raises(UserError, match="loss is"):
-        recipe = changed("small", max_epochs=2)
-        trained_on_features(train_x * 1e30, train_y, test_x, test_y, recipe, **QUIET)
+        apart = (digits[0] * 1e30, *digits[1:])
+        trained(Encoder(), *loaders(apart), changed("small", max_epochs=2), **QUIET)
+
+
+def test_labels_are_needed(digits):
+    x, y, test, test_y = digits
+    with pytest.raises(UserError, match="no labels"):
+        check_labels(x, torch.full_like(y, -1), test, test_y)
+    with pytest.raises(UserError, match="one class"):
+        check_labels(x, y * 0, test, test_y)
 
 
 class Encoder(torch.nn.Module):
@@ -142,7 +131,7 @@ def loaders(digits, classes=10, size=256):
     pairs = []
     for x, y in ((train_x, train_y), (test_x, test_y)):
         x, y = x[y < classes].view(-1, 1, 8, 8), y[y < classes]
-        pairs.append(torch.utils.data.TensorDataset(x, y))
+        pairs.append(TensorDataset(x, y))
         pairs[-1].classes = range(classes)
     return DataLoader(pairs[0], size, shuffle=True), DataLoader(pairs[1], size)
 
@@ -150,17 +139,18 @@ def loaders(digits, classes=10, size=256):
 def test_cached_features_give_what_the_network_in_the_loop_gives(digits):
     train, test = loaders((digits[0][:760], digits[1][:760], *digits[2:]))
     backbone = Encoder()
-    cached = (
-        *extract(backbone, DataLoader(train.dataset, 256), progress=False),
-        *extract(backbone, test, progress=False),
-    )
-    for seed in (0, 1):
-        order = RandomSampler(train.dataset, generator=torch.Generator().manual_seed(seed))
-        train = DataLoader(train.dataset, 256, sampler=order)
-        slow = trained(backbone, train, test, PROTOCOLS["imagenet"], seed, **QUIET)
-        fast = trained_on_features(*cached, PROTOCOLS["imagenet"], seed, **QUIET)
-        assert fast["top1"] > 90
-        assert fast == pytest.approx(slow, rel=1e-3, abs=0.3)  # an image
+    features = [
+        part
+        for images in (train.dataset, test.dataset)
+        for part in extract(backbone, DataLoader(images, 256), progress=False)
+    ]
+    order = RandomSampler(train.dataset, generator=torch.Generator().manual_seed(1))
+    recipe = changed("small", max_epochs=10, lr=1.0)
+    slow = trained(backbone, DataLoader(train.dataset, 256, sampler=order), test, recipe, **QUIET)
+    network, made = recipes.cached(*features, 256, seed=1)
+    fast = trained(network, *made, recipe, **QUIET)
+    assert slow["top1"] > 85
+    assert fast == pytest.approx(slow, rel=1e-3)
 
 
 def cosine(step, steps):
@@ -213,16 +203,24 @@ def test_the_copy_that_is_trained_on_stays_frozen(digits):
     assert all(torch.equal(weight, Watched.seen[0][1]) for _, weight in Watched.seen)
 
 
-def test_fewer_than_five_classes_and_a_config(digits):
-    train, test = loaders(digits, classes=3)
+def test_fewer_than_five_classes_and_a_recipe(digits):
+    """Its learning rate is for 256 images."""
+    train, test = loaders(digits, classes=3, size=128)
     cfg = {
         "max_epochs": 10,
         "backbone": {"name": "resnet18"},
         "data": {"num_classes": 3},
-        "optimizer": {"name": "sgd", "lr": 10.0, "weight_decay": 0, "batch_size": 256},
+        "optimizer": {"name": "sgd", "lr": 10.0, "weight_decay": 0, "batch_size": 128},
         "scheduler": {"name": "step", "lr_decay_steps": [8]},
         "finetune": False,
     }
-    found = trained(Encoder(), train, test, cfg, **QUIET)
+    rates = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    found = trained(Encoder(), train, test, cfg, callbacks=[Watch()], **QUIET)
+    assert (rates[0], rates[-1]) == pytest.approx((5.0, 0.5))
     assert found["top1"] > 60 and found["top5"] == 100
     assert cfg["data"]["num_classes"] == 3

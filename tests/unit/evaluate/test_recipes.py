@@ -42,11 +42,6 @@ def test_what_a_recipe_cannot_have_is_refused(changes, key):
         recipes.check_settings(linear(**changes))
 
 
-def test_the_learning_rate_is_for_256_images():
-    recipe = linear()
-    assert recipes.scale(recipe) == 64 and recipe.optimizer.lr == 7.5
-
-
 def test_the_order_of_the_images_is_the_seeds(monkeypatch):
     images = torch.utils.data.TensorDataset(torch.arange(50))
     monkeypatch.setattr(recipes, "datasets", lambda cfg: (images, images))
