@@ -138,10 +138,10 @@ def image_folder(root, classes=3, per_class=8, size=16, seed=0, splits=("train",
 TREE = {"cat": (200, 40, 40), "dog": (40, 40, 200), "car": (40, 200, 40)}
 
 
-def make_voc(root, per_class=6, lists=True):
+def make_voc(root, per_class=6):
     """VOC2007 with one plain colour a class; every fifth image also has a difficult car."""
     base = root / "VOCdevkit" / "VOC2007"
-    for folder in ("Annotations", "ImageSets/Main", "JPEGImages"):
+    for folder in ("ImageSets/Main", "JPEGImages"):
         (base / folder).mkdir(parents=True)
     number = 0
     for split in ("trainval", "test"):
@@ -154,14 +154,10 @@ def make_voc(root, per_class=6, lists=True):
                 base / "JPEGImages" / f"{name}.jpg"
             )
             things = [(label, 0)] + ([("car", 1)] if i % 5 == 0 else [])
-            objects = "".join(
-                f"<object><name>{n}</name><difficult>{d}</difficult></object>" for n, d in things
-            )
-            (base / "Annotations" / f"{name}.xml").write_text(f"<annotation>{objects}</annotation>")
             rows.append((name, things))
         main = base / "ImageSets" / "Main"
         (main / f"{split}.txt").write_text("".join(f"{name}\n" for name, _ in rows))
-        for c in TREE if lists else ():
+        for c in TREE:
             codes = []
             for name, things in rows:
                 easy = (c, 0) in things

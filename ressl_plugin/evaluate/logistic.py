@@ -17,7 +17,6 @@ Example:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from itertools import chain
 
@@ -104,14 +103,12 @@ def split(targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
 def _chosen(x, y, count, classes, penalties):
     """The penalty of highest accuracy on the rows from `count` on; of equals the lowest loss's."""
     held, targets = x[count:], y[count:]
-    best, score = None, (-1.0, -math.inf)
+    scores = {}
     for l2, (weight, bias, _) in zip(penalties, fit(x[:count], y[:count], classes, penalties)):
         logits = held @ weight + bias
         accuracy = topk_accuracy(logits, targets, (1,))[0]
-        one = (accuracy, -F.cross_entropy(logits, targets).item())
-        if one > score:
-            best, score = l2, one
-    return best
+        scores[l2] = accuracy, -F.cross_entropy(logits, targets).item()
+    return max(scores, key=scores.get)
 
 
 def fit(x: Tensor, y: Tensor, classes: int, penalties) -> Iterator[tuple[Tensor, Tensor, float]]:
