@@ -1,7 +1,7 @@
-"""The paper's linear classifier on a frozen backbone, through the host's LinearModel.
+"""A linear classifier on a frozen backbone, trained by a recipe through the host's LinearModel.
 
-The protocols' learning rates belong to the paper's features: other ones may not be learned at all,
-which is said. `logistic` has the probe that needs none.
+The learning rates of the paper's protocols belong to the paper's features: other ones may not be
+learned at all, which is said. `logistic` has the probe that needs none.
 """
 
 from __future__ import annotations
@@ -20,36 +20,11 @@ from ressl_plugin.utils.errors import UserError
 log = logging.getLogger(__name__)
 
 
-def _protocol(lr: float, **scheduler) -> dict:
-    return {
-        "max_epochs": 100,
-        "backbone": {"name": "given"},
-        "data": {"num_classes": None},
-        "optimizer": {
-            "name": "sgd",
-            "batch_size": 256,
-            "lr": lr,
-            "weight_decay": 0.0,
-            "kwargs": {"momentum": 0.9},
-        },
-        "scheduler": scheduler,
-        "finetune": False,
-    }
-
-
-# The paper's (Evaluation; ImageNet's from the reference code), as configs of the host's LinearModel
-PROTOCOLS = {
-    # CIFAR, STL-10, Tiny ImageNet
-    "small": _protocol(30.0, name="step", lr_decay_steps=[60, 80]),
-    "imagenet": _protocol(0.3, name="warmup_cosine", warmup_epochs=0, interval="step"),
-}
-
-
 def trained(
     backbone: nn.Module,
     train_loader: DataLoader,
     val_loader: DataLoader,
-    recipe: Mapping = PROTOCOLS["small"],
+    recipe: Mapping,
     seed: int = 0,
     **trainer,
 ) -> dict:
@@ -58,8 +33,9 @@ def trained(
     Args:
         train_loader, val_loader: batches (images, targets); the training loader augments (random
             resized crop and flip), the validation loader centre-crops.
-        recipe: one of PROTOCOLS, or a linear recipe in the host's schema, its learning rate for
-            256 images. Without data.num_classes the training data set's `classes` are counted.
+        recipe: a linear recipe in the host's schema (`recipes.protocol` has the paper's), its
+            learning rate for 256 images. Without data.num_classes the training data set's `classes`
+            are counted.
         trainer: arguments for lightning.Trainer (accelerator, devices, precision, logger, ...).
 
     Returns:
@@ -69,7 +45,8 @@ def trained(
         UserError: the loss is not finite.
 
     Example:
-        >>> trained(backbone, train, val, PROTOCOLS["imagenet"])["top1"]  # doctest: +SKIP
+        >>> recipe = recipes.protocol("imagenet")  # doctest: +SKIP
+        >>> trained(backbone, train, val, recipe)["top1"]  # doctest: +SKIP
     """
     import lightning.pytorch as pl
     from omegaconf import OmegaConf

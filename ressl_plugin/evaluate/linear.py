@@ -70,8 +70,8 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
         _report(run, logistic.NAME, found, seed, details={"l2": found["l2"]})
         return
     protocol = protocol or default_protocol(run.cfg)
-    name, recipe = protocol, OmegaConf.create(classifier.PROTOCOLS[protocol])
-    _trained(run, f"{name}, cached features" if fast else name, recipe, seed, place, features)
+    name = f"{protocol}, cached features" if fast else protocol
+    _trained(run, name, recipes.protocol(protocol), seed, place, features)
 
 
 def default_protocol(cfg) -> str:
@@ -93,7 +93,7 @@ def _trained(run: Run, name: str, recipe, seed: int, place, features=None, **mor
         seed,
         accelerator="gpu" if gpu else "cpu",
         devices=[place.index or 0] if gpu else 1,
-        precision=recipe.get("precision"),
+        precision=recipe.precision,
     )
     _report(run, name, found, seed, **more)
 

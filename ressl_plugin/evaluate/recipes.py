@@ -23,6 +23,8 @@ from ressl_plugin.utils.devices import check_accelerator, check_processor, devic
 from ressl_plugin.utils.errors import UserError
 
 CHECKPOINTS = (".ckpt", ".pth", ".pt")
+# The paper's (Evaluation); ImageNet's from the reference code
+PROTOCOLS = {"small": "cifar/ressl", "imagenet": "imagenet/ressl"}
 OF_A_RUN = ("data", "backbone", "augmentations", "seed")  # overrides that a protocol heeds
 
 
@@ -35,17 +37,39 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
     path = Path(target)
     if path.is_dir() or path.suffix in CHECKPOINTS:
         return target, None
-    given = config.load(target, overrides, "linear")
-    full = config.finish_linear(given)
-    run = full.get("pretrained_feature_extractor")
+    recipe = read(target, overrides)
+    run = recipe.get("pretrained_feature_extractor")
     if not run:
         raise UserError(
             f"{target}: pretrained_feature_extractor is not set; give the run directory: "
             "pretrained_feature_extractor=RUN"
         )
-    # the run's data, where the recipe leaves them open: no default of the schema may take its place
+    return run, recipe
+
+
+def read(target: str, overrides: list[str] = ()) -> DictConfig:
+    """A linear recipe, filled in but for the data that it leaves open, which are the run's.
+
+    Raises:
+        UserError: no such recipe, no optimizer in it, an unknown key.
+    """
+    given = config.load(target, list(overrides), "linear")
+    full = config.finish_linear(given)
     full.data = OmegaConf.masked_copy(full.data, list(given.get("data") or {}))
-    return run, full
+    return full
+
+
+def protocol(name: str) -> DictConfig:
+    """A protocol of the paper as a linear recipe, which works on any run's images.
+
+    Raises:
+        UserError: no such protocol.
+    """
+    if name not in PROTOCOLS:
+        raise UserError(f"linear: protocol '{name}' unknown; one of {', '.join(PROTOCOLS)}")
+    recipe = read(PROTOCOLS[name])
+    recipe.data = OmegaConf.masked_copy(recipe.data, [])
+    return recipe
 
 
 def check_overrides(words: list[str]) -> None:

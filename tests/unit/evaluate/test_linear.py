@@ -1,16 +1,15 @@
 """Linear evaluation: the fast probe, few labels, and the trained protocol."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback
+from omegaconf import OmegaConf
 from sklearn.datasets import load_digits
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from ressl_plugin.evaluate import recipes
-from ressl_plugin.evaluate.classifier import PROTOCOLS, check_labels, topk_accuracy, trained
+from ressl_plugin.evaluate.classifier import check_labels, topk_accuracy, trained
 from ressl_plugin.evaluate.compare import few_labels
 from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.sampling import stratified_draw
@@ -30,21 +29,22 @@ QUIET = {"enable_progress_bar": False, "accelerator": "cpu"}
 
 
 def changed(name, **changes):
-    """A protocol with other epochs, rate or scheduler."""
-    recipe = copy.deepcopy(PROTOCOLS[name])
-    for key in set(changes) & {"lr"}:
-        recipe["optimizer"][key] = changes.pop(key)
-    recipe["scheduler"].update(changes.pop("scheduler", {}))
-    return {**recipe, **changes}
+    """A protocol with some keys changed."""
+    recipe = recipes.protocol(name)
+    for key, value in changes.items():
+        OmegaConf.update(recipe, key.replace("__", "."), value)
+    return recipe
 
 
 def test_protocols_are_the_papers():
-    small, imagenet = PROTOCOLS["small"], PROTOCOLS["imagenet"]
-    assert (small["optimizer"]["lr"], imagenet["optimizer"]["lr"]) == (30, 0.3)
+    small, imagenet = map(recipes.protocol, ("small", "imagenet"))
+    assert (small.optimizer.lr, imagenet.optimizer.lr) == (30, 0.3)
     for protocol in (small, imagenet):
-        optimizer = protocol["optimizer"]
-        assert (protocol["max_epochs"], optimizer["batch_size"]) == (100, 256)
-        assert (optimizer["kwargs"], optimizer["weight_decay"]) == ({"momentum": 0.9}, 0)
+        assert (protocol.max_epochs, protocol.optimizer.batch_size) == (100, 256)
+        assert protocol.optimizer.weight_decay == 0 and not protocol.data
+    assert small.scheduler.lr_decay_steps == [60, 80]
+    with pytest.raises(UserError, match="'large' unknown; one of small, imagenet"):
+        recipes.protocol("large")
 
 
 def test_topk_accuracy_with_few_classes():
@@ -145,7 +145,7 @@ def test_cached_features_give_what_the_network_in_the_loop_gives(digits):
         for part in extract(backbone, DataLoader(images, 256), progress=False)
     ]
     order = RandomSampler(train.dataset, generator=torch.Generator().manual_seed(1))
-    recipe = changed("small", max_epochs=10, lr=1.0)
+    recipe = changed("small", max_epochs=10, optimizer__lr=1.0)
     slow = trained(backbone, DataLoader(train.dataset, 256, sampler=order), test, recipe, **QUIET)
     network, made = recipes.cached(*features, 256, seed=1)
     fast = trained(network, *made, recipe, **QUIET)
@@ -161,28 +161,29 @@ def cosine(step, steps):
 def test_learning_rates_are_the_papers(digits, name):
     """x0.1 after 60 and 80 of 100 epochs, here after 2 and 3 of 4; cosine an iteration."""
     train, test = loaders(digits)
-    drops = {"lr_decay_steps": [2, 3]} if name == "small" else {}
+    drops = {"scheduler__lr_decay_steps": [2, 3]} if name == "small" else {}
     seen = []
 
     class Watch(Callback):
         def on_train_batch_start(self, trainer, *_):
-            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+            (group,) = trainer.optimizers[0].param_groups
+            seen.append(group["lr"])
+            assert group["momentum"] == 0.9 and group["weight_decay"] == 0
 
-    recipe = changed(name, max_epochs=4, scheduler=drops)
+    recipe = changed(name, max_epochs=4, **drops)
     trained(Encoder(), train, test, recipe, callbacks=[Watch()], **QUIET)
     steps = range(4 * len(train))
     epochs = [step // len(train) for step in steps]
     expected = {"small": [30 * (1, 1, 0.1, 0.01)[epoch] for epoch in epochs],
                 "imagenet": [0.3 * cosine(step, len(steps)) for step in steps]}  # fmt: skip
     assert seen == pytest.approx(expected[name], rel=1e-5)
-    assert PROTOCOLS["small"]["scheduler"]["lr_decay_steps"] == [60, 80]
 
 
 def test_backbone_stays_as_it_was(digits):
     train, test = loaders(digits)
     backbone = Encoder().train()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
-    trained(backbone, train, test, changed("small", max_epochs=1, lr=1.0), **QUIET)
+    trained(backbone, train, test, changed("small", max_epochs=1, optimizer__lr=1.0), **QUIET)
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
     assert backbone.training and all(p.requires_grad for p in backbone.parameters())
 
@@ -198,7 +199,7 @@ class Watched(Encoder):
 
 
 def test_the_copy_that_is_trained_on_stays_frozen(digits):
-    trained(Watched(), *loaders(digits), changed("small", max_epochs=2, lr=1.0), **QUIET)
+    trained(Watched(), *loaders(digits), changed("small", max_epochs=2, optimizer__lr=1.0), **QUIET)
     assert not any(training for training, _ in Watched.seen)
     assert all(torch.equal(weight, Watched.seen[0][1]) for _, weight in Watched.seen)
 
