@@ -149,7 +149,7 @@ def test_cached_features_give_what_the_network_in_the_loop_gives(digits):
     slow = trained(backbone, DataLoader(train.dataset, 256, sampler=order), test, recipe, **QUIET)
     network, made = recipes.cached(*features, 256, seed=1)
     fast = trained(network, *made, recipe, **QUIET)
-    assert slow["top1"] > 85
+    assert slow["top1"] > 80
     assert fast == pytest.approx(slow, rel=1e-3)
 
 
