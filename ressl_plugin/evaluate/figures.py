@@ -102,9 +102,13 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
     columns = read_metrics(Path(metrics))
     panels = {}
     for label, lines in PANELS.items():
-        found = {line: [c for c in names if c in columns][:1] for line, names in lines.items()}
-        if any(found.values()):
-            panels[label] = {line: columns[name] for line, names in found.items() for name in names}
+        found = {}
+        for line, names in lines.items():
+            there = [name for name in names if name in columns]
+            if there:
+                found[line] = columns[there[0]]
+        if found:
+            panels[label] = found
     if not panels:
         raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
     with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
