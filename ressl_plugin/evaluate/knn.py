@@ -50,15 +50,11 @@ def evaluate(path, overrides, k=None, temperature=None, distance="cosine", devic
     """
     if temperature and distance == "euclidean":
         raise UserError("--temperature is of cosine distance; leave it out with euclidean")
-    cells = {
-        "ks": k or KS,
-        "temperatures": temperature or TEMPERATURES,
-        "distances": (distance,),
-    }
-    check_cells(**cells)
+    cells = k or KS, temperature or TEMPERATURES, distance
+    check_cells(*cells)
     run = with_overrides(path, overrides)
     splits = Splits(run, device_named(device))
-    found = sweep(*splits.of(run.backbone()), **cells, device=splits.device)
+    found = sweep(*splits.of(run.backbone()), *cells, splits.device)
     # all is printed before any of it is written: a full disk must not cost the numbers
     for cell in found["records"]:
         name = _cell_name(cell)
@@ -82,10 +78,10 @@ def sweep(
     test_y: Tensor,
     ks: Sequence[int] = KS,
     temperatures: Sequence[float] = TEMPERATURES,
-    distances: Sequence[str] = ("cosine",),
+    distance: str = "cosine",
     device: str | torch.device = "cpu",
 ) -> dict:
-    """kNN accuracy over k, temperature and distance.
+    """kNN accuracy over k and temperature.
 
     `ks` is bounded by the number of training images.
 
@@ -97,22 +93,21 @@ def sweep(
     Raises:
         UserError: labels missing, an unknown distance, no usable k or temperature.
     """
-    check_cells(ks, temperatures, distances)
+    check_cells(ks, temperatures, distance)
     check_labels(train_x, train_y, test_x, test_y, "kNN")
     ks = sorted({min(int(k), len(train_x)) for k in ks})
-    temperatures = sorted({float(t) for t in temperatures})
+    # of euclidean distance there is one vote, without a temperature
+    temperatures = sorted({float(t) for t in temperatures}) if distance == "cosine" else [None]
     train_x, train_y = train_x.to(device).float(), train_y.to(device)
     test_x, test_y = test_x.to(device).float(), test_y.to(device)
     classes = int(max(train_y.max(), test_y.max())) + 1
+    near, labels = nearest(train_x, train_y, test_x, ks[-1], distance)
     records = []
-    for distance in dict.fromkeys(distances):
-        near, labels = nearest(train_x, train_y, test_x, ks[-1], distance)
-        for k in ks:
-            for t in temperatures if distance == "cosine" else [None]:
-                top1, top5 = vote(near[:, :k], labels[:, :k], test_y, classes, t)
-                records.append(
-                    {"distance": distance, "k": k, "temperature": t, "top1": top1, "top5": top5}
-                )
+    for k in ks:
+        for t in temperatures:
+            top1, top5 = vote(near[:, :k], labels[:, :k], test_y, classes, t)
+            cell = {"distance": distance, "k": k, "temperature": t}
+            records.append({**cell, "top1": top1, "top5": top5})
     return {"records": records, "best": max(records, key=lambda r: r["top1"])}
 
 
@@ -121,7 +116,7 @@ def default_cell(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
     return sweep(train_x, train_y, test_x, test_y, [DEFAULT_K], [DEFAULT_T])["records"][0]
 
 
-def check_cells(ks: Sequence[int], temperatures: Sequence[float], distances: Sequence[str]) -> None:
+def check_cells(ks: Sequence[int], temperatures: Sequence[float], distance: str) -> None:
     """What a sweep is asked for, before features are extracted for it.
 
     Raises:
@@ -133,6 +128,5 @@ def check_cells(ks: Sequence[int], temperatures: Sequence[float], distances: Seq
     for t in temperatures:
         if not 0 < t < math.inf:
             raise UserError(f"kNN: temperature = {t}; it must be finite and above 0")
-    for distance in distances:
-        if distance not in ("cosine", "euclidean"):
-            raise UserError(f"kNN: distance '{distance}' unknown; cosine or euclidean")
+    if distance not in ("cosine", "euclidean"):
+        raise UserError(f"kNN: distance '{distance}' unknown; cosine or euclidean")

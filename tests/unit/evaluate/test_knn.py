@@ -52,7 +52,7 @@ def brute_force(train_x, train_y, test_x, test_y, k, t, distance):
 def test_sweep_equals_brute_force(digits, distance, k, t):
     train_x, train_y, test_x, test_y = digits
     small = (train_x[:200], train_y[:200], test_x[:60], test_y[:60])
-    found = sweep(*small, ks=[k], temperatures=[t or 1], distances=[distance])["records"]
+    found = sweep(*small, ks=[k], temperatures=[t or 1], distance=distance)["records"]
     cell = next(
         r for r in found if r["distance"] == distance and r["k"] == k and r["temperature"] == t
     )
@@ -98,13 +98,13 @@ def hosts_own():
 
 
 def test_every_cell_of_the_sweep_equals_the_hosts_classifier(digits, hosts_own):
-    found = sweep(*digits, ks=(1, 5, 20, 100), temperatures=(0.02, 0.07, 1.0),
-                  distances=("cosine", "euclidean"))  # fmt: skip
-    assert len(found["records"]) == 4 * 3 + 4
-    for r in found["records"]:
+    cells = (1, 5, 20, 100), (0.02, 0.07, 1.0)
+    records = [r for d in ("cosine", "euclidean") for r in sweep(*digits, *cells, d)["records"]]
+    assert len(records) == 4 * 3 + 4
+    for r in records:
         top = hosts_own(digits, r["k"], r["temperature"] or 0.07, r["distance"])
         assert (r["top1"], r["top5"]) == pytest.approx(top, abs=1e-6), r
-    assert len({r["top1"] for r in found["records"]}) > 5  # the cells do differ
+    assert len({r["top1"] for r in records}) > 5  # the cells do differ
 
 
 @pytest.mark.parametrize("k", [1, 5, 30])
@@ -113,7 +113,7 @@ def test_euclidean_equals_scikit_learn(digits, k):
     model = KNeighborsClassifier(k, weights=lambda d: 1 / (d + 1e-5), algorithm="brute")
     model.fit(train_x.double().numpy(), train_y.numpy())
     expected = 100 * model.score(test_x.double().numpy(), test_y.numpy())
-    found = sweep(*digits, ks=[k], distances=["euclidean"])["records"]
+    found = sweep(*digits, ks=[k], distance="euclidean")["records"]
     cell = next(r for r in found if r["distance"] == "euclidean" and r["k"] == k)
     assert cell["top1"] == pytest.approx(expected, abs=1e-6)
 
@@ -126,7 +126,7 @@ def test_online_equals_offline(digits, distance):
         metric.update(train_features=x, train_targets=y)
     for x, y in zip(test_x.split(23), test_y.split(23)):
         metric.update(test_features=x, test_targets=y)
-    offline = sweep(*digits, distances=[distance])["records"]
+    offline = sweep(*digits, distance=distance)["records"]
     cell = next(
         r for r in offline if r["k"] == 20 and r["temperature"] in (None, 0.07)
         and r["distance"] == distance
@@ -141,14 +141,14 @@ def test_k_is_bounded(digits):
     cell = default_cell(train_x[:12], train_y[:12], test_x, test_y)
     assert (cell["k"], cell["temperature"]) == (12, 0.07)
     assert found["best"]["top1"] == max(r["top1"] for r in found["records"])
-    only = sweep(*digits, distances=["euclidean"])
+    only = sweep(*digits, distance="euclidean")
     assert {r["distance"] for r in only["records"]} == {only["best"]["distance"]} == {"euclidean"}
 
 
 def test_only_what_is_asked_for(digits):
     (record,) = sweep(*digits, ks=[5], temperatures=[0.1])["records"]
     assert (record["k"], record["temperature"]) == (5, 0.1)
-    (record,) = sweep(*digits, ks=[5], distances=["euclidean"])["records"]
+    (record,) = sweep(*digits, ks=[5], distance="euclidean")["records"]
     assert (record["k"], record["distance"]) == (5, "euclidean")
 
 
@@ -164,7 +164,7 @@ def test_a_test_set_with_fewer_classes_than_training(digits):
 def test_mistakes_are_named(digits):
     train_x, train_y, test_x, test_y = digits
     with pytest.raises(UserError, match="manhattan"):
-        sweep(*digits, distances=["manhattan"])
+        sweep(*digits, distance="manhattan")
     with pytest.raises(UserError, match="no labels"):
         sweep(train_x, torch.full_like(train_y, -1), test_x, test_y)
     with pytest.raises(UserError, match="k = 0"):
