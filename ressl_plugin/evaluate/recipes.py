@@ -67,7 +67,8 @@ def protocol(name: str) -> DictConfig:
     """
     if name not in PROTOCOLS:
         raise UserError(f"linear: protocol '{name}' unknown; one of {', '.join(PROTOCOLS)}")
-    recipe = read(PROTOCOLS[name])
+    # by its place: a file of the same name in the working directory would come before a recipe
+    recipe = read(str(config.RECIPES / "linear" / f"{PROTOCOLS[name]}.yaml"))
     recipe.data = OmegaConf.masked_copy(recipe.data, [])
     return recipe
 

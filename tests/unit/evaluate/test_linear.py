@@ -47,6 +47,14 @@ def test_protocols_are_the_papers():
         recipes.protocol("large")
 
 
+def test_a_file_of_the_users_is_not_taken_for_a_protocol(tmp_path, monkeypatch):
+    (tmp_path / "cifar").mkdir()
+    (tmp_path / "cifar" / "ressl.yaml").write_text("optimizer: {name: sgd, lr: 1, batch_size: 8}")
+    monkeypatch.chdir(tmp_path)
+    assert recipes.read("cifar/ressl").optimizer.lr == 1
+    assert recipes.protocol("small").optimizer.lr == 30
+
+
 def test_topk_accuracy_with_few_classes():
     logits = torch.tensor([[3.0, 2.0, 1.0], [1.0, 2.0, 3.0]])
     assert topk_accuracy(logits, torch.tensor([0, 0])) == [50.0, 100.0]
