@@ -111,7 +111,7 @@ def _host(cfg, root: Path, size: int, args):
     if size == args.size:
         dataset = InMemory(ENDLESS, size, transform)
     else:
-        dataset = _Again(data.Indexed(ImageFolder(root, transform)), ENDLESS)
+        dataset = _Again(ImageFolder(root, transform), ENDLESS)
     return host_loader(dataset, cfg.optimizer.batch_size, args.workers)
 
 
@@ -137,7 +137,8 @@ class InMemory:
 
 
 class _Again:
-    """A data set over and over: the host's loader restarts its workers after every epoch."""
+    """A data set over and over, with indexes: the host's loader restarts its workers after every
+    epoch."""
 
     def __init__(self, dataset, count: int):
         self.dataset, self.count = dataset, count
@@ -146,7 +147,7 @@ class _Again:
         return self.count
 
     def __getitem__(self, index):
-        return self.dataset[index % len(self.dataset)]
+        return (index, *self.dataset[index % len(self.dataset)])
 
 
 def _dali(cfg, size: int, images: int, args):

@@ -134,16 +134,15 @@ class BatchedLoader(Steps):
 
 
 class WorkerLoader(Steps):
-    """The same batches of a Dataset, loaded by worker processes; yields what they collate.
+    """The same batches of a Dataset, loaded by worker processes: (indexes (B,), views, targets).
 
-    Each image's random numbers (torch's, numpy's and Python's, so any transform's) are seeded by
-    (seed, epoch, index): they depend neither on the number of workers nor on what came before, and
-    a resume in mid-epoch is exact.
+    dataset: items (views, target). Each image's random numbers (torch's, numpy's and Python's, so
+    any transform's) are seeded by (seed, epoch, index): they depend neither on the number of
+    workers nor on what came before, and a resume in mid-epoch is exact.
     """
 
     def __init__(self, dataset, batch_size, num_workers=0, **options):
         super().__init__(len(dataset), batch_size, **options)
-        self.dataset = dataset
         self._epoch_loader = DataLoader(
             _Seeded(dataset, self.seed),
             batch_sampler=self._Order(self),
@@ -177,6 +176,8 @@ class WorkerLoader(Steps):
 
 
 class _Seeded(Dataset):
+    """Items (index, *item) for keys (epoch, index)."""
+
     def __init__(self, dataset, seed):
         self.dataset, self.seed = dataset, seed
 
@@ -201,11 +202,4 @@ class _Seeded(Dataset):
         random.seed(seed)
         np.random.seed(seed % 2**32)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch the GPU's, too
-        return self.dataset[index]
-
-
-def worker_loader(dataset, batch_size, num_workers, *, seed=0, rank=0, world_size=1):
-    """Shuffled WorkerLoader of whole batches: what the host's own loader gives, but resumable."""
-    return WorkerLoader(
-        dataset, batch_size, num_workers, seed=seed, rank=rank, world_size=world_size
-    )
+        return (index, *self.dataset[index])

@@ -2,30 +2,18 @@
 
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from ressl_plugin.data import known
 from ressl_plugin.data.images import EXTENSIONS, BadImage, decode, is_image_name, printable
-from ressl_plugin.data.walk import is_dir, walk
+from ressl_plugin.data.walk import Listing, by_extension, class_folders, walk
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.progress import progress_bar
+from ressl_plugin.utils.threads import in_threads
 
 # What happens to each kind. Converted ones are usable as they are (images.to_rgb says how).
 CONVERTED = ("grayscale", "palette", "alpha", "16-bit", "cmyk", "animated", "colour-space")
-REFUSED = (
-    "corrupt",
-    "truncated",
-    "zero-byte",
-    "not-an-image",
-    "huge",
-    "unsupported",
-    "unreadable",
-    "broken-link",
-    "missing",
-    "empty-class",
-)
 # A note beside those: an EXIF orientation that says it is to be turned, which data.exif does.
 TURNED = "turned"
 
@@ -80,14 +68,14 @@ class Report:
             yield f"  refused    {kind:<13} {printable(name)}: {printable(detail)}"
 
 
-def check_folder(root, labels=True, progress=True, seen=False, workers=None):
+def check_folder(root, labels=True, progress=True, seen=False):
     """Open and decode every image under root -> Report.
 
     labels: root holds a folder a class, and one without images is refused; images outside the
     class folders are stray. If root holds train/ and val/, those are the roots. seen: files that
     were found sound are not decoded again until their size or time changes (known.py), nor counted
-    as converted. workers: threads, by default one a core up to 8. Raises UserError if root is no
-    folder or holds no image; bad files are in the report (Report.refuse raises).
+    as converted. Raises UserError if root is no folder or holds no image; bad files are in the
+    report (Report.refuse raises).
     """
     root = Path(root)
     if not root.is_dir():
@@ -112,23 +100,18 @@ def check_folder(root, labels=True, progress=True, seen=False, workers=None):
         except BadImage as error:
             return name, stamp, error.kind, error.detail
 
-    pool = ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1))  # Pillow frees the GIL
-    how = {"desc": f"checking {root.name}", "unit": "images", "disable": not progress}
-    with pool, progress_bar(total=len(names), **how) as bar:
-        try:
-            for name, stamp, kind, detail in _in_order(pool, verdict, names):
-                bar.update()
-                if kind == "ok":
-                    report.converted.update(detail)
-                    sound.add(stamp)
-                else:
-                    report.refused.append((name, kind, detail))
-        except BaseException:
-            pool.shutdown(cancel_futures=True)  # Ctrl-C must not wait for a million files
-            raise
-        finally:
-            if seen and not sound <= before:
-                known.remember_stamps(root, sound | before)
+    how = {"desc": f"checking {root.name}", "unit": "images", "total": len(names)}
+    verdicts = progress_bar(in_threads(verdict, names), disable=not progress, **how)
+    try:
+        for name, stamp, kind, detail in verdicts:
+            if kind == "ok":
+                report.converted.update(detail)
+                sound.add(stamp)
+            else:
+                report.refused.append((name, kind, detail))
+    finally:  # after Ctrl-C, too
+        if seen and not sound <= before:
+            known.remember_stamps(root, sound | before)
     report.refused.sort()
     return report
 
@@ -148,12 +131,6 @@ def check_once(root, labels, digest, progress=True):
     known.remember(digest, sound=True)
 
 
-def _in_order(pool, function, items, ahead=4096):
-    """pool.map, but never with more than `ahead` items waiting: ImageNet has 1.3 million."""
-    for start in range(0, len(items), ahead):
-        yield from pool.map(function, items[start : start + ahead])
-
-
 def _list(report, labels):
     """The images' names relative to the root, sorted; the rest goes into the report."""
     root = report.root
@@ -161,12 +138,13 @@ def _list(report, labels):
     def relative(paths):
         return sorted(os.path.relpath(path, root) for path in paths)
 
-    roots = [root / split for split in ("train", "val") if (root / split).is_dir()]
-    tops = [top for base in roots or [root] for top in _folders(base)] if labels else [root]
-    found = walk(tops, above={root, *roots} if labels else ())
-    if labels:  # what lies beside the class folders
-        for base in {root, *roots}:
-            _beside(base, found)
+    found, tops = Listing(), [root]
+    splits = [root / split for split in ("train", "val") if (root / split).is_dir()]
+    if labels:
+        beside = class_folders(root, found)
+        classes = {base: class_folders(base, found) for base in splits} or {root: beside}
+        tops = [os.path.join(base, name) for base, names in classes.items() for name in names]
+    walk(tops, above=[root, *splits] if labels else (), found=found)
     report.ignored = found.ignored()
     report.stray, report.links = relative(found.others), relative(found.links)
     for name in relative(found.unreadable):
@@ -179,22 +157,6 @@ def _list(report, labels):
     return relative(path for images in found.images.values() for path in images)
 
 
-def _folders(base):
-    try:
-        with os.scandir(base) as entries:
-            return sorted(entry.path for entry in entries if is_dir(entry))
-    except PermissionError:
-        return []  # _beside reports it
-
-
-def _beside(base, found):
-    try:
-        with os.scandir(base) as entries:
-            found.others += [entry.path for entry in entries if not is_dir(entry)]
-    except PermissionError:
-        found.unreadable.append(os.fspath(base))
-
-
 def _why_nothing(report, labels):
     loose = sum(map(is_image_name, report.stray))
     if labels and loose:
@@ -202,12 +164,5 @@ def _why_nothing(report, labels):
             f"{loose} images and no class folders; lay them out as one folder a class, or check "
             "them with --no-labels"
         )
-    others = f" ({_by_extension(report.ignored)} are ignored)" if report.ignored else ""
+    others = f" ({by_extension(report.ignored)} are ignored)" if report.ignored else ""
     return f"holds no image{others}; these extensions are read: {' '.join(EXTENSIONS)}"
-
-
-def _by_extension(ignored):
-    """Counter of extensions -> "12 .avif, 3 .txt, 1 without", the most frequent first."""
-    return ", ".join(
-        f"{count} {printable(extension) or 'without'}" for extension, count in ignored.most_common()
-    )

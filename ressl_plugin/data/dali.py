@@ -6,6 +6,7 @@ seeded by (seed, epoch, step, rank), as does the colour, so a batch does not dep
 drawn before it, and a run that is resumed in mid-epoch sees what it would have seen.
 """
 
+import copy
 import gc
 import os
 from collections import deque
@@ -16,6 +17,7 @@ import torch
 from ressl_plugin import data
 from ressl_plugin.data.batches import Steps
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.views import batched
 from ressl_plugin.views.dali import draw, pipeline
 
 # A pipeline ends by waiting for its threads, which a fork (a data worker, say) has not: one that
@@ -24,43 +26,30 @@ if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
     os.register_at_fork(after_in_child=gc.freeze)
 
 
-def loader(cfg, recipe, dataset, *, device, rank=0, world_size=1, draw_colour=None):
+def loader(cfg, recipe, dataset, batch_size=None, **options):
     """A DaliLoader of the run's batches.
 
-    cfg: a complete config; dataset: its images ("pretrain"), a folder of image files; device:
-    the torch device that trains. draw_colour: see DaliLoader. Raises UserError without DALI, for
-    data that are no files, for less than a batch, and for dali.device=gpu without CUDA.
+    cfg: a complete config; dataset: its images ("pretrain"), a folder of image files; batch_size:
+    by default the run's; the rest as DaliLoader. Raises UserError without DALI, for data that are
+    no files, for less than a batch, and for dali.device=gpu without CUDA.
     """
-    return DaliLoader(
-        dataset,
-        recipe,
-        cfg.optimizer.batch_size,
-        device=device,
-        dali_device=cfg.dali.device,
-        threads=cfg.data.num_workers,
-        channels_last=not cfg.performance.disable_channel_last,
-        draw_colour=draw_colour,
-        seed=cfg.seed,
-        rank=rank,
-        world_size=world_size,
-    )
+    how = {
+        "dali_device": cfg.dali.device,
+        "threads": cfg.data.num_workers,
+        "channels_last": not cfg.performance.disable_channel_last,
+        "seed": cfg.seed,
+    }
+    return DaliLoader(dataset, recipe, batch_size or cfg.optimizer.batch_size, **how | options)
 
 
-def few(cfg, recipe, dataset, rows, draw_colour=None):
+def few(cfg, recipe, dataset, rows, **options):
     """The views of some images, by their positions in `dataset`: for each of recipe.crops a tensor
-    (len(rows), 3, S, S) on the CPU. Raises UserError as `loader` does."""
-    loader = DaliLoader(
-        dataset,
-        recipe,
-        len(rows),
-        rows=rows,
-        device="cuda" if cfg.dali.device == "gpu" and torch.cuda.is_available() else "cpu",
-        dali_device=cfg.dali.device,
-        draw_colour=draw_colour,
-        seed=cfg.seed,
-        shuffle=False,
-    )
-    ((_, views, _),) = loader
+    (len(rows), 3, S, S) on the CPU. Options and errors as `loader`."""
+    chosen = copy.copy(dataset)
+    chosen.keep(rows)
+    device = "cuda" if cfg.dali.device == "gpu" and torch.cuda.is_available() else "cpu"
+    batches = loader(cfg, recipe, chosen, len(rows), device=device, shuffle=False, **options)
+    ((_, views, _),) = batches
     return [view.cpu() for view in views]
 
 
@@ -69,11 +58,10 @@ class DaliLoader(Steps):
     of (N, 3, S, S) tensors, one for each of recipe.crops.
 
     dataset: anything with `.samples`, (path, target) pairs, `.image_size`, to which images are
-    fitted first (None: they are not), and `.interpolation`, how; rows: use these of its images
-    only, in this order. device: the torch device that trains; dali_device: "gpu" decodes and
-    crops there, too, "cpu" with `threads` threads. draw_colour(images (N, 3, S, S) float32 in 0..1,
-    view, generator on the CPU, dtype) -> normalised images; None: the batched back end's. The rest
-    as Steps.
+    fitted first (None: they are not), and `.interpolation`, how. device: the torch device that
+    trains; dali_device: "gpu" decodes and crops there, too, "cpu" with `threads` threads.
+    draw_colour(images (N, 3, S, S) float32 in 0..1, view, generator on the CPU) -> normalised
+    images; None: the batched back end's. The rest as Steps.
     """
 
     def __init__(
@@ -82,16 +70,14 @@ class DaliLoader(Steps):
         recipe,
         batch_size,
         *,
-        rows=None,
         device="cpu",
         dali_device="cpu",
         threads=2,
         channels_last=False,
         draw_colour=None,
-        dtype=torch.float32,
         **options,
     ):
-        samples = _samples(dataset, rows)
+        samples = _samples(dataset)
         super().__init__(len(samples), batch_size, **options)
         self.device, self.on_gpu = torch.device(device), dali_device == "gpu"
         require_dali()
@@ -99,9 +85,9 @@ class DaliLoader(Steps):
             raise UserError("dali.device=gpu, but there is no GPU to train on; set dali.device=cpu")
         self.paths = [str(path) for path, _ in samples]
         self.targets = torch.tensor([target for _, target in samples])
-        self.crops, self.dtype = recipe.crops, dtype
+        self.crops = recipe.crops
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.draw_colour = draw_colour or _batched_colour()
+        self.draw_colour = draw_colour or batched.apply_colour
         self._ahead = Steps(self.count, batch_size, **options)  # the epoch that DALI works at
         self._ahead_order = self._ahead.order()
         self._next = (0, 0)  # epoch and step that DALI is asked for next
@@ -133,7 +119,7 @@ class DaliLoader(Steps):
             views = []
             for crop, view in zip(crops, self.crops):
                 crop = crop.to(self.device).float().div_(255)
-                crop = self.draw_colour(crop, view, generator, self.dtype)
+                crop = self.draw_colour(crop, view, generator)
                 views.append(crop.contiguous(memory_format=self.layout))
             yield [indexes.to(self.device), views, self.targets[indexes].to(self.device)]
 
@@ -193,22 +179,16 @@ def require_dali():
         ) from error
 
 
-def _samples(dataset, rows):
+def _samples(dataset):
     if not hasattr(dataset, "samples"):
         raise UserError(
             "data.backend=dali reads folders of image files, and these data are an array; "
             "set data.backend=batched"
         )
-    samples = dataset.samples if rows is None else [dataset.samples[row] for row in rows]
+    samples = dataset.samples
     if gif := [str(path) for path, _ in samples if str(path).lower().endswith(".gif")]:
         raise UserError(
             f"DALI reads no GIF, and {gif[0]} is one of {len(gif)}; set data.backend=host, or "
             "convert them"
         )
     return samples
-
-
-def _batched_colour():
-    from ressl_plugin.views import batched
-
-    return batched.apply_colour

@@ -1,75 +1,22 @@
 """Every data set by its name in the config, each as a torch Dataset of (image, target).
 
-All have `.targets` (list of int, -1 for none), `.classes` (names), `.key_files()` (what a cache
-must watch), `.parts()` ((name, size) pairs, the content wherever it lies: see identity.py), and
-either `.data` (uint8, N x H x W x 3) or `.samples` ((path, target) pairs).
+All have `.targets` (list of int, -1 for none), `.classes` (names), `.parts()` ((name, size) pairs,
+the content wherever it lies: see identity.py), and either `.data` (uint8, N x H x W x 3) or
+`.samples` ((path, target) pairs).
 """
 
-import hashlib
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
-from torch.utils.data import Dataset
 
 from ressl_plugin.data.catalogue import DATASETS, row_of
-from ressl_plugin.data.folders import FlatFolder, FolderImages
 from ressl_plugin.data.identity import sizes
-from ressl_plugin.data.images import fit
 from ressl_plugin.data.npz import checksums, read_npz
+from ressl_plugin.data.sources import ArrayImages, FlatFolder, FolderImages
 from ressl_plugin.data.statistics import interpolation
 from ressl_plugin.utils.errors import UserError
 
 SPLITS = ("pretrain", "train", "val")
-
-
-class ArrayImages(Dataset):
-    """Images that are one array: uint8 (N, H, W, 3), targets int (N,). Gives (PIL RGB, int).
-
-    files: where they are from. parts: (name, size or checksum) of what is in them.
-    image_size: each image is fitted to it (images.fit) before the transform.
-    """
-
-    interpolation = "bicubic"
-
-    def __init__(self, data, targets, classes, files, parts, transform=None, image_size=None):
-        self.data, self.targets = data, [int(target) for target in targets]
-        self.classes, self.files = list(classes), [Path(file) for file in files]
-        self._parts = list(parts)
-        self.transform, self.image_size = transform, image_size
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        image = Image.fromarray(np.ascontiguousarray(self.data[index]))
-        if self.image_size:
-            image = fit(image, self.image_size, self.interpolation)
-        return image if self.transform is None else self.transform(image), self.targets[index]
-
-    def key_files(self):
-        return self.files
-
-    def parts(self):
-        return self._parts
-
-    def keep(self, indexes):
-        which = hashlib.sha256(np.asarray(indexes, dtype=np.int64).tobytes()).hexdigest()
-        self._parts.append((which, len(indexes)))
-        self.data, self.targets = self.data[indexes], [self.targets[i] for i in indexes]
-
-
-class Indexed(Dataset):
-    """The same data set giving (index, image or views, target), as a pre-training batch starts."""
-
-    def __init__(self, dataset):
-        self.dataset, self.targets, self.classes = dataset, dataset.targets, dataset.classes
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        return (index, *self.dataset[index])
 
 
 def build_dataset(cfg, split, transform=None, need_labels=False):
@@ -84,9 +31,6 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
     row = row_of(cfg)
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is none of {SPLITS}")
-    size = data.get("image_size")
-    if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size < 1):
-        raise UserError(f"data.image_size={size}; it is a number of pixels, or null")
     key, path = _path(data, split)
     if data.get("format") == "h5":
         raise UserError("data.format=h5 is for the host's scripts; here, use image_folder or npz")
@@ -96,7 +40,7 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
         dataset = _torchvision(data, split, key, path)
     else:
         dataset = _folder(data, split, key, path)
-    dataset.transform, dataset.image_size, dataset.split = transform, size, split
+    dataset.transform, dataset.image_size = transform, data.get("image_size")
     dataset.interpolation = interpolation(cfg).value
     dataset.exif = bool(data.get("exif"))
     unlabelled = sum(target < 0 for target in dataset.targets)
@@ -156,10 +100,9 @@ def _torchvision(data, split, key, path):
         state = "is incomplete or damaged" if (path / folder).exists() else "is not there"
         hint = _how_to_get(name, path)
         raise UserError(f"{key}={path}: {path / folder} {state}; {hint}") from error
-    files = [file for file in sorted((path / folder).iterdir()) if file.is_file()]
     names = [name for name, _ in (*source.train_list, *source.test_list)]
     parts = zip(names, sizes([path / folder / name for name in names]))
-    return ArrayImages(images, targets, source.classes, files, parts)
+    return ArrayImages(images, targets, source.classes, parts)
 
 
 def _npz(data, split, key, path):
@@ -169,7 +112,7 @@ def _npz(data, split, key, path):
         if len(classes) > len(known) > 0:
             raise UserError(f"{key}={path} has label {len(classes) - 1}, the training set has none")
         classes = known or classes
-    return ArrayImages(images, labels, classes, [path], checksums(path))
+    return ArrayImages(images, labels, classes, checksums(path))
 
 
 def _folder(data, split, key, path):
@@ -210,8 +153,6 @@ def _subset(dataset, fraction):
     """The host's choice: the same draw, so that both keep the same images."""
     from sklearn.model_selection import train_test_split
 
-    if fraction >= 1:
-        raise UserError(f"data.fraction={fraction}; it is between 0 and 1, or -1 for all the data")
     targets = np.asarray(dataset.targets)
     labelled = bool((targets >= 0).any())
     try:

@@ -39,23 +39,15 @@ def evaluation_transform(cfg, any_size=False):
     return transforms.Compose([*steps, transforms.ToTensor(), normalise])
 
 
-def evaluation_loader(
-    cfg, split="val", batch_size=None, num_workers=None, transform=None, need_labels=True
-):
+def evaluation_loader(cfg, split="val", need_labels=True):
     """DataLoader of (images (N, 3, S, S), targets (N,)), in order, nothing dropped.
 
-    split as in build_dataset. transform: None for evaluation_transform(cfg). Raises UserError.
+    cfg: a complete config; split as in build_dataset. Raises UserError.
     """
-    dataset = build_dataset(cfg, split, transform or evaluation_transform(cfg), need_labels)
-    if batch_size is None:
-        batch_size = (cfg.get("optimizer") or {}).get("batch_size") or 256
-    if num_workers is None:
-        num_workers = cfg.data.get("num_workers") or 0
+    dataset = build_dataset(cfg, split, evaluation_transform(cfg), need_labels)
     return DataLoader(
         dataset,
-        batch_size=batch_size,
-        num_workers=min(num_workers, len(dataset)),
-        shuffle=False,
-        drop_last=False,
+        batch_size=cfg.optimizer.batch_size,
+        num_workers=min(cfg.data.num_workers, len(dataset)),
         worker_init_fn=leave_signals,
     )

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.threads import in_threads
 
 FILE = "data.json"  # in a run directory
 KEYS = ("images", "classes", "digest")
@@ -51,8 +51,7 @@ def sizes(paths) -> list[int]:
         except OSError as error:
             raise UserError(f"{file} is gone or cannot be read ({error.strerror})") from error
 
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(size, paths, chunksize=256))
+    return list(in_threads(size, list(paths), workers=8))
 
 
 def differences(saved: dict, now: dict) -> str | None:

@@ -37,7 +37,7 @@ _MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5"
 
 
 class BadImage(Exception):
-    """A file that no rule turns into RGB. `kind` is one of check.REFUSED."""
+    """A file that no rule turns into RGB. `kind` is what is wrong with it, in a word."""
 
     def __init__(self, kind, detail):
         super().__init__(f"{kind}: {detail}")
@@ -146,22 +146,17 @@ def _orientation(image):
 
 
 def _notes(image):
-    notes = []
-    if getattr(image, "is_animated", False):
-        notes.append("animated")
-    if image.mode == "CMYK":
-        notes.append("cmyk")
-    elif image.mode.startswith("I"):
-        notes.append("16-bit")
-    elif image.mode in ("L", "1", "LA", "La"):
-        notes.append("grayscale")
-    elif image.mode in ("P", "PA"):
-        notes.append("palette")
-    elif image.mode != "RGB" and image.mode not in ("RGBA", "RGBa", "RGBX"):
-        notes.append("colour-space")
-    if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
-        notes.append("alpha")
-    return notes
+    mode = image.mode
+    notes = {
+        "animated": getattr(image, "is_animated", False),
+        "cmyk": mode == "CMYK",
+        "16-bit": mode.startswith("I"),
+        "grayscale": mode in ("L", "1", "LA", "La"),
+        "palette": mode in ("P", "PA"),
+        "colour-space": mode in ("YCbCr", "LAB", "HSV", "F"),
+        "alpha": mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info,
+    }
+    return [note for note, holds in notes.items() if holds]
 
 
 def printable(name) -> str:

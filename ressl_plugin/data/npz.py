@@ -1,8 +1,6 @@
 """A `.npz` of uint8 images, read without pickle."""
 
 import lzma
-import math
-import os
 import tokenize
 import zipfile
 import zlib
@@ -15,16 +13,10 @@ from ressl_plugin.utils.errors import UserError
 
 IMAGES, LABELS = ("x", "images"), ("y", "labels")
 # What reading a damaged file raises; RuntimeError where a flag of the archive itself is hit.
-READING = (
-    ValueError,
-    OSError,
-    EOFError,
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    RuntimeError,
-)
-DEFLATE = 1032  # no compressed byte gives more
+READING = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
+           lzma.LZMAError)  # fmt: skip
+# And a header of an array: it may promise more than memory holds, or than there is.
+HEADER = (*READING, MemoryError, OverflowError, SyntaxError, TypeError, tokenize.TokenError)
 FEWEST_CLASSES = 2**16  # labels may always count as far, however few the images are
 
 
@@ -34,7 +26,7 @@ def read_npz(path, key="data.train_path"):
     Keys: `x` or `images`, uint8 of shape (N, H, W, 3), (N, H, W, 1) or (N, H, W); optionally `y` or
     `labels`, integers (N,), -1 for none; optionally `classes`, N strings. Without labels all are
     -1. Raises UserError naming the file and the key. `key`: the config key to name. Nothing is
-    unpickled, and no more memory is asked for than the file can fill.
+    unpickled, and a header that promises more than the file holds fills no memory.
     """
     path = Path(path)
     if not path.is_file():
@@ -64,42 +56,15 @@ def _keys(archive):
 
 
 def _array(path, archive, name):
-    entry = archive.getinfo(f"{name}.npy")
-    _check_header(path, archive, entry, name)
-    with archive.open(entry) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _check_header(path, archive, entry, name):
-    """What the header promises must be there before memory is asked for it."""
-    header = np.lib.format
-    with archive.open(entry) as file:
-        major, minor = header.read_magic(file)
-        read = {1: header.read_array_header_1_0, 2: header.read_array_header_2_0}.get(major)
-        if read is None:  # 3.0: names of fields in UTF-8
-            raise UserError(f"{path}, key {name}: format {major}.{minor}; save plain arrays")
-        try:
-            shape, _, dtype = read(file)
-        except (MemoryError, RecursionError, SyntaxError, TypeError, tokenize.TokenError) as error:
-            raise ValueError(f"key {name}: no header of an array: {error}") from error
-        size = file.tell() + math.prod(shape) * dtype.itemsize
-    if dtype.hasobject:  # needs pickle, which runs code from the file
+    try:
+        with archive.open(f"{name}.npy") as file:
+            # in parts: memory that the file does not fill is asked for and never touched
+            return np.lib.format.read_array(file, allow_pickle=False)
+    except HEADER as error:
         raise UserError(
-            f"{path}, key {name}: objects of Python; save plain arrays, nothing is unpickled"
-        )
-    stored = 1 if entry.compress_type == zipfile.ZIP_STORED else DEFLATE
-    room = min(entry.file_size, entry.compress_size * stored, path.stat().st_size * stored)
-    if min(shape, default=1) < 0 or not dtype.itemsize or size > room:
-        raise UserError(
-            f"{path}, key {name}: {dtype} of shape {shape} needs {size} bytes, the file has at "
-            f"most {room} for it; it is cut off or damaged"
-        )
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if size > memory:
-        raise UserError(
-            f"{path}, key {name}: {size / 1e9:.0f} GB, this machine has {memory / 1e9:.0f} GB of "
-            "memory; lay the images out as a folder of files"
-        )
+            f"{path}, key {name}: cannot be read ({error}); it is damaged, too large for memory, "
+            "or no plain array, and nothing is unpickled"
+        ) from error
 
 
 def _only(path, archive, names):
@@ -157,7 +122,7 @@ def _classes(path, archive, labels):
     names = _array(path, archive, "classes")
     if names.dtype.kind == "S":
         names = np.char.decode(names, "utf-8", "backslashreplace")
-    if names.dtype.kind != "U":
+    if names.dtype.kind != "U" or not names.dtype.itemsize:
         raise UserError(f"{path}, key classes: dtype {names.dtype}; names are strings")
     if names.ndim != 1 or len(names) < count:
         raise UserError(

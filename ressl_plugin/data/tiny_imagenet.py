@@ -40,12 +40,12 @@ def arrange(root, classes=200, train_per_class=500, val_per_class=50):
         if (val / "images" / name).exists():
             (val / wnid).mkdir(exist_ok=True)
             os.rename(val / "images" / name, val / wnid / name)
-    _drop_empty(val / "images")
-    for wnid in wnids:
-        _expect(f"{val / wnid}: number of images", _count(val / wnid), val_per_class)
-    extra = sorted(e.name for e in val.iterdir() if e.is_dir() and e.name not in wnids)
-    if extra:
-        raise UserError(f"{val} holds a folder {extra[0]} that is no class; move it elsewhere")
+    if (images := val / "images").is_dir():
+        if left := sorted(os.listdir(images)):
+            raise UserError(
+                f"{images} still holds {left[0]}, which val_annotations.txt does not list"
+            )
+        images.rmdir()
     return root
 
 
@@ -72,18 +72,7 @@ def _annotations(file, wnids, per_class):
     return labels
 
 
-def _drop_empty(folder):
-    if not folder.is_dir():
-        return
-    left = sorted(entry.name for entry in folder.iterdir())
-    if left:
-        raise UserError(f"{folder} still holds {left[0]}, which val_annotations.txt does not list")
-    folder.rmdir()
-
-
 def _count(folder):
-    if not folder.is_dir():
-        return 0
     return sum(is_image_name(name) for _, _, names in os.walk(folder) for name in names)
 
 

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import logging
-import math
 from functools import cached_property, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
-from torch.utils.data import DataLoader, Subset
 
 from ressl_plugin import data, host
 from ressl_plugin.config.checks import check_batches
 from ressl_plugin.data import identity
 from ressl_plugin.data.catalogue import row_of
-from ressl_plugin.data.memory import CleanBatches
-from ressl_plugin.data.workers import leave_signals
+from ressl_plugin.data.memory import CleanBatches, common_size
+from ressl_plugin.data.walk import by_extension
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views import recipe
@@ -34,7 +32,7 @@ class PretrainData(pl.LightningDataModule):
 
     Args:
         cfg: a complete config (config.finish).
-        run_dir: where decoded images are cached.
+        run_dir: where what the data are is written down.
 
     Raises:
         UserError: missing or unusable data, a back end that cannot draw the recipe.
@@ -83,10 +81,9 @@ class PretrainData(pl.LightningDataModule):
 
     def _say_what_is_ignored(self) -> None:
         if ignored := getattr(self.dataset, "ignored", None):
-            listed = ", ".join(f"{n} {kind or 'without extension'}" for kind, n in ignored.items())
             log.info(
                 "data.train_path=%s: %d images; files that are no images are left out: %s",
-                self.cfg.data.train_path, len(self.dataset), data.printable(listed),
+                self.cfg.data.train_path, len(self.dataset), by_extension(ignored),
             )  # fmt: skip
 
     def _choose(self) -> str:
@@ -95,22 +92,17 @@ class PretrainData(pl.LightningDataModule):
             return wanted
         if self.cfg.data.format == "dali":
             return "dali"
-        equalize = any(v.equalize_prob for v in self.recipe.views)
+        equalize = any(view.equalize_prob for view in self.recipe.crops)
         chosen = "batched" if not equalize and self._is_small() else "host"
         log.info("data.backend=auto: %s draws the views", chosen)
         return chosen
 
     def _is_small(self) -> bool:
         """Whether the images are of one size, a small one, or made so, and fit into memory."""
-        array = getattr(self.dataset, "data", None)
-        if self.cfg.data.image_size:
-            side = self.cfg.data.image_size
-        elif array is not None:
-            side = max(array.shape[1:3])
-        else:
-            size = data.common_size(self.dataset, self.identity["digest"], SMALL)
-            side = max(size) if size else math.inf
-        return side <= SMALL and data.memory_bytes(self.dataset) <= MEMORY_LIMIT
+        size = common_size(self.dataset, self.identity["digest"], SMALL)
+        if size is None or max(size) > SMALL:
+            return False
+        return len(self.dataset) * size[0] * size[1] * 3 <= MEMORY_LIMIT
 
     def prepare_data(self) -> None:
         """Find unreadable files before the first step, not in epoch 37."""
@@ -133,21 +125,13 @@ class PretrainData(pl.LightningDataModule):
 
     def _host(self):
         self.dataset.transform = HostViews(self.cfg)
-        return data.worker_loader(
-            data.Indexed(self.dataset),
-            self.cfg.optimizer.batch_size,
-            self.cfg.data.num_workers,
-            seed=self.cfg.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
+        batch_size, workers = self.cfg.optimizer.batch_size, self.cfg.data.num_workers
+        return data.WorkerLoader(self.dataset, batch_size, workers, **self._order())
 
     def _batched(self):
         from ressl_plugin.views import batched
 
-        device = self.trainer.strategy.root_device
-        memory = data.MemoryImages(self.dataset, self.run_dir / "cache")
-        images, labels = memory.to(device)
+        images, labels = data.MemoryImages(self.dataset).to(self.trainer.strategy.root_device)
         draw = partial(
             batched.draw,
             recipe=self.recipe,
@@ -159,23 +143,19 @@ class PretrainData(pl.LightningDataModule):
             labels,
             lambda batch, generator: draw(batch, generator=generator),
             self.cfg.optimizer.batch_size,
-            seed=self.cfg.seed,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
+            **self._order(),
         )
 
     def _dali(self):
         from ressl_plugin.data import dali
 
         device = self.trainer.strategy.root_device
-        return dali.loader(
-            self.cfg,
-            self.recipe,
-            self.dataset,
-            device=device,
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
+        return dali.loader(self.cfg, self.recipe, self.dataset, device=device, **self._order())
+
+    def _order(self) -> dict:
+        """What fixes the order of the images, and this process's share of them (batches.Steps)."""
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        return {"seed": self.cfg.seed, "rank": rank, "world_size": ranks}
 
     def val_dataloader(self):
         """Clean images of data.val_path (or the data set's test set); not asked for without."""
@@ -187,20 +167,14 @@ class PretrainData(pl.LightningDataModule):
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
         as_they_are = row_of(self.cfg).as_they_are
         if self.backend == "batched" and as_they_are and not self.cfg.data.image_size:
-            images = data.MemoryImages(data.build_dataset(self.cfg, "val"), self.run_dir / "cache")
+            images = data.MemoryImages(data.build_dataset(self.cfg, "val"))
             parts = [t[rank::ranks] for t in images.to(self.trainer.strategy.root_device)]
             return CleanBatches(*parts, self.cfg.optimizer.batch_size, *data.mean_std(self.cfg))
         loader = data.evaluation_loader(self.cfg, "val")
-        if ranks == 1 or len(loader.dataset) < ranks:
-            return loader
-        # every image on exactly one rank: means over ranks count no image twice
-        share = Subset(loader.dataset, range(rank, len(loader.dataset), ranks))
-        return DataLoader(
-            share,
-            batch_size=loader.batch_size,
-            num_workers=loader.num_workers,
-            worker_init_fn=leave_signals,
-        )
+        if 1 < ranks <= len(loader.dataset):
+            # every image on exactly one rank: means over ranks count no image twice
+            loader.dataset.keep(range(rank, len(loader.dataset), ranks))
+        return loader
 
 
 def training_set(cfg):
@@ -229,4 +203,3 @@ class HostViews:
 
     def __reduce__(self):
         return HostViews, (self.cfg,)
-

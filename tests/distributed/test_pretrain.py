@@ -64,11 +64,11 @@ def loaders(kind, folder, rank, world):
     dataset = data.build_dataset(cfg, "pretrain")
     options = {"seed": 1, "rank": rank, "world_size": world}
     if kind == "batched":
-        memory = data.MemoryImages(dataset, folder / "cache", progress=False)
+        memory = data.MemoryImages(dataset, progress=False)
         return BatchedLoader(memory.images, memory.labels, lambda x, g: [x], 4, **options)
     if kind == "worker":
         dataset.transform = lambda image: torch.zeros(1)
-        return WorkerLoader(data.Indexed(dataset), 4, **options)
+        return WorkerLoader(dataset, 4, **options)
     from ressl_plugin.data import dali
 
     cfg.optimizer.batch_size, cfg.dali.device = 4, "cpu"

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ressl_plugin.data import BatchedLoader, worker_loader
+from ressl_plugin.data import BatchedLoader, WorkerLoader
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.sampling import seed_of
 
@@ -155,7 +155,7 @@ class Random:
         if not 0 <= index < self.count:
             raise IndexError
         views = [torch.rand(2), random.random(), float(np.random.rand())]
-        return index, views, index % 3
+        return views, index % 3
 
 
 def flat(steps):
@@ -165,7 +165,7 @@ def flat(steps):
 def test_workers_give_the_same_however_many():
     runs = []
     for workers in (0, 1, 2):
-        chosen = worker_loader(Random(), 4, workers, seed=3)
+        chosen = WorkerLoader(Random(), 4, workers, seed=3)
         runs.append([])
         for epoch in (0, 1):
             chosen.set_epoch(epoch)
@@ -184,7 +184,7 @@ def test_without_workers_the_training_streams_stay():
         for seeded in (random.seed, np.random.seed, torch.manual_seed):
             seeded(1)
         if drawn:
-            list(worker_loader(Random(), 4, 0))
+            list(WorkerLoader(Random(), 4, 0))
         states.append((random.random(), np.random.rand(), torch.rand(1).item()))
     assert states[0] == states[1]
 
@@ -193,7 +193,7 @@ def test_without_workers_the_training_streams_stay():
 @pytest.mark.parametrize("done", [1, 3])
 def test_workers_resume_bit_exactly(workers, done):
     def fresh():
-        chosen = worker_loader(Random(), 4, workers, rank=0, world_size=1)
+        chosen = WorkerLoader(Random(), 4, workers, rank=0, world_size=1)
         chosen.set_epoch(1)
         return chosen
 
@@ -207,7 +207,7 @@ def test_workers_resume_bit_exactly(workers, done):
 
 
 def test_workers_share_the_images_among_ranks():
-    shards = [flat(worker_loader(Random(), 3, 0, rank=rank, world_size=2)) for rank in (0, 1)]
+    shards = [flat(WorkerLoader(Random(), 3, 0, rank=rank, world_size=2)) for rank in (0, 1)]
     assert sorted(i for shard in shards for step in shard for i in step[0]) == list(range(12))
 
 
@@ -235,7 +235,7 @@ def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path, kind):
             enable_model_summary=False, callbacks=list(callbacks), default_root_dir=tmp_path,
             enable_checkpointing=bool(callbacks),
         )  # fmt: skip
-        batches = loader(20) if kind == "batched" else worker_loader(Random(20), 4, 1)
+        batches = loader(20) if kind == "batched" else WorkerLoader(Random(20), 4, 1)
         trainer.fit(model, batches, ckpt_path=ckpt_path)
         return model.seen
 

@@ -12,8 +12,8 @@ import pytest
 from PIL import ExifTags, Image, ImageOps
 
 from ressl_plugin import data
-from ressl_plugin.data import check_folder, images, load_image, to_rgb
-from ressl_plugin.data.images import BadImage, decode, fit, size_of
+from ressl_plugin.data import check_folder, images, load_image
+from ressl_plugin.data.images import BadImage, decode, fit, size_of, to_rgb
 from ressl_plugin.utils.errors import UserError
 
 GRADIENT = np.arange(256, dtype=np.uint8).reshape(16, 16)

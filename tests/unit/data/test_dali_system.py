@@ -12,8 +12,9 @@ from PIL import ExifTags, Image
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed (the `dali` extra)")
 
-from ressl_plugin.data import FolderImages, load_image
+from ressl_plugin.data import load_image
 from ressl_plugin.data.dali import DaliLoader
+from ressl_plugin.data.sources import FolderImages
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views.recipe import read
 

@@ -7,6 +7,7 @@ from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from ressl_plugin import data
+from ressl_plugin.data.sources import FolderImages
 from ressl_plugin.data.walk import walk
 from ressl_plugin.utils.errors import UserError
 
@@ -81,7 +82,7 @@ def test_the_order_is_torchvisions(make_folder):
         (root / name).parent.mkdir(exist_ok=True)
         Image.new("RGB", (4, 4)).save(root / name)
     expected = [path for path, _ in ImageFolder(root).samples]
-    assert [path for path, _ in data.FolderImages(root).samples] == expected
+    assert [path for path, _ in FolderImages(root).samples] == expected
     assert len(expected) == 12
 
 

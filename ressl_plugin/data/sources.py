@@ -1,0 +1,135 @@
+"""The images of a data set: one array, or the files of a folder, with and without labels."""
+
+import hashlib
+import os
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch.utils.data import Dataset
+
+from ressl_plugin.data.identity import sizes
+from ressl_plugin.data.images import EXTENSIONS, fit, load_image
+from ressl_plugin.data.walk import Listing, class_folders, walk
+from ressl_plugin.utils.errors import UserError
+
+
+class Images(Dataset):
+    """Gives (transform(PIL RGB), target), each image fitted to `.image_size` first, where that is
+    given, by `.interpolation`. `.targets` are ints, -1 for none."""
+
+    transform, image_size, interpolation, exif = None, None, "bicubic", False
+
+    def __len__(self):
+        return len(self.targets)
+
+    def __getitem__(self, index):
+        image = self.image(index)
+        return image if self.transform is None else self.transform(image), self.targets[index]
+
+    def image(self, index):
+        """PIL RGB, fitted and not transformed."""
+        image = self._decoded(index)
+        return fit(image, self.image_size, self.interpolation) if self.image_size else image
+
+
+class ArrayImages(Images):
+    """`.data`: uint8 (N, H, W, 3). parts: (name, size or checksum) of what it was read from."""
+
+    def __init__(self, data, targets, classes, parts):
+        self.data, self.targets = data, [int(target) for target in targets]
+        self.classes, self._parts = list(classes), list(parts)
+
+    def _decoded(self, index):
+        return Image.fromarray(np.ascontiguousarray(self.data[index]))
+
+    def parts(self):
+        return self._parts
+
+    def keep(self, indexes):
+        which = hashlib.sha256(np.asarray(indexes, dtype=np.int64).tobytes()).hexdigest()
+        self._parts = [*self._parts, (which, len(indexes))]
+        self.data, self.targets = self.data[indexes], [self.targets[i] for i in indexes]
+
+
+class _Folder(Images):
+    """`.samples`: (path, target) pairs. `.ignored`: extension -> how many files are not read,
+    because it is no image's."""
+
+    def __init__(self, root, classes, samples, ignored):
+        self.root, self.classes, self.samples = str(root), classes, samples
+        self.targets, self.ignored = [target for _, target in samples], ignored
+
+    def _decoded(self, index):
+        return load_image(self.samples[index][0], self.exif)
+
+    def parts(self):
+        paths = [path for path, _ in self.samples]
+        return zip((os.path.relpath(path, self.root) for path in paths), sizes(paths))
+
+    def keep(self, indexes):
+        self.samples = [self.samples[i] for i in indexes]
+        self.targets = [target for _, target in self.samples]
+
+
+class FolderImages(_Folder):
+    """A folder a class, nested folders allowed, in the order of torchvision's ImageFolder.
+
+    Raises UserError, naming `key`, for a folder without class folders, for an empty class folder
+    and for a folder that cannot be listed.
+    """
+
+    def __init__(self, root, key="data.train_path"):
+        found = Listing()
+        classes = class_folders(root, found)
+        _refuse_unreadable(found, key)
+        if not classes:
+            raise UserError(
+                f"{key}={root} has no class folders; lay the images out as one folder a class"
+                + (", or set data.no_labels=true" if "train" in key else "")
+            )
+        if set(classes) <= {"train", "val", "test"}:
+            raise UserError(
+                f"{key}={root} holds {', '.join(classes)}; give {Path(root, classes[0])}"
+            )
+        folders = [os.path.join(root, name) for name in classes]
+        walk(folders, above=[root], found=found)
+        _refuse_unreadable(found, key)
+        _refuse_same(found, folders, key)
+        if empty := [folder for folder in folders if not found.images[folder]]:
+            raise UserError(
+                f"{len(empty)} empty class folder{'s' * (len(empty) > 1)}: {', '.join(empty[:3])}; "
+                f"put images in ({' '.join(EXTENSIONS)}) or remove the folder"
+            )
+        samples = [(file, i) for i, folder in enumerate(folders) for file in found.images[folder]]
+        super().__init__(root, classes, samples, found.ignored())
+
+
+class FlatFolder(_Folder):
+    """All images under a folder, at any depth, without labels: targets are -1, sorted by path."""
+
+    def __init__(self, root, key="data.train_path"):
+        found = walk([root])
+        _refuse_unreadable(found, key)
+        files = found.images[str(root)]
+        if not files:
+            raise UserError(
+                f"{key}={root} holds no image ({found.ignored().total()} other files); "
+                f"these extensions are read: {' '.join(EXTENSIONS)}"
+            )
+        super().__init__(root, [], [(file, -1) for file in sorted(files)], found.ignored())
+
+
+def _refuse_unreadable(found, key):
+    if found.unreadable:
+        more = f" and {len(found.unreadable) - 1} more" * (len(found.unreadable) > 1)
+        raise UserError(
+            f"{key}: no permission to list the folder {found.unreadable[0]}{more}; "
+            "give yourself the right to read it, or remove it"
+        )
+
+
+def _refuse_same(found, folders, key):
+    for folder in set(found.links).intersection(folders):
+        twin = next(other for other in folders if os.path.samefile(other, folder))
+        raise UserError(f"{key}: {folder} and {twin} are one and the same folder; remove one")
