@@ -215,19 +215,23 @@ def _change_colours(x, params, view):
         index = params.jitter.nonzero().squeeze(1)
         if params.hue is not None:
             index = index[params.hue_turn[index].argsort()]
-        chosen = Params(*(None if value is None else value[index] for value in params))
+        chosen = params.part(index)
         index = there(index)
         x.index_copy_(0, index, _jitter(x.index_select(0, index), chosen, there))
-    if params.gray is not None:
-        some(params.gray, lambda x: ops.grayscale(x).expand_as(x))
-    if params.blur is not None:
-        blur = partial(ops.gaussian_blur, largest=view.blur_sigma[1])
-        some(params.blur, blur, params.sigma)
-    if params.solarize is not None:
-        some(params.solarize, partial(ops.solarize, threshold=view.solarize_threshold))
-    if params.equalize is not None:
-        some(params.equalize, ops.equalize)
+    for mask, operation, *values in _after_jitter(params, view):
+        if mask is not None:
+            some(mask, operation, *values)
     return x
+
+
+def _after_jitter(params, view):
+    """(who is chosen, operation, its parameters), in order."""
+    return (
+        (params.gray, lambda x: ops.grayscale(x).expand_as(x)),
+        (params.blur, partial(ops.gaussian_blur, largest=view.blur_sigma[1]), params.sigma),
+        (params.solarize, partial(ops.solarize, threshold=view.solarize_threshold)),
+        (params.equalize, ops.equalize),
+    )
 
 
 def _jitter(x, params, there):
@@ -262,12 +266,7 @@ def apply_dense(images, params, view):
             if params.colour is not None and turn < 3:
                 x = ops.affine_colour(x, *params.colour[:, turn].unbind(1))
         x = kept(params.jitter, x, before)
-    if params.gray is not None:
-        x = kept(params.gray, ops.grayscale(x), x)
-    if params.blur is not None:
-        x = kept(params.blur, ops.gaussian_blur(x, params.sigma, view.blur_sigma[1]), x)
-    if params.solarize is not None:
-        x = kept(params.solarize, ops.solarize(x, view.solarize_threshold), x)
-    if params.equalize is not None:
-        x = kept(params.equalize, ops.equalize(x), x)
+    for mask, operation, *values in _after_jitter(params, view):
+        if mask is not None:
+            x = kept(mask, operation(x, *values), x)
     return x

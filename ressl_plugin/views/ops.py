@@ -102,21 +102,6 @@ def affine_colour(images, own, gray, mean, out=None):
     return torch.addcmul(offset, images, _each(own), out=out).clamp_(0, 255)
 
 
-def brightness(images, factor):
-    """torchvision's adjust_brightness, factor (N,) >= 0."""
-    return affine_colour(images, factor, torch.zeros_like(factor), torch.zeros_like(factor))
-
-
-def contrast(images, factor):
-    """torchvision's adjust_contrast: about the average luma of the image, factor (N,) >= 0."""
-    return affine_colour(images, factor, torch.zeros_like(factor), 1 - factor)
-
-
-def saturation(images, factor):
-    """torchvision's adjust_saturation, factor (N,) >= 0."""
-    return affine_colour(images, factor, 1 - factor, torch.zeros_like(factor))
-
-
 def hue(images, shift, eight_bit=True):
     """torchvision's adjust_hue: turn the hue of HSV by `shift` (N,) turns, in [-0.5, 0.5].
 

@@ -3,29 +3,48 @@ recipes known by name: the paper's weak and contrastive views, its multi-crop va
 2x backprop, and each teacher of Table 4.
 """
 
-OPERATIONS = {
+from ressl_plugin.config.kinds import FLAG, NULL, Kind, is_number, list_of, number, one_of, whole
+from ressl_plugin.config.schema import LARGEST_IMAGE
+
+MOST_VIEWS = 64  # of an entry: beyond, a slip of the finger
+_POSITIVE = Kind("a number above 0", lambda v: is_number(v) and v > 0)
+_RANGE = Kind(
+    "[low, high] with 0 < low <= high",
+    lambda v: list_of(_POSITIVE, 2).call(v) and v[0] <= v[1],
+)
+_SIGMA = _POSITIVE | _RANGE
+_SHARE, _STRENGTH, _PROBABILITY = number(0, 1), number(0), (0.0, number(0, 1))
+
+OPERATIONS = {  # key -> what it is when an entry leaves it out, and what it may be
     "rrc": {
-        "enabled": False,
-        "crop_min_scale": 0.08,
-        "crop_max_scale": 1.0,
-        "ratio": [3 / 4, 4 / 3],
+        "enabled": (False, FLAG),
+        "crop_min_scale": (0.08, _SHARE),
+        "crop_max_scale": (1.0, _SHARE),
+        "ratio": ([3 / 4, 4 / 3], _RANGE),
     },
     "color_jitter": {
-        "prob": 0.0,
-        "brightness": 0.0,
-        "contrast": 0.0,
-        "saturation": 0.0,
-        "hue": 0.0,
+        "prob": _PROBABILITY,
+        "brightness": (0.0, _STRENGTH),
+        "contrast": (0.0, _STRENGTH),
+        "saturation": (0.0, _STRENGTH),
+        "hue": (0.0, number(0, 0.5)),
     },
-    "grayscale": {"prob": 0.0},
-    "gaussian_blur": {"prob": 0.0, "sigma": [0.1, 2.0]},
-    "solarization": {"prob": 0.0, "threshold": 128},
-    "equalization": {"prob": 0.0},
-    "horizontal_flip": {"prob": 0.0},
+    "grayscale": {"prob": _PROBABILITY},
+    "gaussian_blur": {"prob": _PROBABILITY, "sigma": ([0.1, 2.0], _SIGMA)},
+    "solarization": {"prob": _PROBABILITY, "threshold": (128, number(0, 256))},
+    "equalization": {"prob": _PROBABILITY},
+    "horizontal_flip": {"prob": _PROBABILITY},
 }
-PLAIN_KEYS = ("crop_size", "num_crops", "mean", "std", "role", "interpolation", "ratio", "preset")
 COLOUR = ("color_jitter", "grayscale", "gaussian_blur", "solarization", "equalization")
-INTERPOLATIONS = ("bicubic", "bilinear")
+PLAIN = {  # the other keys of an entry, and what they may be
+    "crop_size": whole(1, LARGEST_IMAGE),
+    "num_crops": whole(0, MOST_VIEWS),
+    "mean": list_of(number(), 3) | NULL,
+    "std": list_of(number(1e-6), 3) | NULL,
+    "role": one_of("student", "teacher") | NULL,
+    "interpolation": one_of("bicubic", "bilinear"),
+    "ratio": _RANGE | NULL,
+}
 
 _CROP = {"rrc": {"enabled": True, "crop_min_scale": 0.2, "crop_max_scale": 1.0}}
 _FLIP = {"horizontal_flip": {"prob": 0.5}}

@@ -87,20 +87,21 @@ def test_images_of_a_batch_have_their_own_crops_and_flips():
         assert torch.allclose(both[i], alone[0], atol=1e-3)
 
 
-JITTER = {
-    "brightness": (ops.brightness, F.adjust_brightness),
-    "contrast": (ops.contrast, F.adjust_contrast),
-    "saturation": (ops.saturation, F.adjust_saturation),
+JITTER = {  # factor -> the coefficients of ops.affine_colour
+    "brightness": (lambda f: (f, 0 * f, 0 * f), F.adjust_brightness),
+    "contrast": (lambda f: (f, 0 * f, 1 - f), F.adjust_contrast),
+    "saturation": (lambda f: (f, 1 - f, 0 * f), F.adjust_saturation),
 }
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", JITTER)
 def test_jitter_within_1_5_levels_of_pil_images_and_0_05_of_tensors(kind, name):
-    ours, torchvisions = JITTER[name]
+    coefficients, torchvisions = JITTER[name]
     for seed, factor in enumerate(np.linspace(0, 2, 9)):
         array = image(kind, 32, seed=seed)
-        got = ours(tensor(array), torch.tensor([factor], dtype=torch.float32))
+        each = coefficients(torch.tensor([factor], dtype=torch.float32))
+        got = ops.affine_colour(tensor(array), *each)
         assert error(got, torchvisions(Image.fromarray(array), factor)).max() <= 1.5
         exact = torchvisions(tensor(array) / 255, factor) * 255
         assert error(got, levels(exact)).max() <= 0.05

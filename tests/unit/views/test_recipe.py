@@ -49,7 +49,7 @@ def test_the_papers_two_views():
 
 def test_two_views_has_two_contrastive_crops_for_one_weak_one():
     recipe = read([{"preset": "two_views"}])
-    assert (recipe.student, recipe.teacher, len(recipe.views)) == ([0, 1], 2, 2)
+    assert (recipe.student, recipe.teacher, len(recipe.crops)) == ([0, 1], 2, 3)
 
 
 def test_multicrop_sizes_areas_and_the_hosts_order():
@@ -144,7 +144,7 @@ def test_a_plain_host_list_keeps_the_hosts_convention():
     assert (recipe.student, recipe.teacher) == ([0, 2, 3], 1)
     symmetric = read([plain(num_crops=2), small])
     assert (symmetric.student, symmetric.teacher) == ([0, 2, 3], 1)
-    assert [v.role for v in symmetric.views] == ["student", "teacher", "student"]
+    assert [v.role for v in symmetric.crops] == ["student", "teacher", "student", "student"]
 
 
 def test_the_hosts_file_as_omegaconf_with_bare_zero_probabilities():
@@ -183,7 +183,7 @@ MISTAKES = [
     ([plain(crop_size=16), plain(), plain()], r"augmentations\[0\].crop_size = 16 .*before"),
     (
         [plain(), plain(color_jitter={**JITTER, "prob": 1.5})],
-        r"augmentations\[1\].color_jitter.prob = 1.5.*between 0 and 1",
+        r"augmentations\[1\].color_jitter.prob = 1.5 must be a number >= 0 and <= 1",
     ),
     ([plain(), plain(horizontal_flip={"prob": -0.1})], r"\[1\].horizontal_flip.prob = -0.1"),
     ([plain(), plain(grayscale={"prob": "0.2"})], r"\[1\].grayscale.prob = '0.2'"),
@@ -191,7 +191,7 @@ MISTAKES = [
     ([plain(grayscale={"prob": float("nan")}), plain()], r"\[0\].grayscale.prob = nan"),
     (
         [plain(color_jitter={**JITTER, "brightness": -0.4}), plain()],
-        r"\[0\].color_jitter.brightness = -0.4.*at least 0",
+        r"\[0\].color_jitter.brightness = -0.4 must be a number >= 0",
     ),
     ([plain(color_jitter={**JITTER, "hue": 0.6}), plain()], r"\[0\].color_jitter.hue = 0.6"),
     ([plain(color_jitter={"prob": 0.8}), plain()], r"\[0\].color_jitter.brightness is missing"),
@@ -212,12 +212,12 @@ MISTAKES = [
     ([{"preset": "multicrop4", "crop_size": 0}], r"\[0\].crop_size = 0"),
     ([{"preset": "multicrop4", "role": "student"}], r"\[0\].role cannot stand beside"),
     ([plain(num_crops=-1), plain()], r"\[0\].num_crops = -1"),
-    ([plain(), plain(num_crops=2**70)], r"\[1\].num_crops = 1180.* 0 to 64"),
-    ([plain(crop_size=10**6), plain()], r"\[0\].crop_size = 1000000 .* 1 to 8192"),
+    ([plain(), plain(num_crops=2**70)], r"\[1\].num_crops = 1180.* >= 0 and <= 64"),
+    ([plain(crop_size=10**6), plain()], r"\[0\].crop_size = 1000000 .* >= 1 and <= 8192"),
     ([plain(gaussian_blur={"prob": 0.5, "sigma": [2, 0.1]}), plain()], r"blur.sigma = \[2, 0.1\]"),
-    ([plain(ratio=[2, 1]), plain()], r"\[0\].rrc.ratio = \[2, 1\]"),
+    ([plain(ratio=[2, 1]), plain()], r"\[0\].ratio = \[2, 1\]"),
     ([plain(mean=[0.5]), plain()], r"\[0\].mean = \[0.5\]"),
-    ([plain(std=[0.5, 0.5, 0]), plain()], r"\[0\].std = 0"),
+    ([plain(std=[0.5, 0.5, 0]), plain()], r"\[0\].std = \[0.5, 0.5, 0\]"),
     ([plain(interpolation="nearest"), plain()], r"\[0\].interpolation = 'nearest'"),
     ([plain(role="tutor"), plain()], r"\[0\].role = 'tutor'"),
     ([{"num_crops": 1}, plain()], r"\[0\].crop_size is missing"),
