@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -131,20 +131,16 @@ class PretrainData(pl.LightningDataModule):
     def _batched(self):
         from ressl_plugin.views import batched
 
-        images, labels = data.MemoryImages(self.dataset).to(self.trainer.strategy.root_device)
-        draw = partial(
-            batched.draw,
-            recipe=self.recipe,
-            channels_last=not self.cfg.performance.disable_channel_last,
-            core=torch.compile(batched.apply_dense) if self.cfg.performance.compile else None,
-        )
-        return data.BatchedLoader(
-            images,
-            labels,
-            lambda batch, generator: draw(batch, generator=generator),
-            self.cfg.optimizer.batch_size,
-            **self._order(),
-        )
+        memory = data.MemoryImages(self.dataset, self.trainer.is_global_zero)
+        images, labels = memory.to(self.trainer.strategy.root_device)
+        core = torch.compile(batched.apply_dense) if self.cfg.performance.compile else None
+        last = not self.cfg.performance.disable_channel_last
+
+        def draw(batch, generator):
+            return batched.draw(batch, self.recipe, generator, channels_last=last, core=core)
+
+        batch_size = self.cfg.optimizer.batch_size
+        return data.BatchedLoader(images, labels, draw, batch_size, **self._order())
 
     def _dali(self):
         from ressl_plugin.data import dali
