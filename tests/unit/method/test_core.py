@@ -1,0 +1,85 @@
+"""The core stands alone: PyTorch is enough for the losses, the memory and the batch norm."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ressl_plugin.method import loss
+
+ROOT = Path(__file__).parents[3]
+METHOD = Path(loss.__file__).parent
+CORE = ("loss", "attention", "infonce", "queue", "batchnorm")
+# of ours; utils.precision (full float32 products), which the views need as well
+LEAVES = ("errors", "precision")
+WITHOUT = ("solo", "lightning", "pytorch_lightning", "hydra", "omegaconf", "timm", "torchvision")
+
+
+def imports(file):
+    """Modules and packages that a file names."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module
+
+
+@pytest.mark.parametrize("name", [*CORE, *LEAVES])
+def test_imports_are_torchs_and_the_cores(name):
+    folder = METHOD.parent / "utils" if name in LEAVES else METHOD
+    ours = {f"ressl_plugin.method.{core}" for core in CORE}
+    allowed = set() if name in LEAVES else ours | {f"ressl_plugin.utils.{leaf}" for leaf in LEAVES}
+    for module in imports(folder / f"{name}.py"):
+        first = module.split(".")[0]
+        assert first == "torch" or first in sys.stdlib_module_names or module in allowed, module
+
+
+def run_without(*words):
+    """Python code with nothing of WITHOUT to be imported, in a process of its own."""
+    blocked = f"import sys; sys.modules.update(dict.fromkeys({WITHOUT}))"
+    code = "\n".join([blocked, *words])
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_loss_and_a_memory_in_anybodys_loop():
+    out = run_without(
+        "import torch",
+        "from torch.nn.functional import normalize",
+        "from ressl_plugin.method.loss import relational_loss",
+        "from ressl_plugin.method.queue import FeatureQueue",
+        "import ressl_plugin.method.infonce, ressl_plugin.method.batchnorm",
+        "rows, ptr = FeatureQueue.random_rows(64, 8), torch.zeros(1, dtype=torch.long)",
+        "z_s = normalize(torch.randn(4, 8, requires_grad=True), dim=1)",
+        "z_t = normalize(torch.randn(4, 8), dim=1)",
+        "found = relational_loss(z_s, z_t, rows, 0.1, 0.04)",
+        "found.loss.backward()",
+        "FeatureQueue(rows, ptr).enqueue(z_t)",
+        "assert torch.equal(rows[:4], z_t) and int(ptr) == 4",
+        "print(float(found.loss))",
+    )
+    assert 0 < float(out) < 20
+
+
+def test_the_packages_top_has_them():
+    """README's example, with PyTorch alone."""
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?relational_loss.*?)```", readme, re.DOTALL)
+    given = (
+        "import torch",
+        "student = torch.nn.Linear(8, 128)",
+        "teacher = torch.nn.Linear(8, 128)",
+        "strong = weak = torch.randn(6, 8)",
+    )
+    run_without(*given, example, "assert int(queue.ptr) == 6 and student.weight.grad is not None")
+
+
+def test_what_the_top_lacks_is_said():
+    import ressl_plugin
+
+    with pytest.raises(AttributeError, match="no attribute 'relational_los'"):
+        ressl_plugin.relational_los  # noqa: B018
