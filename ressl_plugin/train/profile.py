@@ -6,7 +6,6 @@ one phase, on a GPU by events in the stream that does the work, so the shares ad
 
 from __future__ import annotations
 
-import functools
 import logging
 import time
 from collections import defaultdict
@@ -21,18 +20,9 @@ from ressl_plugin.train import roofline
 log = logging.getLogger(__name__)
 
 WARM, STEPS = 10, 300  # steps left out (allocations, autotuning, compilation); steps measured
-# Where a phase begins and ends: methods of the module, wrapped while it is measured.
-METHODS = {
-    "training_step": "loss",  # what is in none of those below: the queue, casts
-    "_student": "student forward",
-    "momentum_forward": "teacher forward",
-    "_objective": "loss",
-    "_record": "logging",
-    "online_loss": "logging",
-    "update_teacher": "EMA and optimizer",
-}
-PHASES = ("data", "views", "student forward", "teacher forward", "loss", "backward",
-          "EMA and optimizer", "logging", "loop")  # fmt: skip
+STUDENT = ("backbone", "projector", "predictor")
+TEACHER = ("momentum_backbone", "momentum_projector")
+PHASES = ("data", "student forward", "teacher forward", "loss", "backward", "EMA and optimizer")
 OUTSIDE = "outside"  # in no phase: validation, the end of an epoch
 NETWORKS = ("student forward", "teacher forward", "backward")
 
@@ -40,9 +30,15 @@ NETWORKS = ("student forward", "teacher forward", "backward")
 class Phases(pl.Callback):
     """Seconds of each phase, over at most `steps` steps after the first `warm`.
 
-    data: waiting for a batch and moving it, with Lightning's work between two steps. views: drawn
-    by the batched back end (another back end's are drawn by workers and hidden, or in data).
-    logging: means, the online classifier. loop: Lightning and callbacks, within the step.
+    A phase lasts until the next one begins, at a hook of Lightning's or of a network's:
+
+        data: waiting for a batch or drawing its views; means, other callbacks and Lightning's
+            work between two steps.
+        student forward, teacher forward: their networks.
+        loss: what else is in a step before the backward pass: the relation, the memory, the
+            permuted batch, the online classifier.
+        backward.
+        EMA and optimizer: what is after it.
     """
 
     def __init__(self, warm: int = WARM, steps: int = STEPS):
@@ -51,8 +47,7 @@ class Phases(pl.Callback):
         self._seen = 0
         self._whole = 0  # marks up to the end of the last whole step
         self._marks: list[tuple[str, float | torch.cuda.Event]] = []
-        self._inside = ["loop"]
-        self._undo: list = []
+        self._hooks: list = []
         self._cuda = self._over = False
 
     def seconds(self) -> dict[str, float]:
@@ -65,7 +60,9 @@ class Phases(pl.Callback):
             total[phase] += start.elapsed_time(end) / 1e3 if self._cuda else end - start
         return {p: total[p] / self.measured for p in PHASES if p in total and self.measured}
 
-    def _mark(self) -> None:
+    @torch.compiler.disable
+    def begin(self, phase: str) -> None:
+        """From now on the time is this phase's."""
         if self._over:
             return
         if self._cuda:
@@ -73,96 +70,70 @@ class Phases(pl.Callback):
             at.record()
         else:
             at = time.perf_counter()
-        self._marks.append((self._inside[-1], at))
+        self._marks.append((phase, at))
 
-    def enter(self, phase: str) -> None:
-        """From now on the time is this phase's, until `leave`."""
-        self._inside.append(phase)
-        self._mark()
+    def _watch(self, network: torch.nn.Module, phase: str) -> None:
+        """Its forward passes are the phase's, but for those of a validation."""
 
-    def leave(self) -> None:
-        """Back to the phase around the present one."""
-        if len(self._inside) > 1:
-            self._inside.pop()
-        self._mark()
+        def before(network, _):
+            if network.training:
+                self.begin(phase)
 
-    def watch(self, owner, name: str, phase: str) -> None:
-        """Attribute every call of a method of `owner` to a phase, until the measurement ends."""
-        call = getattr(owner, name)
+        def after(network, *_):
+            if network.training:
+                self.begin("loss")
 
-        @functools.wraps(call)
-        def timed(*args, **kwargs):
-            self.enter(phase)
-            try:
-                return call(*args, **kwargs)
-            finally:
-                self.leave()
-
-        own = name in vars(owner)  # an attribute of the instance, not of its class
-        setattr(owner, name, timed)
-        self._undo.append(lambda: setattr(owner, name, call) if own else delattr(owner, name))
+        self._hooks.append(network.register_forward_pre_hook(before))
+        self._hooks.append(network.register_forward_hook(after))
 
     def on_train_start(self, trainer, module) -> None:
         """Put the clocks in place."""
         self._cuda = module.device.type == "cuda"
-        ours = hasattr(module, "student_views")
-        for name, phase in METHODS.items():
-            if ours or hasattr(module, name):  # a name that ReSSL lacks is out of date here
-                self.watch(module, name, phase)
-        loader = trainer.train_dataloader
-        loader = getattr(loader, "loader", loader)
-        if hasattr(loader, "draw"):
-            self.watch(loader, "draw", "views")
-        for optimizer in trainer.optimizers:
-            handle = optimizer.register_step_post_hook(lambda *_: self.leave())
-            self._undo.append(handle.remove)
+        for names, phase in ((STUDENT, "student forward"), (TEACHER, "teacher forward")):
+            for name in names:
+                network = getattr(module, name, None)
+                if network is not None:
+                    self._watch(network, phase)
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         """The batch is there."""
-        if self._inside[-1] == "data":
-            self.leave()
+        self.begin("loss")
 
     def on_before_backward(self, trainer, module, loss) -> None:
-        """Backward begins."""
-        self.enter("backward")
+        """The loss is known."""
+        self.begin("backward")
 
     def on_after_backward(self, trainer, module) -> None:
-        """Backward is done."""
-        self.leave()
-
-    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
-        """The optimizer begins; its own hook ends the phase."""
-        self.enter("EMA and optimizer")
+        """The gradients are there."""
+        self.begin("EMA and optimizer")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        """A step's measurement ends and the next one's begins; the EMA comes just after this."""
+        """A step's measurement ends and the next one's begins."""
         if self._over:
             return
         self._seen += 1
-        self._inside[:] = ["loop"]
         if self._seen == self.warm:
             self._marks.clear()
-        self.enter("data")
+        self.begin("data")
         self.measured, self._whole = max(0, self._seen - self.warm), len(self._marks)
         if self.measured == self.steps:
             self.done(trainer, module)
 
     def on_validation_start(self, trainer, module) -> None:
         """Validation is no part of a step."""
-        self.enter(OUTSIDE)
+        self.begin(OUTSIDE)
 
     def on_validation_end(self, trainer, module) -> None:
-        """Back to the step."""
-        self.leave()
+        """The next batch is awaited."""
+        self.begin("data")
 
     def on_train_epoch_end(self, trainer, module) -> None:
         """Nor is what is done between epochs."""
-        self.enter(OUTSIDE)
+        self.begin(OUTSIDE)
 
     def on_train_epoch_start(self, trainer, module) -> None:
         """The first batch is awaited."""
-        if self._inside[-1] == OUTSIDE:
-            self.leave()
+        self.begin("data")
 
     def on_train_end(self, trainer, module) -> None:
         """A short run: report what was seen."""
@@ -171,8 +142,8 @@ class Phases(pl.Callback):
     def done(self, trainer, module) -> None:
         """Take the clocks away."""
         self._over = True
-        while self._undo:
-            self._undo.pop()()
+        while self._hooks:
+            self._hooks.pop().remove()
 
 
 class Profile(Phases):
@@ -191,7 +162,7 @@ class Profile(Phases):
 
     def done(self, trainer, module) -> None:
         """Write the table."""
-        if not self._undo:
+        if self._over:
             return
         super().done(trainer, module)
         if not trainer.is_global_zero:
@@ -223,9 +194,9 @@ def report(seconds, least, machine, shapes, steps: int) -> str:
     ]
     for phase, value in seconds.items():
         floor = least.get(phase)
-        bound = f"{floor.seconds * 1e3:.2f} | {value / floor.seconds:.1f} | {floor.what}" if (
-            floor and floor.seconds
-        ) else "- | - | "
+        bound = "- | - | "
+        if floor and floor.seconds:
+            bound = f"{floor.seconds * 1e3:.2f} | {value / floor.seconds:.1f} | {floor.what}"
         lines.append(f"| {phase} | {value * 1e3:.2f} | {value / whole:.1%} | {bound} |")
     total = sum(floor.seconds for floor in least.values())  # 0: a method without floors
     bound = f"{total * 1e3:.2f} | {whole / total:.1f} |" if total else "- | - |"
@@ -236,7 +207,7 @@ def report(seconds, least, machine, shapes, steps: int) -> str:
 NOTES = (
     "A floor is the time that the phase's floating point operations take at the machine's own",
     "measured matrix product throughput, or its bytes at the measured copy bandwidth, whichever is",
-    "more; no code can be expected to reach 1.0 everywhere. `data` is waiting for a batch, and",
-    "Lightning's work between two steps; `loop` is Lightning's within a step; views that worker",
-    "processes draw appear only as waiting.",
+    "more; no code can be expected to reach 1.0 everywhere. `data` is waiting for a batch, or",
+    "drawing its views where no worker does, and callbacks between two steps; `loss` has the",
+    "memory, the online classifier and Lightning's work before the backward pass in it.",
 )

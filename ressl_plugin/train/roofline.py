@@ -82,7 +82,7 @@ def of_step(module, shapes: list[tuple], machine: Machine) -> dict[str, Floor]:
     products = 2 * 2 * rows * (1 + len(module.student_views)) * size * dim
     weights = sum(p.numel() for s, _ in module.momentum_pairs for p in s.parameters())
     return {
-        "views": _bytes(pixels * (FLOAT + 1), machine, "images in, views out"),
+        "data": _bytes(pixels * (FLOAT + 1), machine, "images in, views out"),
         "student forward": _flops(student[0], machine.flops),
         "teacher forward": _flops(teacher, machine.flops),
         "loss": max(

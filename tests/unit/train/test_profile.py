@@ -12,15 +12,15 @@ from torch.utils.data import DataLoader
 from ressl_plugin import config
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.method.ressl import ReSSL
-from ressl_plugin.train import profile, roofline
+from ressl_plugin.train import roofline
 from ressl_plugin.train.pretrain import make_trainer, pretrain
 from ressl_plugin.train.profile import NETWORKS, PHASES, Phases, Profile
 
 MACHINE = roofline.Machine("test", flops=1e12, flops32=1e11, bytes=1e10)
 
 
-def fit(callback, steps=4, **changes):
-    model = ReSSL(make_config(**changes))
+def fit(callback, model=None, steps=4):
+    model = model or ReSSL(make_config())
     settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
                 "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
     trainer = pl.Trainer(max_epochs=1, callbacks=[callback], **settings)
@@ -35,41 +35,64 @@ def test_phases_add_up_and_the_clocks_are_taken_away():
     whole = (phases._marks[phases._whole - 1][1] - phases._marks[0][1]) / 2
     assert phases.measured == 2
     assert sum(seconds.values()) == pytest.approx(whole)
-    assert set(seconds) == set(PHASES) - {"views"}  # no batched back end here
+    assert set(seconds) == set(PHASES)
     assert sum(seconds[name] for name in NETWORKS) > 0.5 * whole
-    assert not {"training_step", "_student", "update_teacher"} & set(vars(model))
+    hooks = [(n._forward_hooks, n._forward_pre_hooks) for n in model.networks]
+    assert not any(map(any, hooks))
 
 
 def test_a_phase_gets_the_time_spent_in_it(monkeypatch):
     clock = iter(range(1000))
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     phases = Phases(warm=1, steps=1)
-    phases._seen = 1
-    phases.enter("loss")  # 0
-    phases.enter("logging")  # 1
-    phases.leave()  # 2: one tick of logging
-    phases.leave()  # 3: one tick more of loss
+    for phase in ("loss", "student forward", "loss", "backward", "data"):
+        phases.begin(phase)
     phases.measured, phases._whole = 1, len(phases._marks)
-    assert phases.seconds() == {"loss": 2, "logging": 1}
+    assert phases.seconds() == {"student forward": 1, "loss": 2, "backward": 1}
 
 
-def test_the_online_classifier_is_logging(monkeypatch):
-    online = ReSSL.online_loss
+class Slow(pl.Callback):
+    """Half a second longer in one place of a step, three before a validation."""
 
-    def slow(*args):
-        time.sleep(0.5)
-        return online(*args)
+    def __init__(self, place):
+        self.place = place
 
-    monkeypatch.setattr(ReSSL, "online_loss", slow)
-    phases = Phases(warm=1, steps=2)
-    fit(phases)
-    assert phases.seconds()["logging"] > 0.5
+    def on_fit_start(self, trainer, module):
+        wait = lambda *_: time.sleep(0.5)
+        if self.place == "loss":
+            module.classifier.register_forward_hook(wait)
+        elif self.place == "EMA and optimizer":
+            trainer.optimizers[0].register_step_post_hook(wait)
+        else:
+            student = self.place == "student forward"
+            layer = module.backbone.conv1 if student else module.momentum_projector[0]
+            layer.register_forward_hook(wait)
+
+    def on_validation_start(self, trainer, module):
+        time.sleep(3)
 
 
-def test_a_name_that_the_method_no_longer_has_is_an_error(monkeypatch):
-    monkeypatch.setitem(profile.METHODS, "_gone", "loss")
-    with pytest.raises(AttributeError, match="_gone"):
-        fit(Phases(warm=1, steps=2))
+@pytest.mark.parametrize("place", [p for p in PHASES if p not in ("data", "backward")])
+def test_the_time_is_the_right_phases(place):
+    phases, model = Phases(warm=1, steps=3), ReSSL(make_config())
+    settings = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False,
+                "enable_model_summary": False, "accelerator": "cpu"}  # fmt: skip
+    trainer = pl.Trainer(max_epochs=1, callbacks=[phases, Slow(place)], val_check_interval=2,
+                         num_sanity_val_steps=0, **settings)  # fmt: skip
+    train = random_batches(4, 8)
+    clean = [[views[0], targets] for _, views, targets in train[:1]]
+    trainer.fit(model, *(DataLoader(batches, batch_size=None) for batches in (train, clean)))
+    seconds = phases.seconds()
+    assert 0.45 < seconds.pop(place) < 0.95
+    assert max(seconds.values()) < 0.45
+
+
+def test_compiled_networks_are_seen_too():
+    model, phases = ReSSL(make_config()), Phases(warm=1, steps=2)
+    for network in model.networks:
+        network.compile(backend="eager")
+    fit(phases, model)
+    assert set(phases.seconds()) == set(PHASES)
 
 
 def test_floors_are_counted_from_the_shapes():
@@ -77,7 +100,7 @@ def test_floors_are_counted_from_the_shapes():
     shapes = [(8, 3, 16, 16), (8, 3, 16, 16)]
     least = roofline.of_step(model, shapes, MACHINE)
     # views: two of 8 x 3 x 16 x 16, read as bytes and written as float32
-    assert least["views"].seconds == pytest.approx(2 * 8 * 3 * 256 * 5 / 1e10)
+    assert least["data"].seconds == pytest.approx(2 * 8 * 3 * 256 * 5 / 1e10)
     # loss: scores and reads of 16 rows against 64 x 16, two products of 2 N K D each
     assert least["loss"].seconds == pytest.approx(2 * 2 * 16 * 64 * 16 / 1e11)
     forward, backward = least["student forward"].seconds, least["backward"].seconds
