@@ -4,6 +4,7 @@ A group is a contiguous chunk of the batch, as a rank's share of a batch is. So 
 R ranks in G groups are normalised exactly as R x b images on one in R x G groups.
 """
 
+from collections.abc import Iterable
 from functools import lru_cache
 
 import torch
@@ -204,6 +205,13 @@ def _traced(x, weight, bias, groups, eps):
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether any layer in it normalises by the statistics of a batch."""
     return any(_is_batch_norm(layer) for layer in module.modules())
+
+
+def running_statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
+    """The running means and variances, (C,) each, of every batch norm in some modules."""
+    norms = [layer for module in modules for layer in module.modules() if _is_batch_norm(layer)]
+    norms = [norm for norm in norms if norm.running_mean is not None]
+    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
 
 
 def _is_batch_norm(module: nn.Module) -> bool:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 
 import torch
-import torch.nn.functional as F
+from lightning.pytorch import Callback
 from torch import Tensor
 
 from ressl_plugin.utils import distributed, knn
@@ -16,15 +17,14 @@ log = logging.getLogger(__name__)
 STATE = "ressl_epoch"  # in a checkpoint: what a run that is resumed in mid-epoch has behind it
 
 
-class OnlineEvaluation:
-    """Mixed into the method: classifiers on detached features, kNN and validation of the student.
+class OnlineEvaluation(Callback):
+    """What a `ReSSL` module logs: means of its steps, online classifiers, kNN.
 
     Attributes:
         means: the epoch's means of everything that is logged.
     """
 
-    def start_online(self) -> None:
-        """Nothing seen yet."""
+    def __init__(self):
         self.means = AverageMeter()
         # for the online kNN, this rank's features and labels: of the epoch, of the clean images
         self._bank: list[tuple[Tensor, Tensor]] = []
@@ -32,59 +32,34 @@ class OnlineEvaluation:
         self._bankless: int | None = None  # an epoch whose first features an interruption has lost
         self._behind: list[dict] | None = None  # means of a checkpoint, until there is a device
 
-    def on_save_checkpoint(self, checkpoint) -> None:
-        """With the epoch's means so far, of every rank. Its features are too many to be saved:
-        a checkpoint knows only that there were some. A collective operation."""
-        super().on_save_checkpoint(checkpoint)
-        lost = bool(self._bank) or self._bankless == self.current_epoch
-        checkpoint[STATE] = {
-            "means": self._behind or _of_all_ranks(self.means.state()),
-            "bankless": self.current_epoch if lost else None,
-        }
+    # Training
 
-    def on_load_checkpoint(self, checkpoint) -> None:
-        """Take over from the interrupted run; checkpoints of older versions have no such entry."""
-        super().on_load_checkpoint(checkpoint)
-        state = checkpoint.get(STATE) or {}
-        self._behind, self._bankless = state.get("means"), state.get("bankless")
-
-    def on_train_batch_start(self, batch, batch_idx: int) -> None:
-        """The first step after a resume: the means go on. Not earlier: the checkpoint is loaded
-        before the module is on its device."""
-        behind, self._behind = self._behind, None
-        if behind is None:
-            return
-        if len(behind) == distributed.world():
-            self.means.load([behind[distributed.rank()]], self.device)
-        else:  # means are over all ranks: it does not matter which one holds what
-            self.means.load(behind, self.device, counts=distributed.rank() == 0)
-
-    def on_train_epoch_start(self) -> None:
+    def on_train_epoch_start(self, trainer, module) -> None:
         """Without a validation set nobody has emptied the bank."""
         self._bank.clear()
         self._clean.clear()
 
-    def online_loss(self, feats, teacher_feats, targets) -> Tensor | float:
-        """Loss of the detached online classifiers; training features for the online kNN."""
-        if self.num_classes < 2:
-            return 0.0
-        feats = feats.detach()
-        loss = self._classify(self.classifier, feats, targets, "train")
-        if self.momentum_classifier is not None:
-            loss = loss + self._classify(
-                self.momentum_classifier, teacher_feats, targets, "train_momentum"
-            )
-        if self.knn_eval and self._knn_epoch():
-            self._bank.append((_kept(feats), targets))
-        return loss
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
+        """Add what the step has seen to the means, and its features to the kNN's."""
+        seen = module.seen
+        if seen is None:  # the batch was left out
+            return
+        uniform = math.log(len(module.queue)) or 1.0  # one row: no entropy at all
+        stats = {
+            "train_ressl_loss": seen.loss,
+            "target_entropy": seen.entropy / uniform,
+            "embedding_spread": 1 - seen.z.mean(0).square().sum(),
+        }
+        self.means.add(stats, len(seen.z))
+        for name, (loss, logits) in seen.classes.items():
+            self._judge(loss, logits, seen.targets, name)
+        if seen.classes and module.knn_eval and self._knn_epoch(module):
+            self._bank.append((_kept(seen.feats), seen.targets))
 
-    def _classify(self, classifier, feats, targets, name: str, group: str = "train") -> Tensor:
-        """Cross-entropy over the labelled images of a batch; 0 where none is (label -1)."""
-        logits = classifier(feats)
+    def _judge(self, loss, logits, targets: Tensor, name: str, group: str = "train") -> None:
+        """Loss and accuracies of one classifier over the labelled images of a batch."""
         n = (targets >= 0).sum()
-        loss = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
-        loss = loss / n.clamp(min=1)
-        top = logits.detach().topk(min(5, logits.size(1)), dim=1).indices
+        top = logits.topk(min(5, logits.size(1)), dim=1).indices
         hits = (top == targets[:, None]).float()
         percent = 100 / n.clamp(min=1)
         stats = {
@@ -93,58 +68,87 @@ class OnlineEvaluation:
             f"{name}_acc5": percent * hits.sum(),
         }
         self.means.add(stats, n, group)
-        return loss
 
-    def _knn_epoch(self) -> bool:
-        due = (self.current_epoch + 1) % self.cfg.knn_eval.every == 0
-        return due and self.current_epoch != self._bankless
+    def _knn_epoch(self, module) -> bool:
+        due = (module.current_epoch + 1) % module.cfg.knn_eval.every == 0
+        return due and module.current_epoch != self._bankless
 
-    def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Online classifier and kNN on the student's features of clean images."""
-        X, targets = batch
-        out = self(X)
-        self._classify(self.classifier, out["feats"], targets, "val", "val")
-        if self.momentum_classifier is not None:
-            feats = self.momentum_backbone(self._layout(X))
-            self._classify(self.momentum_classifier, feats, targets, "momentum_val", "val")
+    # Validation
+
+    def validate(self, module, X: Tensor, targets: Tensor) -> None:
+        """Online classifier and kNN on the student's features of clean images (N, 3, S, S)."""
+        out = module(X)
+        found = {"val": out["logits"]}
+        if module.momentum_classifier is not None:
+            feats = module.momentum_forward(X)["feats"]
+            found["momentum_val"] = module.momentum_classifier(feats)
+        for name, logits in found.items():
+            self._judge(module.class_loss(logits, targets), logits, targets, name, "val")
         if self._bank:
             self._clean.append((_kept(out["feats"]), targets))
 
-    def on_validation_epoch_end(self) -> None:
-        """Log means over the images, and the kNN accuracies."""
+    def validated(self, module) -> dict[str, Tensor | float]:
+        """Means over the clean images, and the kNN accuracies. A collective operation."""
         found = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
         if self._bank:
-            found["val_knn_acc1"], found["val_knn_acc5"] = self._knn_accuracies()
-        elif self._bankless == self.current_epoch:
+            found["val_knn_acc1"], found["val_knn_acc5"] = self._knn_accuracies(module)
+        elif self._bankless == module.current_epoch:
             self._bankless = None
             if distributed.rank() == 0:
                 log.info(
                     "epoch %d has no val_knn_acc1: the run was resumed within it, and the features "
                     "of its first images are not in the checkpoint",
-                    self.current_epoch,
+                    module.current_epoch,
                 )
-        self.log_dict(found, sync_dist=True)
+        return found
 
     @torch.no_grad()
-    def _knn_accuracies(self) -> tuple[float, float]:
+    def _knn_accuracies(self, module) -> tuple[float, float]:
         """Accuracy@1 and @5 of the host's weighted kNN; (-1, -1) where nothing is labelled.
 
         The metric itself would gather every rank's training features on every rank, ten gigabytes
         of ImageNet's, several times over. Here the clean images' are gathered, every rank finds the
         neighbours among its own, and the nearest of those are the neighbours.
         """
+        metric = module.knn
         train, labels = knn.labelled(*_taken(self._bank))
         test, targets = map(distributed.gather, knn.labelled(*_taken(self._clean)))
-        distance = self.knn.distance_fx
-        near, voted = knn.nearest(train, labels, test, self.knn.k, distance)
+        near, voted = knn.nearest(train, labels, test, metric.k, metric.distance_fx)
         if distributed.world() > 1:
             near, voted = (distributed.gather(x.t()).t() for x in (near, voted))
-            near, best = near.topk(min(self.knn.k, near.size(1)))
+            near, best = near.topk(min(metric.k, near.size(1)))
             voted = voted.gather(1, best)
         if 0 in near.shape:
             return -1.0, -1.0
-        temperature = self.knn.T if distance == "cosine" else None
-        return knn.vote(near, voted, targets, self.num_classes, temperature)
+        temperature = metric.T if metric.distance_fx == "cosine" else None
+        return knn.vote(near, voted, targets, module.num_classes, temperature)
+
+    # Resuming within an epoch
+
+    def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
+        """With the epoch's means so far, of every rank. Its features are too many to be saved:
+        a checkpoint knows only that there were some. A collective operation."""
+        lost = bool(self._bank) or self._bankless == module.current_epoch
+        checkpoint[STATE] = {
+            "means": self._behind or _of_all_ranks(self.means.state()),
+            "bankless": module.current_epoch if lost else None,
+        }
+
+    def on_load_checkpoint(self, trainer, module, checkpoint) -> None:
+        """Take over from the interrupted run; checkpoints of older versions have no such entry."""
+        state = checkpoint.get(STATE) or {}
+        self._behind, self._bankless = state.get("means"), state.get("bankless")
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
+        """The first step after a resume: the means go on. Not earlier: the checkpoint is loaded
+        before the module is on its device."""
+        behind, self._behind = self._behind, None
+        if behind is None:
+            return
+        if len(behind) == distributed.world():
+            self.means.load([behind[distributed.rank()]], module.device)
+        else:  # means are over all ranks: it does not matter which one holds what
+            self.means.load(behind, module.device, counts=distributed.rank() == 0)
 
 
 def _of_all_ranks(state: dict) -> list[dict]:

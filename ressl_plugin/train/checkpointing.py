@@ -235,9 +235,12 @@ class CheckpointCallback(Checkpoint):
             iter(loop._data_fetcher)
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        if trainer.ckpt_path and not self._begun:  # gradients tell which weights are trained
+        if self._begun:
+            return
+        if trainer.ckpt_path:  # gradients tell which weights are trained
             check_buffers(trainer.ckpt_path, trainer.optimizers)
-        self._begun = True
+        # there are none where a batch was left out
+        self._begun = any(p.grad is not None for p in pl_module.parameters())
 
     # Signals
 

@@ -7,6 +7,8 @@ does not matter which back end draws the views.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,3 +24,10 @@ def seed_of(*numbers: int) -> int:
 def permutation(n: int, *numbers: int) -> Tensor:
     """A random order of n things, (n,) long on the CPU: always the same for the same numbers."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(*numbers)))
+
+
+def permuted(x: Tensor, *numbers: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
+    """Rows (n, ...) in the order of `permutation`, and what puts such rows back in their own."""
+    order = permutation(len(x), *numbers)
+    back = order.argsort().to(x.device, non_blocking=True)
+    return x[order.to(x.device, non_blocking=True)], lambda rows: rows[back]

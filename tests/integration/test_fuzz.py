@@ -136,7 +136,7 @@ def buggy(*args, **kwargs):
 
 @pytest.mark.parametrize(
     "place",
-    ["ressl_plugin.method.ressl.ReSSL.start_online", "ressl_plugin.method.ressl._teacher_of",
+    ["ressl_plugin.method.ressl.OnlineEvaluation", "ressl_plugin.method.ressl._teacher_of",
      "ressl_plugin.views.recipe._view", "ressl_plugin.views.recipe._must",
      "ressl_plugin.config.checks.check_temperatures",
      "ressl_plugin.config.settings.check_optimizer",

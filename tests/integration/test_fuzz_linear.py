@@ -145,8 +145,8 @@ def test_what_is_printed_has_the_overrides(tmp_path, recipe, capsys):
 @pytest.mark.parametrize(
     ("place", "argv"),
     [
-        ("ressl_plugin.method.ressl.ReSSL.start_online", ["pretrain"]),
-        ("ressl_plugin.method.ressl.ReSSL._student", ["pretrain"]),
+        ("ressl_plugin.method.ressl.OnlineEvaluation", ["pretrain"]),
+        ("ressl_plugin.method.ressl.ReSSL.student_forward", ["pretrain"]),
         ("ressl_plugin.views.recipe._view", ["pretrain"]),
         ("ressl_plugin.views.batched.draw", ["pretrain"]),
         ("ressl_plugin.evaluate.recipes.details", ["linear"]),

@@ -6,7 +6,7 @@ from helpers import make_config
 from ranks import on_ranks
 
 from ressl_plugin import host
-from ressl_plugin.method.ressl import ReSSL
+from ressl_plugin.method.ressl import ReSSL, Seen
 from ressl_plugin.utils import distributed
 
 N, M, CLASSES = 90, 41, 10  # training and clean images; odd, so that ranks hold unequal shares
@@ -32,16 +32,13 @@ def online(feats, labels, distance):
     """What this rank logs, fed with its share in batches of 8."""
     changes = {"knn_eval__k": 5, "knn_eval__enabled": True, "knn_eval__distance_func": distance}
     model = ReSSL(make_config(**changes))
-    model.means.pop = lambda *_: {}
-    logged = {}
-    model.log_dict = lambda values, **_: logged.update(values)
     rank, world = distributed.rank(), distributed.world()
-    for bank, part in ((model._bank, slice(N)), (model._clean, slice(N, None))):
+    for bank, part in ((model.online._bank, slice(N)), (model.online._clean, slice(N, None))):
         own = [t[part][rank::world].split(8) for t in (feats, labels)]
         bank.extend(zip(*own))
-    model.on_validation_epoch_end()
-    assert not model._bank and not model._clean
-    return logged["val_knn_acc1"], logged["val_knn_acc5"]
+    found = model.online.validated(model)
+    assert not model.online._bank and not model.online._clean
+    return found["val_knn_acc1"], found["val_knn_acc5"]
 
 
 @pytest.mark.parametrize("distance", ["cosine", "euclidean"])
@@ -64,12 +61,15 @@ def test_nothing_labelled_has_no_accuracy():
 def test_features_wait_in_half_precision_and_hold_no_batch():
     """Of a multi-crop batch only the first crop's features, and no graph."""
     model = ReSSL(make_config(knn_eval__enabled=True))
-    model._knn_epoch = lambda: True
+    model.online._knn_epoch = lambda module: True
     both = torch.randn(16, model.features_dim, requires_grad=True) * 2
     for dtype in (torch.bfloat16, torch.float32):
-        feats = both.to(dtype).chunk(2)[0]
+        feats, targets = both.to(dtype).chunk(2)[0], torch.arange(8)
         with torch.autocast("cpu", torch.bfloat16):
-            model.online_loss(feats, None, torch.arange(8))
-        held, _ = model._bank.pop()
+            _, classes = model.classify(feats, None, targets)
+        none = torch.zeros(())
+        model.seen = Seen(none, none, torch.ones(8, 16), feats, classes, targets)
+        model.online.on_train_batch_end(None, model, None, None, 0)
+        held, _ = model.online._bank.pop()
         assert held.dtype == dtype and not held.requires_grad
         assert held.untyped_storage().nbytes() == held.numel() * held.element_size()

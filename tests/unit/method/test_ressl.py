@@ -202,10 +202,10 @@ def test_without_batch_norm_crops_of_one_size_share_a_forward():
     model = ReSSL(views_config(*TWO_AND_ONE[:2], **vit))
     student = count_forwards(model.backbone)
     crops = [torch.randn(6, 3, 16, 16) for _ in range(2)]
-    feats, z = model._student(crops)
+    feats, z = model.student_forward(crops)
     assert len(student) == 1
     model.joins_crops = False
-    apart_feats, apart = model._student(crops)
+    apart_feats, apart = model.student_forward(crops)
     assert len(student) == 3 and z.shape == apart.shape == (2, 6, 16)
     torch.testing.assert_close(z, apart, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(feats, apart_feats, rtol=1e-5, atol=1e-6)
@@ -254,7 +254,8 @@ def test_online_classifier_sees_detached_features():
     model = ReSSL(make_config())
     _, views, targets = random_batches(1, 8)[0]
     feats = model.backbone(views[0])
-    model.online_loss(feats, feats.detach(), targets).backward()
+    loss, _ = model.classify(feats, feats.detach(), targets)
+    loss.backward()
     assert model.classifier.weight.grad.abs().sum() > 0
     assert all(p.grad is None for p in model.backbone.parameters())
 

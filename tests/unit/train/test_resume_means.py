@@ -116,28 +116,30 @@ def test_a_checkpoint_without_means_is_resumed(run, whole):
 def saved(folder):
     """Each rank's means of two batches, and what a checkpoint of all ranks holds of them."""
     model = ReSSL(make_config())
+    means = model.online.means
     for step in range(2):
         r, n = distributed.rank(), torch.tensor(3 + step)
-        model.means.add({"a": torch.tensor(0.1 * r + step)}, 4 + r)
-        model.means.add({"labelled": torch.tensor(float(r))}, n)
+        means.add({"a": torch.tensor(0.1 * r + step)}, 4 + r)
+        means.add({"labelled": torch.tensor(float(r))}, n)
     state = {}
-    model.on_save_checkpoint(state)
+    model.online.on_save_checkpoint(None, model, state)
     if distributed.rank() == 0:
         checkpoint.save(folder / "means.ckpt", to_plain(state))
-    return model.means.pop()
+    return means.pop()
 
 
 def resumed(folder):
     """The means of every rank's module that goes on from there; own weight of `a`, too."""
     model = ReSSL(make_config())
-    model.on_load_checkpoint(checkpoint.read(folder / "means.ckpt"))
+    ours = model.online
+    ours.on_load_checkpoint(None, model, checkpoint.read(folder / "means.ckpt"))
     again = {}
-    model.on_save_checkpoint(again)  # before the first step: nothing is lost either
-    model.on_load_checkpoint(again)
-    model.on_train_batch_start(None, 0)
-    model.on_train_batch_start(None, 1)
-    own = model.means.state().get("train", {}).get("a", (None, None))[1]
-    return model.means.pop(), own
+    ours.on_save_checkpoint(None, model, again)  # before the first step: nothing is lost either
+    ours.on_load_checkpoint(None, model, again)
+    ours.on_train_batch_start(None, model, None, 0)
+    ours.on_train_batch_start(None, model, None, 1)
+    own = ours.means.state().get("train", {}).get("a", (None, None))[1]
+    return ours.means.pop(), own
 
 
 def test_every_rank_has_its_own_again(tmp_path):
