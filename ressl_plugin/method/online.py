@@ -130,7 +130,7 @@ class OnlineEvaluation(Callback):
         a checkpoint knows only that there were some. A collective operation."""
         lost = bool(self._bank) or self._bankless == module.current_epoch
         checkpoint[STATE] = {
-            "means": self._behind or _of_all_ranks(self.means.state()),
+            "means": self._behind or distributed.gather_objects(self.means.state()),
             "bankless": module.current_epoch if lost else None,
         }
 
@@ -149,14 +149,6 @@ class OnlineEvaluation(Callback):
             self.means.load([behind[distributed.rank()]], module.device)
         else:  # means are over all ranks: it does not matter which one holds what
             self.means.load(behind, module.device, counts=distributed.rank() == 0)
-
-
-def _of_all_ranks(state: dict) -> list[dict]:
-    if distributed.world() == 1:
-        return [state]
-    states = [None] * distributed.world()
-    torch.distributed.all_gather_object(states, state)
-    return states
 
 
 def _kept(feats: Tensor) -> Tensor:

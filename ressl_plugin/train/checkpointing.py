@@ -275,11 +275,10 @@ class CheckpointCallback(Checkpoint):
         return self._asked.says(self._stop is not None, device, now)
 
     def _leave(self, trainer):
-        if trainer.world_size > 1:  # one exit status for all: that of the first rank that knows
-            known = [None] * trainer.world_size
-            torch.distributed.all_gather_object(known, self._signal)
-            first = next((number for number in known if number is not None), None)
-            self._stop = self.signals.get(first, self._stop)
+        # one exit status for all: that of the first rank that knows
+        known = distributed.gather_objects(self._signal)
+        first = next((number for number in known if number is not None), None)
+        self._stop = self.signals.get(first, self._stop)
         raise self._stop or SIGTERMException(128 + signal.SIGTERM)
 
 

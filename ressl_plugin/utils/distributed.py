@@ -91,6 +91,15 @@ def _sizes(x: Tensor) -> list[int]:
     return out.tolist()
 
 
+def gather_objects(own) -> list:
+    """Every rank's object, in rank order; they are pickled."""
+    if world() == 1:
+        return [own]
+    found = [None] * world()
+    dist.all_gather_object(found, own)
+    return found
+
+
 @torch.no_grad()
 def all_true(flag: Tensor) -> Tensor:
     """Whether a bool () holds on all ranks, on the device: nothing waits for it."""

@@ -7,6 +7,8 @@ import random
 import numpy as np
 import torch
 
+from ressl_plugin.utils import distributed
+
 
 def rng_state() -> dict:
     """This process's generators (Python, NumPy, torch, its CUDA device) as tensors and numbers."""
@@ -47,9 +49,4 @@ def _set(state: dict, python, numpy, torchs) -> None:
 
 def gather_rng() -> list[dict]:
     """`rng_state` of every rank, in rank order; a collective operation."""
-    dist = torch.distributed
-    if not (dist.is_available() and dist.is_initialized()):
-        return [rng_state()]
-    states = [None] * dist.get_world_size()
-    dist.all_gather_object(states, rng_state())
-    return states
+    return distributed.gather_objects(rng_state())
