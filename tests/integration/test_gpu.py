@@ -128,6 +128,7 @@ def test_no_step_waits_for_the_device():
         loss.backward()
         optimizer.step()
         model.update_teacher(0.99)
+        model.online.on_train_batch_end(None, model, None, None, i)
 
     step(0)  # constants are moved to the device once
     with no_waiting():
