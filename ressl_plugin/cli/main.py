@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _called(args):
-    from ressl_plugin.utils.distributed import launched_first
+    from ressl_plugin.utils.launch import launched_first
 
     if not launched_first():  # one process speaks for all, errors excepted
         logging.getLogger().setLevel(logging.ERROR)
@@ -101,7 +101,7 @@ def _pretrain(commands):
         if args.cfg:
             return _show(cfg)
         from ressl_plugin.train.pretrain import pretrain
-        from ressl_plugin.utils.distributed import launched_first
+        from ressl_plugin.utils.launch import launched_first
 
         folder = pretrain(cfg, meter=args.meter)
         if launched_first():

@@ -15,8 +15,8 @@ from ressl_plugin.data import identity
 from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.memory import CleanBatches, common_size
 from ressl_plugin.data.walk import by_extension
-from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.launch import launched_first
 from ressl_plugin.views import recipe
 
 log = logging.getLogger(__name__)
@@ -67,7 +67,7 @@ class PretrainData(pl.LightningDataModule):
 
     def keep_identity(self) -> None:
         """Write it into the run directory, too; the first process does it for all."""
-        if distributed.launched_first():
+        if launched_first():
             identity.keep(self.run_dir, self.identity)
 
     def state_dict(self) -> dict:

@@ -17,8 +17,9 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_weights
-from ressl_plugin.utils import distributed, files
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.launch import launched_first
 
 LOCK_SECONDS = 20  # that a process still in the run directory has to leave it
 
@@ -154,7 +155,7 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
         UserError: the directory holds a run already that is not the one resumed; it cannot be made.
     """
     folder = directory(cfg)
-    if not distributed.launched_first():
+    if not launched_first():
         return folder
     checkpoint.check_place(folder / checkpoint.NAME)
     if has_checkpoint(folder) and not _within(cfg.resume, folder):
@@ -186,7 +187,7 @@ def locked(folder: Path):
     Raises:
         UserError: another process trains there, or the directory cannot be made.
     """
-    if not distributed.launched_first():
+    if not launched_first():
         yield
         return
     with contextlib.ExitStack() as held:

@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from omegaconf import DictConfig
 
 from ressl_plugin.run import metrics
-from ressl_plugin.utils import distributed, packages
+from ressl_plugin.utils import packages
+from ressl_plugin.utils.launch import launched_first
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def loggers(cfg: DictConfig, folder: Path) -> list:
     Raises:
         UserError: a logger's package is missing.
     """
-    if not distributed.launched_first():
+    if not launched_first():
         return []
     packages.need("tensorboard", "the run's log of events")
     made = [CSV(folder), TensorBoard(folder)]

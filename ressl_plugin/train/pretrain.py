@@ -28,9 +28,9 @@ from ressl_plugin.train.profile import Profile
 from ressl_plugin.train.progress import Progress
 from ressl_plugin.train.resume import check_fits, resume_from
 from ressl_plugin.train.throughput import Meter
-from ressl_plugin.utils import distributed
 from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.launch import launched_first
 from ressl_plugin.utils.progress import quiet
 
 log = logging.getLogger(__name__)
@@ -77,7 +77,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         try:
             trainer.fit(model, datamodule=module, ckpt_path=source and source.path)
         finally:
-            if distributed.launched_first():
+            if launched_first():
                 metrics.keep_joined(folder)
     return folder
 
@@ -138,7 +138,7 @@ def make_trainer(
     callbacks = [
         CollapseMonitor(cfg.scheduler.warmup_epochs),
         Faults(folder, cfg.faults.non_finite),
-        LearningRateMonitor("step") if distributed.launched_first() else None,  # needs a logger
+        LearningRateMonitor("step") if launched_first() else None,  # needs a logger
         Profile(folder, cfg.precision) if cfg.profile else None,
     ]
     if cfg.get("enable_progress_bar", True):

@@ -7,8 +7,8 @@ import logging
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.launch import check_launch
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def runnable(cfg: DictConfig) -> DictConfig:
         check_processor(cfg.devices)
         cfg.accelerator, cfg.devices = "cpu", count
     _set_statistics(cfg, wants_gpu, count * cfg.num_nodes)
-    distributed.check_launch(count, cfg.num_nodes)
+    check_launch(count, cfg.num_nodes)
     alone = count * cfg.num_nodes == 1
     cfg.strategy = "auto" if alone and cfg.strategy in (None, "ddp") else cfg.strategy or "ddp"
     return cfg

@@ -14,6 +14,7 @@ from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.average_meter import AverageMeter
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.launch import check_launch, launched_first
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 
@@ -211,10 +212,10 @@ def test_a_launcher_with_another_number_of_processes(monkeypatch, env, devices, 
     for name, value in env.items():
         monkeypatch.setenv(name, value)
     if hint is None:
-        distributed.check_launch(devices, nodes)
+        check_launch(devices, nodes)
         return
     with pytest.raises(UserError, match=hint):
-        distributed.check_launch(devices, nodes)
+        check_launch(devices, nodes)
 
 
 @pytest.mark.parametrize(
@@ -240,4 +241,4 @@ def test_who_is_first(monkeypatch, env, first):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
         monkeypatch.setenv(name, value)
-    assert distributed.launched_first() is first
+    assert launched_first() is first
