@@ -125,7 +125,7 @@ def cifar_part(args):
 
 
 def _tiny(args) -> list[str]:
-    return DRY if args.dry_run else []
+    return DRY if args.dry_run else ["precision=bf16-mixed"]  # of both sides
 
 
 def _cifar_files(folder: Path) -> list[str]:

@@ -57,10 +57,10 @@ def walk(cls, prefix: str = "") -> Iterator[tuple[str, Field]]:
 
 _COUNT, _NATURAL, _NOT_NEGATIVE = whole(1), whole(0), number(0)
 _SEED = whole(0, 2**32 - 1)  # as numpy's generator takes it
-_PRECISION = one_of(
+_PRECISIONS = (
     "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true",
     "32", "16", "bf16", "64", 32, 16, 64,
-) | NULL  # fmt: skip
+)  # fmt: skip
 _FRACTION = Kind(
     "a share above 0 and up to 1, or -1 for all the data",
     lambda v: is_number(v) and (v == -1 or 0 < v <= 1),
@@ -240,7 +240,9 @@ class Config:
     num_nodes: int = key(1, _COUNT)
     accelerator: str = "auto"
     strategy: str | None = None
-    precision: Any = key("32-true", _PRECISION)  # as Lightning; null is 32-true
+    # as Lightning; null is 32-true. + auto: bf16-mixed where the machine multiplies bfloat16
+    #   itself, else 32-true; said and stored when a run begins
+    precision: Any = key("auto", one_of("auto", *_PRECISIONS) | NULL)
     sync_batchnorm: bool = False
     accumulate_grad_batches: int = key(1, _COUNT)
     backbone: Backbone = key(Backbone)
@@ -297,7 +299,7 @@ class LinearConfig:
     devices: Any = 1
     accelerator: str = "auto"
     strategy: str | None = None
-    precision: Any = key("32-true", _PRECISION)  # as Lightning; null is 32-true
+    precision: Any = key("32-true", one_of(*_PRECISIONS) | NULL)  # as Lightning; null is 32-true
     sync_batchnorm: bool = False
     accumulate_grad_batches: int = key(1, _COUNT)
     finetune: bool = False

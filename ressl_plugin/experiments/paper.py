@@ -21,9 +21,8 @@ from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot
 from ressl_plugin.experiments import benchmark, paper_spec, sweep, tables
 from ressl_plugin.experiments.paper_cells import VOC, cell
 from ressl_plugin.run import checkpoint, results
-from ressl_plugin.train import stem
+from ressl_plugin.train.settling import settled
 from ressl_plugin.utils import files
-from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.plot_style import need_matplotlib
 
@@ -289,7 +288,7 @@ def train(cfg: DictConfig) -> None:
     if cfg.method != "random":
         sweep.train(cfg)
         return
-    cfg = stem.settle(runnable(cfg))
+    cfg = settled(cfg)
     run.start(cfg, cfg)
     network = run.Run(folder, cfg, folder).backbone(trained=False)
     state = {f"backbone.{k}": v for k, v in network.state_dict().items()}

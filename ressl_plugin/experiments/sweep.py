@@ -23,7 +23,7 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.data import identity
 from ressl_plugin.run import results
-from ressl_plugin.train import stem
+from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.devices import device_count, runnable
 from ressl_plugin.utils.errors import RunFault, UserError
 
@@ -153,7 +153,7 @@ def same_experiment(cfg: DictConfig) -> None:
     if cfg.resume_force or not file.is_file():
         return
     there = OmegaConf.create(yaml_files.read(file))
-    differing = config_differences(there, stem.settle(runnable(cfg)))
+    differing = config_differences(there, settled(cfg))
     place = OmegaConf.select(there, "data.train_path")
     if not differing and cfg.data.train_path != place:  # it may be a copy
         differing = _other_data(cfg, place)

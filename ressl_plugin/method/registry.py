@@ -28,10 +28,10 @@ def register() -> None:
 def register_for_host_scripts() -> None:
     """`register`, what its configs assume of the machine, and the host's own DALI pipelines mended,
     where DALI is installed."""
-    from ressl_plugin.host import no_gpu
+    from ressl_plugin.host import machine
 
     register()
-    no_gpu.mend()
+    machine.mend()
     if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
         from ressl_plugin.host import dali
 

@@ -18,7 +18,6 @@ from ressl_plugin.config import checks
 from ressl_plugin.data.training import PretrainData
 from ressl_plugin.method import backbone, registry
 from ressl_plugin.run import checkpoint, metrics
-from ressl_plugin.train import stem
 from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.faults import Faults, reported
@@ -27,8 +26,8 @@ from ressl_plugin.train.loggers import loggers
 from ressl_plugin.train.profile import Profile
 from ressl_plugin.train.progress import Progress
 from ressl_plugin.train.resume import check_fits, resume_from
+from ressl_plugin.train.settling import settled
 from ressl_plugin.train.throughput import Meter
-from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.launch import launched_first
 from ressl_plugin.utils.progress import quiet
@@ -55,7 +54,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """
     registry.register()
     checks.warn_unused(cfg)
-    cfg = stem.settle(runnable(cfg))
+    cfg = settled(cfg)
     checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")

@@ -7,13 +7,10 @@ now says which stem it has.
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from ressl_plugin import run
-from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.views import recipe
 
@@ -27,12 +24,14 @@ DONE = {
 }
 
 
-def settle(cfg: DictConfig) -> DictConfig:
+def settle(cfg: DictConfig, stored: DictConfig | None = None) -> DictConfig:
     """`cfg`, in place, with a stem by name where it says auto and the network is a ResNet.
 
-    A run that goes on keeps what it has.
+    Args:
+        stored: the config of the run that goes on, which keeps what it has.
     """
-    if cfg.backbone.stem != "auto" or _stored(cfg) == "auto":
+    kept = stored is not None and OmegaConf.select(stored, "backbone.stem") in (None, "auto")
+    if cfg.backbone.stem != "auto" or kept:
         return cfg
     size = max(crop.crop_size for crop in recipe.read(cfg.augmentations).crops)
     stem = choose(cfg, size)
@@ -54,14 +53,3 @@ def choose(cfg: DictConfig, size: int) -> str:
     if network.conv1.kernel_size == (3, 3):  # the host has changed it: the data set is CIFAR
         return "solo"
     return "paper" if size <= SMALL else "imagenet"
-
-
-def _stored(cfg: DictConfig) -> str | None:
-    """What the run that goes on has in its config; None where a run begins."""
-    resume = cfg.resume_from_checkpoint or cfg.resume
-    folder = run.directory(cfg) if resume is True else Path(resume or "")
-    if not resume or not (folder.is_file() or run.has_checkpoint(folder)):
-        return None
-    file = (folder if folder.is_dir() else folder.parent) / "config.yaml"
-    stored = yaml_files.read(file) if file.is_file() else {}  # the host's runs have none
-    return OmegaConf.select(OmegaConf.create(stored), "backbone.stem") or "auto"

@@ -32,8 +32,8 @@ def figures(script, name, tmp_path, *options):
 def test_step(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--queue", "16", "--steps", "1"]
     found = figures(script, "step", tmp_path, *options)
-    keys = {"time_ratio_host_stem", "time_ratio_paper_stem", "time_ratio_plain"}
-    assert set(found) == {*keys, "outside_network_share"} and found["outside_network_share"] < 1
+    ratios = {f"time_ratio_{side}" for side in ("host_stem", "paper_stem", "default", "plain")}
+    assert set(found) == {*ratios, "outside_network_share"} and found["outside_network_share"] < 1
 
 
 def test_loss(script, tmp_path):
@@ -51,7 +51,7 @@ def test_views(script, tmp_path):
 def test_end_to_end(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--steps", "1", "--workers", "0"]
     found = figures(script, "end_to_end", tmp_path, *options)
-    assert set(found) == {"images_per_s_ratio"}
+    assert set(found) == {"images_per_s_ratio", "images_per_s_ratio_default"}
 
 
 @pytest.mark.distributed

@@ -25,7 +25,7 @@ from ressl_plugin.data.images import load_image
 from ressl_plugin.method import registry
 from ressl_plugin.train.host_config import host_config
 from ressl_plugin.train.pretrain import build, make_trainer
-from ressl_plugin.utils.devices import runnable
+from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views import recipe
 
@@ -107,7 +107,7 @@ def config_or_user_error(mapping):
         cfg = config.finish(read(changed(mapping)))
         assert isinstance(cfg, DictConfig)
         module = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
-        cfg = runnable(cfg)
+        cfg = settled(cfg)
         checks.check_trainable(cfg)
         trainer = make_trainer(cfg, Path("never-made"))
         scaled = host_config(cfg, module)

@@ -13,6 +13,7 @@ from ressl_plugin import config, run
 from ressl_plugin.method import ressl
 from ressl_plugin.train import pretrain
 from ressl_plugin.train.host_config import host_config
+from ressl_plugin.utils.devices import runnable
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views import recipe
 
@@ -213,7 +214,7 @@ def test_a_config_without_them_is_quiet(tmp_path, caplog):
 
 def test_making_the_trainer_draws_nothing(tmp_path):
     """The weights are drawn after it: they are those of the seed."""
-    cfg = pretrain.runnable(config.finish(make_config(enable_progress_bar=True)))
+    cfg = runnable(config.finish(make_config(enable_progress_bar=True)))
     before = torch.get_rng_state()
     pretrain.make_trainer(cfg, tmp_path / "run")
     assert torch.equal(torch.get_rng_state(), before)

@@ -56,6 +56,7 @@ for devices in ([0], 1, "1"):
                       max_epochs=1, limit_val_batches=0, **quiet)
     assert trainer.world_size == 1, devices
 trainer.fit(Model())
+assert Trainer(accelerator="cpu", precision="auto", **quiet).precision in ("32-true", "bf16-mixed")
 print("trained", trainer.global_step)
 """, cwd=Path.cwd())  # fmt: skip
     assert done.returncode == 0, done.stderr[-2000:]

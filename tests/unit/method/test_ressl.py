@@ -294,6 +294,21 @@ def test_group_batchnorm_in_student_and_teacher():
     assert set(model.state_dict()) == set(plain.state_dict())
 
 
+def test_half_precision_ends_at_the_networks():
+    """precision=bf16-mixed: the memory, both networks' weights and Eq. 6 stay in float32."""
+    torch.manual_seed(0)
+    model = ReSSL(make_config(**NARROW, momentum__base_tau=0.999, momentum__final_tau=0.999))
+    before = copy.deepcopy(model.momentum_backbone)
+    run = trainer(max_epochs=1, precision="bf16-mixed")
+    run.fit(model, loader(random_batches(5, 8)))
+    assert run.callback_metrics["train_ressl_loss"].dtype == torch.float32
+    floating = [t for t in model.state_dict().values() if t.is_floating_point()]
+    assert {t.dtype for t in floating} == {torch.float32}
+    assert not torch.equal(model.queue, model.queue.bfloat16().float())
+    moved = largest(before, model.momentum_backbone)
+    assert 0 < moved < 2**-9 * max(p.abs().max() for p in before.parameters())  # bfloat16's step
+
+
 def test_step_under_autocast_keeps_the_loss_in_float32():
     model = ReSSL(make_config())
     _, views, targets = random_batches(1, 8)[0]

@@ -1,0 +1,83 @@
+"""What this machine and the views make of `auto`, said and written down before a run begins."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from ressl_plugin import run
+from ressl_plugin.config import yaml_files
+from ressl_plugin.method import backbone
+from ressl_plugin.train import stem
+from ressl_plugin.utils import precision
+from ressl_plugin.utils.devices import runnable
+from ressl_plugin.views import recipe
+
+log = logging.getLogger(__name__)
+
+
+def settled(cfg: DictConfig) -> DictConfig:
+    """The config with devices, stem and precision by name; a run that goes on keeps what it has.
+
+    Raises:
+        UserError: devices or settings that this machine cannot have.
+    """
+    stored = _stored(cfg)
+    return settle_precision(stem.settle(runnable(cfg), stored), stored)
+
+
+def settle_precision(cfg: DictConfig, stored: DictConfig | None = None) -> DictConfig:
+    """`cfg`, in place, with a precision by name where it says auto.
+
+    Args:
+        cfg: of `runnable`.
+        stored: the config of the run that goes on, here or on another machine.
+    """
+    if cfg.precision != "auto":
+        return cfg
+    if stored is not None and "precision" in stored:
+        cfg.precision = stored.precision
+        log.info("precision=auto: %s, as the run began", cfg.precision)
+        return cfg
+    gpu = cfg.accelerator != "cpu"
+    found, device = precision.fastest(gpu), "GPU" if gpu else "processor"
+    does = "does not multiply" if found == "32-true" else "multiplies"
+    why = f"the {device} {does} bfloat16 itself"
+    if found != "32-true" and not gpu and _strides_over_the_map(cfg):
+        found, why = "32-true", "the last maps of these views are too small for bfloat16 here"
+    log.info("precision=auto: %s (%s)", found, why)
+    cfg.precision = found
+    return cfg
+
+
+def _strides_over_the_map(cfg: DictConfig) -> bool:
+    """Whether a convolution's stride is larger than the map that it sees of the smallest view.
+
+    In bfloat16 the gradient of its weights is then partly made of memory that nobody has written,
+    on a processor (oneDNN, in PyTorch 2.14).
+    """
+    size = min(crop.crop_size for crop in recipe.read(cfg.augmentations).crops)
+    found = []
+    look = lambda layer, inputs, _: found.append(inputs[0].shape[-1] < layer.stride[-1])
+    with torch.random.fork_rng(devices=[]), torch.device("meta"), torch.no_grad():
+        network = backbone.build(cfg).eval()
+        backbone.check_input(network, cfg)
+        for layer in network.modules():
+            if isinstance(layer, nn.Conv2d):
+                layer.register_forward_hook(look)
+        network(torch.empty(1, 3, size, size))
+    return any(found)
+
+
+def _stored(cfg: DictConfig) -> DictConfig | None:
+    """The config of the run that goes on; None where a run begins, empty for a run of the host."""
+    resume = cfg.resume_from_checkpoint or cfg.resume
+    folder = run.directory(cfg) if resume is True else Path(resume or "")
+    if not resume or not (folder.is_file() or run.has_checkpoint(folder)):
+        return None
+    file = (folder if folder.is_dir() else folder.parent) / "config.yaml"
+    return OmegaConf.create(yaml_files.read(file) if file.is_file() else {})

@@ -1,0 +1,113 @@
+"""precision=auto: what the machine multiplies itself, decided where a run begins and kept."""
+
+import logging
+
+import pytest
+import torch
+from helpers import image_folder, make_config
+
+from ressl_plugin import config, run
+from ressl_plugin.experiments import sweep
+from ressl_plugin.train import pretrain
+from ressl_plugin.train.settling import settled
+from ressl_plugin.utils import precision
+from ressl_plugin.utils.errors import UserError
+
+
+@pytest.fixture
+def processor(tmp_path, monkeypatch):
+    """The machine's processor has these flags."""
+    file = tmp_path / "cpuinfo"
+    monkeypatch.setattr(precision, "CPUINFO", file)
+    return lambda flags: file.write_text(f"processor\t: 0\nflags\t\t: {flags}\n\n")
+
+
+@pytest.mark.parametrize(
+    ("flags", "found"),
+    [
+        ("fpu avx512f avx512_bf16 avx512vbmi", "bf16-mixed"),
+        ("fpu avx512f amx_bf16 amx_tile", "bf16-mixed"),
+        ("fpu avx2 avx512f avx512bw avx512_vnni", "32-true"),  # PyTorch would emulate it
+        ("", "32-true"),
+    ],
+)
+def test_the_processor_must_multiply_bfloat16_itself(processor, flags, found):
+    processor(flags)
+    assert precision.fastest(gpu=False) == found
+
+
+def test_a_processor_that_says_nothing_of_itself(tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "CPUINFO", tmp_path / "none")
+    assert precision.fastest(gpu=False) == "32-true"
+
+
+def test_a_gpu_that_emulates_bfloat16_does_not_count(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True:
+                        including_emulation)  # fmt: skip
+    assert precision.fastest(gpu=True) == "32-true"
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
+    assert precision.fastest(gpu=True) == "bf16-mixed"
+
+
+def test_it_is_the_default_and_said_in_one_line(processor, caplog):
+    given = make_config()
+    del given.precision
+    processor("avx512_bf16")
+    with caplog.at_level(logging.INFO):
+        cfg = settled(config.finish(given))
+    assert cfg.precision == "bf16-mixed"
+    assert [r.getMessage() for r in caplog.records if "precision" in r.getMessage()] == [
+        "precision=auto: bf16-mixed (the processor multiplies bfloat16 itself)"
+    ]
+
+
+@pytest.mark.parametrize("given", ["32-true", "16-mixed", 16, None])
+def test_a_precision_that_is_named_stays(processor, given):
+    processor("avx512_bf16")
+    assert settled(config.finish(make_config(precision=given))).precision == given
+
+
+def test_no_bfloat16_where_a_stride_is_larger_than_the_map(processor, caplog):
+    """oneDNN's gradient of such weights reads memory that nobody has written."""
+    processor("avx512_bf16")
+    for stem, wanted in (("imagenet", "32-true"), ("paper", "bf16-mixed")):
+        cfg = make_config(precision="auto", backbone__stem=stem)  # of 16 pixels, 1 or 8 are left
+        with caplog.at_level(logging.INFO):
+            assert settled(config.finish(cfg)).precision == wanted
+    assert "precision=auto: 32-true (the last maps of these views are too small" in caplog.text
+
+
+def small_run(tmp_path, **changes):
+    images = image_folder(tmp_path / "images", classes=2, per_class=4)
+    return config.finish(make_config(
+        backbone={"name": "timm:resnet18", "kwargs": {"channels": [8, 8, 16, 16]}, "stem": "paper"},
+        data__train_path=str(images / "train"), max_epochs=1, enable_progress_bar=False,
+        run_dir=str(tmp_path / "run"), precision="auto", **changes,
+    ))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("began", "goes_on", "kept"),
+    [("avx2", "avx2 avx512_bf16", "32-true"), ("avx2 avx512_bf16", "avx2", "bf16-mixed")],
+)
+def test_a_run_keeps_its_precision_on_another_machine(
+    tmp_path, processor, caplog, began, goes_on, kept
+):
+    processor(began)
+    cfg = small_run(tmp_path)
+    folder = pretrain.pretrain(cfg)
+    stored = [run.open_run(folder).cfg.precision, run.read_config(folder / "args.json").precision]
+    assert stored == [kept, kept]
+
+    processor(goes_on)
+    caplog.clear()
+    cfg.resume = True
+    with caplog.at_level(logging.INFO):
+        sweep.same_experiment(cfg)
+        pretrain.pretrain(cfg)
+    assert run.open_run(folder).cfg.precision == kept
+    assert f"precision=auto: {kept}, as the run began" in caplog.text
+
+    cfg.precision = "16-true"  # named, and another: that is another run
+    with pytest.raises(UserError, match=f"precision: {kept} -> 16-true"):
+        pretrain.pretrain(cfg)
