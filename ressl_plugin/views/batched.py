@@ -235,18 +235,23 @@ def _after_jitter(params, view):
 
 
 def _jitter(x, params, there):
-    """Colour jitter of images sorted by hue_turn: each turn of hue is then one slice."""
+    """Colour jitter of images sorted by hue_turn: those that still have hue before them, or have
+    it behind them, are then one slice, and hue itself is for all at once."""
     colour = None if params.colour is None else there(params.colour)
-    hue = None if params.hue is None else there(params.hue)
-    ends = (
-        [0] * 5 if hue is None else [0, *params.hue_turn.bincount(minlength=4).cumsum(0).tolist()]
-    )
-    for turn in range(4):
-        part = slice(ends[turn], ends[turn + 1])
-        if part.stop > part.start:
-            x[part] = ops.hue(x[part], hue[part])
-        if colour is not None and turn < 3:
-            ops.affine_colour(x, *colour[:, turn].unbind(1), out=x)
+    ends = [0] * 4  # how many images have no more than so many of the other three before hue
+    if params.hue is not None:
+        ends = params.hue_turn.bincount(minlength=4).cumsum(0).tolist()
+
+    def change(turn, part):
+        if colour is not None and part.stop > part.start:
+            ops.affine_colour(x[part], *colour[part, turn].unbind(1), out=x[part])
+
+    for turn in range(3):
+        change(turn, slice(ends[turn], len(x)))
+    if params.hue is not None:
+        x = ops.hue(x, there(params.hue))
+    for turn in range(3):
+        change(turn, slice(0, ends[turn]))
     return x
 
 

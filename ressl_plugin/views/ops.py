@@ -29,8 +29,13 @@ def crop_resize_flip(images, box, flip, size, interpolation="bicubic", eight_bit
     """
     n, channels, height, width = images.shape
     top, left, h, w = box.to(torch.float32).unbind(1)
-    rows = _resize_weights(top, h, torch.zeros_like(flip), height, size, interpolation)
-    columns = _resize_weights(left, w, flip, width, size, interpolation)
+    upright = torch.zeros_like(flip)
+    if height == width:  # both at once: half as many operations
+        both = torch.cat([top, left]), torch.cat([h, w]), torch.cat([upright, flip])
+        rows, columns = _resize_weights(*both, height, size, interpolation).chunk(2)
+    else:
+        rows = _resize_weights(top, h, upright, height, size, interpolation)
+        columns = _resize_weights(left, w, flip, width, size, interpolation)
     out = torch.bmm(images.reshape(n, channels * height, width), columns.transpose(1, 2))
     out = _levels(out, eight_bit).view(n, channels, height, size)
     out = _levels(torch.matmul(rows.unsqueeze(1), out), eight_bit)

@@ -5,6 +5,7 @@ import torch
 from timm.layers import BatchNormAct2d
 from torch import nn
 
+from ressl_plugin.method import batchnorm
 from ressl_plugin.method.batchnorm import GroupBatchNorm2d, to_groups, to_plain
 from ressl_plugin.utils.errors import UserError
 
@@ -91,6 +92,43 @@ def test_the_traced_formula(options, groups):
     run = lambda layer, x: torch.compile(layer, backend="aot_eager", fullgraph=True)(x)
     torch._dynamo.reset()
     compare(plain(**options), batch(SHAPES[2]), groups, run=run)
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """The layers compute on the processor what they would compute on a GPU."""
+    monkeypatch.setattr(batchnorm._GroupBatchNorm, "apply", batchnorm._folded)
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+@pytest.mark.parametrize("options", [{}, {"affine": False}, {"momentum": None}])
+def test_one_batch_norm_over_folded_groups(on_a_gpu, dim, options):
+    for groups in (1, 2, 8):
+        compare(plain(dim, **options), batch(SHAPES[dim]), groups, steps=2)
+    compare(plain(1), batch((9, 5, 4)), 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_folded_groups_keep_memory_format_and_type(dtype, channels_last):
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x = batch((16, 5, 3, 4), dtype).contiguous(memory_format=layout)
+    layer = plain(dtype=torch.float32)
+    given = layer.weight, layer.bias, 4, layer.eps
+    wanted = batchnorm._GroupBatchNorm.apply(x, *given)
+    found = batchnorm._folded(x, *given)
+    assert found[0].dtype == dtype and found[0].is_contiguous(memory_format=layout)
+    for ours, theirs in zip(found, wanted):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_uneven_groups_and_other_devices():
+    """On meta tensors, which are no processor's; groups of two sizes cannot be folded."""
+    for n in (16, 15):
+        layer = to_groups(plain(), 4).to("meta")
+        x = torch.empty(n, 5, 3, 4, dtype=torch.float64, device="meta", requires_grad=True)
+        layer(x).sum().backward()
+        assert x.grad.shape == x.shape
 
 
 def test_evaluation_is_plain():
