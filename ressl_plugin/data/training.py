@@ -133,7 +133,9 @@ class PretrainData(pl.LightningDataModule):
 
         memory = data.MemoryImages(self.dataset, self.trainer.is_global_zero)
         images, labels = memory.to(self.trainer.strategy.root_device)
-        core = torch.compile(batched.apply_dense) if self.cfg.performance.compile else None
+        core = None
+        if self.cfg.performance.compile:
+            core = torch.compile(batched.apply_dense, fullgraph=True)
         last = not self.cfg.performance.disable_channel_last
 
         def draw(batch, generator):

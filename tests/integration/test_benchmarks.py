@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
+MOST_LAUNCHES = 1300  # device operations of a step
 TINY = ["--pairs", "1", "--threads", "1"]
 
 
@@ -52,6 +54,35 @@ def test_end_to_end(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--steps", "1", "--workers", "0"]
     found = figures(script, "end_to_end", tmp_path, *options)
     assert set(found) == {"images_per_s_ratio", "images_per_s_ratio_default"}
+
+
+def test_launches(script, tmp_path):
+    file = tmp_path / "launches.json"
+    found = script("launches").main([*TINY, "--json", str(file), "--batch", "16"])
+    assert json.loads(file.read_text()) == found
+    assert set(found) == {"device_ops", "host_ops", "copies", "waits", "graph_breaks"}
+    assert found["waits"] == found["graph_breaks"] == 0
+    assert 500 < found["device_ops"] <= MOST_LAUNCHES and found["copies"] <= 12
+
+
+def test_launches_tell_waits_copies_and_work_apart(script):
+    counts = script("launches").Counts()
+    there = torch.ones(4, device="meta")
+    with counts:
+        there.view(2, 2)
+        there.add(1)
+        float(there.sum())
+        torch.ones(2).to("meta")
+    assert [counts.total(kind) for kind in script("launches").KINDS] == [2, 1, 1, 1]
+
+
+def test_busy(script, tmp_path):
+    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto", "optimizer.batch_size=256",
+             "backbone.kwargs={channels: [4, 4, 8, 8]}", "accelerator=cpu"]  # fmt: skip
+    options = ["--epochs", "1", "--settings", "passive", "--", *small]
+    found = figures(script, "busy", tmp_path, *options)
+    assert set(found) == {f"{place}_{name}" for place in ("quiet", "busy")
+                          for name in ("nothing", "passive")}  # fmt: skip
 
 
 @pytest.mark.distributed

@@ -145,14 +145,14 @@ def test_compiled_networks_and_views_agree_with_eager():
     eager = model.training_step(batch, 0).item()
     model.load_state_dict(state)
     for network in model.networks:
-        network.compile()
+        network.compile(fullgraph=True)
     assert model.training_step(batch, 0).item() == pytest.approx(eager, rel=1e-3)
 
     images = torch.randint(0, 256, (16, 32, 32, 3), dtype=torch.uint8).cuda()
     read = recipe.read(AUGMENTATIONS)
     plain, compiled = (
         batched.draw(images, read, torch.Generator().manual_seed(0), core=core)
-        for core in (None, torch.compile(batched.apply_dense))
+        for core in (None, torch.compile(batched.apply_dense, fullgraph=True))
     )
     for a, b in zip(plain, compiled):
         assert ((a - b).abs() * 255 * 0.229).quantile(0.99) < 1
