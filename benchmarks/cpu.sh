@@ -30,6 +30,8 @@ measure views "" python benchmarks/views.py --pairs 7
 measure end_to_end "" python benchmarks/end_to_end.py --pairs 3
 [ -z "$checkout" ] || measure step_main "$checkout" python benchmarks/step.py --pairs 9
 measure growth "" python benchmarks/growth.py --pairs 3
+measure launches "" python benchmarks/launches.py
+measure busy "" python benchmarks/busy.py
 measure gather "" python benchmarks/gather.py
 measure warmup "" python benchmarks/warmup.py
 measure soak "" python benchmarks/soak.py
