@@ -2,12 +2,14 @@
 
 import logging
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from helpers import image_folder, make_config
 
 from ressl_plugin import config, run
 from ressl_plugin.experiments import sweep
+from ressl_plugin.run import checkpoint
 from ressl_plugin.train import pretrain
 from ressl_plugin.train.settling import settled
 from ressl_plugin.utils import precision
@@ -111,3 +113,29 @@ def test_a_run_keeps_its_precision_on_another_machine(
     cfg.precision = "16-true"  # named, and another: that is another run
     with pytest.raises(UserError, match=f"precision: {kept} -> 16-true"):
         pretrain.pretrain(cfg)
+
+
+class Stop(pl.Callback):
+    """As good as a kill: the checkpoint is that of the step before."""
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == 3:
+            raise KeyboardInterrupt
+
+
+def test_a_run_in_bfloat16_resumes_bit_for_bit(tmp_path):
+    images = image_folder(tmp_path / "images", classes=4, per_class=4, splits=("train",))
+    words = [
+        f"data.train_path={images}/train", "data.val_path=null", "precision=bf16-mixed",
+        "accelerator=cpu", "backbone.kwargs={channels: [8, 16, 16, 32]}", "max_epochs=3",
+        "optimizer.batch_size=8", "method_kwargs.queue_size=40", "checkpoint.every_n_steps=1",
+        "enable_progress_bar=false", "enable_model_summary=false", "resume=true",
+    ]  # fmt: skip
+    load = lambda name: config.load("digits/ressl", [*words, f"run_dir={tmp_path / name}"])
+    made = lambda name: config.finish(load(name))
+    whole = pretrain.pretrain(made("whole"))
+    with pytest.raises(KeyboardInterrupt):
+        pretrain.pretrain(made("stopped"), [Stop()])
+    resumed = pretrain.pretrain(made("stopped"))
+    ours, theirs = (checkpoint.load(folder)["state_dict"] for folder in (resumed, whole))
+    assert all(torch.equal(ours[key], value) for key, value in theirs.items())
