@@ -14,7 +14,7 @@ from ressl_plugin.cli import experiments as cli_experiments
 from ressl_plugin.cli.arguments import command, evaluator, read_config, with_config
 from ressl_plugin.evaluate import declared
 from ressl_plugin.utils import packages, pipes, terminal
-from ressl_plugin.utils.errors import RunFault, UserError
+from ressl_plugin.utils.errors import OF_THE_MACHINE, RunFault, UserError
 
 USER_MISTAKE, FAULT, INTERRUPTED = 2, 3, 130
 
@@ -65,7 +65,7 @@ def guarded(call) -> int:
             raise
         print(f"ressl: error: {known}", file=sys.stderr)
         return USER_MISTAKE
-    except Exception as error:
+    except OF_THE_MACHINE as error:
         from ressl_plugin.train.faults import explain
 
         known = explain(error)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -37,10 +38,7 @@ def build(cfg) -> nn.Module:
 
 
 def check_kwargs(cfg) -> None:
-    """Whether the backbone can be built with `backbone.kwargs`: it is, once, and without them.
-
-    Only its library can judge them. They are what is wrong where it builds without them and not
-    with them; nothing of the plugin runs in between.
+    """Whether the backbone can be built with `backbone.kwargs`: it is, once.
 
     Raises:
         UserError: the backbone does not take them, or they would load a file.
@@ -54,25 +52,29 @@ def check_kwargs(cfg) -> None:
     factory = host.BACKBONES.get(cfg.backbone.name)
     if factory is None:  # whoever builds it says so
         return
+    fault = (
+        f"config: backbone.kwargs={kwargs}: {cfg.backbone.name} does not take them, "
+        "~backbone.kwargs drops them"
+    )
     with torch.random.fork_rng(devices=[]):
-        try:
-            factory(cfg.get("method"), **copy.deepcopy(kwargs))
-        except Exception as error:
-            if not _builds(factory, cfg.get("method")):
-                raise
-            text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
-            raise UserError(
-                f"config: backbone.kwargs={kwargs}: {cfg.backbone.name} does not take them "
-                f"({text}); ~backbone.kwargs drops them"
-            ) from error
+        with_arguments(partial(factory, cfg.get("method")), copy.deepcopy(kwargs), fault)
 
 
-def _builds(factory, method) -> bool:
+def with_arguments(make: Callable[..., nn.Module], kwargs: dict, fault: str) -> nn.Module:
+    """`make(**kwargs)`, a network of a library that alone can judge its arguments.
+
+    Raises:
+        UserError: it is made without them and not with them; `fault` opens the message.
+    """
     try:
-        factory(method)
-    except Exception:
-        return False
-    return True
+        return make(**kwargs)
+    except Exception as error:
+        # Nothing narrower: of an unexpected argument the libraries' constructors make an
+        # AssertionError, a KeyError, a ZeroDivisionError, whatever comes first. Nor can it be a bug
+        # of this package: that fails without them as well, and comes out of this call.
+        make()
+        text = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST]
+        raise UserError(f"{fault} ({text})") from error
 
 
 def check_sizes(node, key: str) -> None:

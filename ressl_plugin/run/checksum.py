@@ -25,6 +25,9 @@ from ressl_plugin.utils.errors import Damaged
 _LOCAL_HEADER = 30  # bytes, before a member's name; the last four are the lengths of what follows
 _DIRECTORY = 0x10  # of which torch takes nothing, and leaves the tensor as it was allocated
 _CHUNK = 1 << 20
+# what zipfile raises on damaged archives, beside an OSError: of numbers beyond all files, names
+# that are no text, versions and flags that nobody wrote
+ZIPFILE = (zipfile.BadZipFile, ValueError, OverflowError, EOFError, RuntimeError, struct.error)
 
 
 @dataclass
@@ -133,9 +136,7 @@ class CheckedFile(io.RawIOBase):
             raise Damaged(f"{self.path} is absent") from None
         except OSError as error:
             raise Damaged(f"{self.path} cannot be read ({error.strerror or error})") from error
-        except MemoryError:
-            raise
-        except Exception as error:  # zipfile raises many kinds on damaged archives
+        except ZIPFILE as error:
             raise Damaged(f"{self.path} is damaged ({error})") from None
 
     def readable(self) -> bool:
@@ -184,11 +185,13 @@ def imports(path, error) -> list[str]:
 
     ``error`` is what ``torch.load(weights_only=True)`` raised; its text names the first.
     """
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # torch's own lines alone; see checkpoint.read
         if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
             return names
     names, words = set(re.findall(r"GLOBAL ([\w.]+)", str(error))), []
-    with open(path, "rb") as file, contextlib.suppress(Exception):
+    # what pickletools raises where the pickle ends, or never was one
+    no_pickle = contextlib.suppress(ValueError, OverflowError, MemoryError)
+    with open(path, "rb") as file, no_pickle:
         for op, argument, _ in pickletools.genops(file):
             if op.name in ("GLOBAL", "INST"):
                 names.add(argument.replace(" ", "."))

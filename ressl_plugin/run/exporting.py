@@ -174,12 +174,8 @@ def build(card: dict, path) -> nn.Module:
     else:
         raise UserError(f"{path}: {card.get('flavour')} has no architecture {name!r}")
     backbone.check_sizes(kwargs, f"{path}: kwargs")
-    try:
-        network = make(**kwargs)
-    except Exception as error:  # whatever the library makes of arguments that only it can judge
-        if not kwargs:
-            raise
-        raise UserError(f"{path}: {name} cannot be built with {kwargs} ({error})") from None
+    fault = f"{path}: {name} cannot be built with {kwargs}"
+    network = backbone.with_arguments(make, kwargs, fault)
     if card["flavour"] == "torchvision":
         network.fc = nn.Identity()
     backbone.set_stem(network, card.get("stem", "auto"))

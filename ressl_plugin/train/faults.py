@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import multiprocessing
-import pickle
 import signal
 import traceback
 from pathlib import Path
@@ -18,13 +16,11 @@ from ressl_plugin.data.workers import own_words
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.train.checkpointing import Preempted
 from ressl_plugin.utils import distributed
-from ressl_plugin.utils.errors import CheckpointError, RunFault, UserError
+from ressl_plugin.utils.errors import OF_THE_MACHINE, CheckpointError, RunFault, UserError
 
 NONE = "no checkpoint was made"
 HOPELESS = 100  # steps left out in a row
 SKIPPED = "ressl_skipped_steps"
-# By what a connection breaks: a socket, a pipe, half a message, `received 0 items of ancdata`.
-_BROKEN = (OSError, EOFError, pickle.UnpicklingError, multiprocessing.ProcessError, RuntimeError)
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -148,7 +144,7 @@ def reported(trainer: pl.Trainer, folder: Path):
         raise RunFault(
             f"{text}; {_goes_on(folder, ' once the images are as they were')}"
         ) from error
-    except Exception as error:
+    except OF_THE_MACHINE as error:
         # what ended the run ended a worker first
         stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
         if stop is not None and is_a_workers_death(error):
@@ -185,7 +181,7 @@ def is_a_workers_death(error: BaseException | None) -> bool:
             or "Pin memory thread exited unexpectedly" in text
         ):
             return True
-        if isinstance(error, _BROKEN) and _from_a_worker(error):
+        if isinstance(error, OF_THE_MACHINE) and _from_a_worker(error):
             return True
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False

@@ -1,6 +1,16 @@
 """The exceptions that say what happened in one line: a user's mistake, and a run's fault."""
 
+import multiprocessing
+import pickle
+import traceback
+
 LONGEST = 3000  # characters: a message may quote what somebody else wrote
+
+# What the machine raises: a file, a socket, half a message, a killed process, memory. torch makes
+# RuntimeErrors of all of these, and of much else.
+OF_THE_MACHINE = (
+    OSError, EOFError, pickle.UnpicklingError, multiprocessing.ProcessError, RuntimeError,
+)  # fmt: skip
 
 
 class UserError(Exception):
@@ -30,3 +40,9 @@ class Damaged(CheckpointError):
 
 class NotSaved(RunFault):
     """A checkpoint could not be written; the message names the one that is still good."""
+
+
+def came_through(error: BaseException, module: str) -> bool:
+    """Whether a line of this module raised it, or called what did."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_globals.get("__name__") == module for frame, _ in frames)

@@ -128,6 +128,22 @@ def test_unknown_model():
         backbone.build(make_config(backbone={"name": "resnet1 ", "stem": "auto"}))
 
 
+def test_arguments_are_at_fault_where_all_is_well_without_them():
+    def network(width=8):
+        return nn.Linear(width, width)
+
+    assert backbone.with_arguments(network, {"width": 4}, "x").in_features == 4
+    with pytest.raises(UserError, match=r"^x .TypeError: .*depth"):
+        backbone.with_arguments(network, {"depth": 4}, "x")
+
+
+def test_a_bug_of_ours_is_not_blamed_on_them(monkeypatch):
+    monkeypatch.delattr(timm, "create_model")
+    cfg = make_config(backbone=named("resnet10t", {"in_chans": 3}))
+    with pytest.raises(AttributeError, match="create_model"):
+        backbone.build(cfg)
+
+
 def test_input_size_is_timms_own():
     assert backbone.input_size("timm:vit_tiny_patch16_224") == 224
     assert backbone.input_size("timm:test_vit") == 160

@@ -104,6 +104,17 @@ def test_damage_is_found_or_does_not_matter(run, how, first, recwarn):
     assert not recwarn.list
 
 
+def planted(*args):
+    raise AttributeError("planted")
+
+
+@pytest.mark.parametrize("place", ["CheckedFile._members", "_Member.see", "bisect_right"])
+def test_a_bug_of_ours_is_not_called_damage(run, monkeypatch, place):
+    monkeypatch.setattr(f"ressl_plugin.run.checksum.{place}", planted)
+    with pytest.raises(AttributeError, match="planted"):
+        checkpoint.load(run)
+
+
 def test_a_tensor_that_is_a_directory_for_the_archive(run):
     """One bit of its entry says so, and torch would leave the tensor as it was allocated."""
     path = run / "last.ckpt"
