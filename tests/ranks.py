@@ -48,6 +48,8 @@ def on_ranks(world, work, folder, *args, group=False):
 def _forked(work, file, port):
     pid = os.fork()
     if pid == 0:
+        # not its own: active_children() would name those of the tests before
+        multiprocessing.process._children.clear()
         _child(0, 1, port, work, file, (), False)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
     return torch.load(file, weights_only=False)

@@ -11,6 +11,7 @@ from ressl_plugin.utils import packages
 CODE = """
 import importlib.util, os, signal, sys
 NAME, DO = {name!r}, {do!r}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
 
 class Finder:
     def find_spec(self, name, path=None, target=None):
