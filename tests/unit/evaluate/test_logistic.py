@@ -10,7 +10,7 @@ from sklearn.preprocessing import StandardScaler
 from ressl_plugin.evaluate import logistic
 from ressl_plugin.utils.errors import UserError
 
-SOLVER = "newton-cg"  # multinomial and to the end in every version; newton-cholesky and lbfgs are not
+SOLVER = "newton-cg"  # multinomial, and to its end, in every version of scikit-learn
 
 @pytest.fixture(scope="module")
 def digits():
