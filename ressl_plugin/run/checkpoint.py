@@ -22,8 +22,8 @@ from pathlib import Path
 
 import torch
 
-from ressl_plugin.run.checksum import CheckedFile, imports, verify
-from ressl_plugin.utils.errors import CheckpointError, Damaged, NotSaved, UserError, came_through
+from ressl_plugin.run.checksum import imports, verify
+from ressl_plugin.utils.errors import CheckpointError, Damaged, NotSaved, UserError
 
 log = logging.getLogger(__name__)
 
@@ -89,32 +89,25 @@ def save(path, state: dict) -> Path:
         CheckpointError: ``state`` holds something that only pickle could restore.
     """
     path = Path(path)
-    temporary = _temporary(path)
+    temporary, content = _temporary(path), _archive(path, state)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(temporary, state)
+            _write(temporary, content)
         except OSError as error:
             if not _made_room(error, path):
                 raise
-            _write(temporary, state)
+            _write(temporary, content)
         verify(temporary)
-        if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(temporary):
-            raise CheckpointError(
-                f"checkpoint {path} not written: the state holds {', '.join(foreign)}, which only "
-                "pickle restores; keep tensors, numbers, strings and containers of them"
-            )
         _keep_previous(path)
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except (OSError, Damaged) as error:
-        _remove(temporary)
         raise NotSaved(
             f"checkpoint {path} not written: {_reason(error, path)}; {_still_good(path)}"
         ) from error
-    except BaseException:
+    finally:
         _remove(temporary)
-        raise
     _checked[str(path)] = _identity(path)
     return path
 
@@ -153,28 +146,21 @@ def read(path, map_location="cpu") -> dict:
         CheckpointError: absent, damaged, in need of pickle, or not a dict.
     """
     path = Path(path)
-    with CheckedFile(path) as file:
-        identity = _identity(file.file.fileno())
-        try:
-            state = torch.load(file, map_location=map_location, weights_only=True)
-        except Exception as error:
-            # Nothing narrower: torch's unpickler does what the bytes say, and raises whatever
-            # comes of it. The one file of ours that it calls is checksum.py.
-            if came_through(error, CheckedFile.__module__) and not isinstance(error, OSError):
-                raise
-            file.check()
-            raise _refusal(file, error) from None
-        file.check()
-        if file.is_archive:
-            _checked[str(path)] = identity
+    is_archive = verify(path, cached=True)
+    try:
+        identity = _identity(path)
+        state = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:  # whatever torch makes of bytes that are no checkpoint
+        raise _refusal(path, is_archive, error) from None
+    if is_archive:
+        _checked[str(path)] = identity
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}; a checkpoint is a dict")
     return state
 
 
-def _refusal(file: CheckedFile, error: Exception) -> Exception:
+def _refusal(path: Path, is_archive: bool, error: Exception) -> Exception:
     """Why torch did not read a file whose bytes are sound, or cannot be checked."""
-    path = file.path
     if isinstance(error, pickle.UnpicklingError):
         if names := imports(path, error):
             return CheckpointError(
@@ -182,12 +168,12 @@ def _refusal(file: CheckedFile, error: Exception) -> Exception:
                 "executed. Only tensors and plain values are read: save its state_dict alone, "
                 "where the file is trusted"
             )
-        if file.is_archive:
+        if is_archive:
             return CheckpointError(
                 f"{path}: refused, it cannot be read without pickle; nothing of it was executed"
             )
         return Damaged(f"{path} is not a checkpoint")
-    if file.is_archive and isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if is_archive and isinstance(error, (MemoryError, torch.OutOfMemoryError)):
         return error
     first = str(error).strip().splitlines() or [""]
     return Damaged(f"{path} cannot be read ({type(error).__name__}: {first[0][:120]})")
@@ -222,37 +208,22 @@ def _temporary(path) -> Path:
     return path.with_name(f".{path.name}.tmp")
 
 
-class _Remembering(io.RawIOBase):
-    """Passes bytes on; keeps what ended a write, which torch may replace by an error of its own.
-
-    After that it takes everything: an archive that is not finished is when it is deleted, perhaps
-    when the file is closed, and an exception in there would abort the process.
-    """
-
-    def __init__(self, file):
-        self.file, self.error = file, None
-
-    def writable(self):
-        return True
-
-    def write(self, data):
-        if self.error is not None:
-            return len(memoryview(data).cast("B"))
-        try:
-            return self.file.write(data)
-        except BaseException as error:  # a signal's, too
-            self.error = error
-            raise
+def _archive(path, state) -> memoryview:
+    """The file in memory: torch's writer ends the process where a disk or a signal cuts it off."""
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    if foreign := torch.serialization.get_unsafe_globals_in_checkpoint(file):
+        raise CheckpointError(
+            f"checkpoint {path} not written: the state holds {', '.join(foreign)}, which only "
+            "pickle restores; keep tensors, numbers, strings and containers of them"
+        )
+    return file.getbuffer()
 
 
-def _write(path, state):
+def _write(path, content):
     with open(path, "wb") as file:
-        remembering = _Remembering(file)
-        try:
-            torch.save(state, remembering)
-        except BaseException as error:
-            remembering.error = remembering.error or _first(error)
-            raise remembering.error from None
+        file.write(content)
         file.flush()
         os.fsync(file.fileno())
 
@@ -273,12 +244,6 @@ def _made_room(error: OSError, path) -> bool:
         log.warning("no room for three checkpoints: %s is given up while one is saved", spare)
         _given_up.add(str(path))
     return True
-
-
-def _first(error: BaseException) -> BaseException:
-    """What ended torch.save: its archive, cut off by that, ends with a complaint of its own."""
-    cut_off = isinstance(error, RuntimeError) and "inline_container" in str(error)
-    return error.__context__ if cut_off and error.__context__ is not None else error
 
 
 def _keep_previous(path):

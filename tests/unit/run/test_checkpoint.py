@@ -40,7 +40,10 @@ def writing(monkeypatch, write):
         def write(self, data):
             return write(super(), data)
 
-    monkeypatch.setattr(checkpoint, "open", File, raising=False)
+    def opened(path, mode):
+        return io.BufferedWriter(File(path, mode))
+
+    monkeypatch.setattr(checkpoint, "open", opened, raising=False)
 
 
 class Disk:
@@ -186,8 +189,8 @@ def test_a_call_that_fails(run, name, monkeypatch):
 CALLS = ["fsync", "link", "replace", "open", "close", "stat", "unlink"]
 
 
-def killing_save(path, number):
-    """Save, and die just before the ``number``-th system call or data write."""
+def killing_save(path, number, monkeypatch):
+    """Save, and die just before the ``number``-th system call or write of 500 bytes."""
     count = 0
 
     def dying(original):
@@ -202,19 +205,19 @@ def killing_save(path, number):
 
     for name in CALLS:
         setattr(os, name, dying(getattr(os, name)))
-    checkpoint._Remembering.write = dying(checkpoint._Remembering.write)
+    writing(monkeypatch, dying(lambda file, data: file.write(data[:500])))
     checkpoint.save(path, state(NEW))
 
 
 @pytest.mark.parametrize("existing", [0, 1, 2])
-def test_killed_before_every_operation(tmp_path, existing):
+def test_killed_before_every_operation(tmp_path, existing, monkeypatch):
     cases = 0
     while True:
         run = tmp_path / str(cases)
         for step in range(3 - existing, 3):
             checkpoint.save(run / "last.ckpt", state(step))
         cases += 1
-        code = in_child(lambda: killing_save(run / "last.ckpt", cases))  # noqa: B023
+        code = in_child(lambda: killing_save(run / "last.ckpt", cases, monkeypatch))  # noqa: B023
         if code == 0:
             break
         assert code == 9
@@ -250,24 +253,29 @@ def test_killed_at_any_time(tmp_path):
     assert last > 0
 
 
-@pytest.mark.parametrize("at", range(1, 30, 2))
-def test_what_ends_a_save_is_what_is_raised(run, monkeypatch, at):
+def test_what_ends_a_save_is_what_is_raised(run):
     """A data worker's death reaches Python as an exception of a signal handler, anywhere."""
     died = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
-    calls = []
+    path, ended = run / "last.ckpt", []
 
-    def dies(file, data):
-        calls.append(data)
-        if len(calls) == at:
-            raise died
-        return file.write(data)
+    def die(*_):
+        raise died
 
-    writing(monkeypatch, dies)
-    with pytest.raises(RuntimeError) as found:
-        checkpoint.save(run / "last.ckpt", state(NEW))
-    assert found.value is died
-    monkeypatch.undo()
-    assert same(checkpoint.load(run), OLD)
+    def work():
+        signal.signal(signal.SIGALRM, die)
+        for number in range(200):
+            try:
+                signal.setitimer(signal.ITIMER_REAL, 5e-5 * (1 + number % 100))
+                checkpoint.save(path, state(NEW))
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            except RuntimeError as found:
+                assert found is died
+                ended.append(number)
+            found = checkpoint.load(path)
+            assert same(found, found["step"])
+        assert len(ended) > 20
+
+    assert in_child(work) == 0
 
 
 def test_an_exception_between_two_writes_does_not_abort_the_process(run, monkeypatch):
