@@ -61,7 +61,7 @@ def _as_damage(path):
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror or error})") from error
     except _OF_DAMAGE as error:
-        raise Damaged(f"{path} is damaged ({error})") from None
+        raise Damaged(f"{path} is damaged ({error or type(error).__name__})") from None
 
 
 def imports(path, error) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import platform
 import shlex
 import sys
@@ -11,7 +10,9 @@ from datetime import datetime, timezone
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ressl_plugin.config.kinds import NULL, Kind, is_number, whole
 from ressl_plugin.data.identity import is_identity
+from ressl_plugin.run.structure import TEXT, fault
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
@@ -20,68 +21,22 @@ LONGEST = 18  # digits of a whole number: what is longer is no count of anything
 DEEPEST = 16  # lists and mappings within each other
 
 
-def _is_number(value) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)
-
-
-def _is_count(value) -> bool:
-    return type(value) is int and value >= 0
-
-
-def _is_text(value) -> bool:
-    return isinstance(value, str) and value.isprintable()
-
-
-def _or_null(check):
-    return lambda value: value is None or check(value)
-
-
-def _are_details(value) -> bool:
-    return isinstance(value, dict) and _or_null(_is_number)(value.get("share"))
-
-
-def _are_versions(value) -> bool:
-    return isinstance(value, dict) and all(map(_is_text, value.values()))
-
-
-def _are_data_sets(value) -> bool:
-    return isinstance(value, dict) and all(map(is_identity, value.values()))
-
-
-REQUIRED = {  # key -> what its value is, and whether it is that
-    "evaluator": ("text", _is_text),
-    "protocol": ("text", _is_text),
-    "data": ("text", _is_text),
-    "metric": ("text", _is_text),
-    "value": ("a finite number", _is_number),
-}
+NUMBER = Kind("a finite number", is_number)
+REQUIRED = {"evaluator": TEXT, "protocol": TEXT, "data": TEXT, "metric": TEXT, "value": NUMBER}
 OPTIONAL = {
-    "spread": ("a finite number or null", _or_null(_is_number)),
-    "seeds": ("a list of whole numbers",
-              lambda v: isinstance(v, list) and all(type(seed) is int for seed in v)),
-    "versions": ("names and versions", _are_versions),
-    "command": ("text", lambda value: isinstance(value, str)),
-    "time": ("text", _is_text),
-    "n": ("a whole number", _is_count),
-    "details": ("a mapping", _are_details),
-    "representation": ("text or null", _or_null(_is_text)),
-    "epochs": ("a whole number or null", _or_null(_is_count)),
-    "checkpoint": ("text", _is_text),
-    "data_sets": ("data sets: images, classes, digest", _are_data_sets),
-}  # fmt: skip
-
-
-def fault_of(record) -> str | None:
-    """What is wrong with a record, whoever wrote it; None if nothing is."""
-    if not isinstance(record, dict):
-        return "no mapping"
-    missing = [key for key in REQUIRED if key not in record]
-    if missing:
-        return f"without {', '.join(missing)}"
-    for key, (what, check) in {**REQUIRED, **OPTIONAL}.items():
-        if key in record and not check(record[key]):
-            return f"{key}: {repr(record[key])[:40]} is not {what}"
-    return None
+    "spread": NUMBER | NULL,
+    "seeds": [whole()],
+    "versions": {"*": TEXT},
+    "command": Kind("text", lambda value: isinstance(value, str)),
+    "time": TEXT,
+    "n": whole(0),
+    "details": {"share?": NUMBER | NULL},
+    "representation": TEXT | NULL,
+    "epochs": whole(0) | NULL,
+    "checkpoint": TEXT,
+    "data_sets": {"*": Kind("a data set: images, classes, digest", is_identity)},
+}
+RECORD = {**REQUIRED, **{f"{key}?": of for key, of in OPTIONAL.items()}}
 
 
 def append(run_dir: str | Path, record: dict) -> dict:
@@ -110,9 +65,9 @@ def append(run_dir: str | Path, record: dict) -> dict:
         **{key: value for key, value in record.items() if key not in REQUIRED},
     }
     unknown = [key for key in record if key not in REQUIRED and key not in OPTIONAL]
-    fault = f"unknown keys {unknown}" if unknown else fault_of(record)
-    if fault:
-        raise ValueError(f"result record: {fault}")
+    wrong = f"unknown keys {unknown}" if unknown else fault(record, RECORD)
+    if wrong:
+        raise ValueError(f"result record: {wrong}")
     record["value"] = float(record["value"])
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -143,15 +98,9 @@ def read(run_dir: str | Path) -> list[dict]:
         raise UserError(f"{path}: cannot be read: {error.strerror}; move it away") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, no numbers, too deep
         raise UserError(f"{path} is broken ({error}); repair it or move it away") from None
-    if not isinstance(records, list):
-        fault = "not a list of records"
-    elif _depth(records) > DEEPEST:
-        fault = f"nested more than {DEEPEST} deep"
-    else:
-        faults = ((number, fault_of(record)) for number, record in enumerate(records, 1))
-        fault = next((f"record {number}: {fault}" for number, fault in faults if fault), None)
-    if fault:
-        raise UserError(f"{path} is broken: {fault}; repair it or move it away")
+    wrong = f"nested more than {DEEPEST} deep" if _depth(records) > DEEPEST else None
+    if wrong := wrong or fault(records, [RECORD], "records"):
+        raise UserError(f"{path} is broken: {wrong}; repair it or move it away")
     return records
 
 

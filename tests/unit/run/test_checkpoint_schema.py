@@ -53,7 +53,7 @@ def test_other_values_are_one_line_or_pass(trained):
     ("change", "what"),
     [
         (lambda s: s.pop("state_dict"), "state_dict is nothing"),
-        (lambda s: s.update(state_dict=None), "state_dict is nothing, it must be a dict"),
+        (lambda s: s.update(state_dict=None), "state_dict is nothing, it must be a mapping"),
         (lambda s: s["state_dict"].update(queue=None), r"state_dict\.queue is nothing"),
         (lambda s: s.update(loops={}), r"loops\.fit_loop is nothing"),
         (lambda s: s["loops"].update(fit_loop={}), "epoch_progress is nothing"),
