@@ -17,6 +17,7 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_weights
+from ressl_plugin.run.weights import load_backbone
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.launch import launched_first
@@ -76,30 +77,6 @@ def epochs_trained(state: dict) -> int | None:
         return state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     except (KeyError, TypeError):  # of another Lightning
         return None
-
-
-def load_backbone(
-    network: nn.Module, state: dict[str, torch.Tensor], source: Path, prefix: str | None = None
-) -> None:
-    """Load a state dict's `backbone.*` (or `prefix.*`) into a bare encoder, every key of it.
-
-    Raises:
-        UserError: no such keys, or shapes of another architecture.
-    """
-    prefix = f"{prefix or 'backbone'}."
-    own = {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-    if not own:
-        raise UserError(f"{source}: no weights under {prefix}; is it a solo-learn checkpoint?")
-    want = network.state_dict()
-    for key in sorted(want.keys() | own.keys()):
-        have, need = own.get(key), want.get(key)
-        if have is None or need is None or have.shape != need.shape:
-            shape = lambda t: "absent" if t is None else tuple(t.shape)
-            raise UserError(
-                f"{source}: weights of another architecture: {prefix}{key} is {shape(have)}, the "
-                f"config's backbone needs {shape(need)}; check backbone.name and backbone.stem"
-            )
-    network.load_state_dict(own)
 
 
 def open_run(path: str | Path) -> Run:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ressl_plugin.config.diff import plain_config
 from ressl_plugin.method import backbone
+from ressl_plugin.run.weights import check_finite, difference, load_backbone, shapes
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
@@ -40,8 +41,6 @@ def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path
     """
     from safetensors.torch import save
 
-    from ressl_plugin.run.directories import load_backbone
-
     out = Path(out_path)
     if out.is_dir():  # of an empty name, too: with a suffix they would be files beside it
         raise UserError(f"{out}: a folder; name the file, such as {out / 'backbone.safetensors'}")
@@ -54,8 +53,7 @@ def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path
     data = save(weights, {"format": "pt"})
     card = describe(cfg, network, flavour, name, results)
     card["sha256"] = hashlib.sha256(data).hexdigest()
-    with torch.device("meta"):  # what is written can be loaded
-        _belong(build(card, out), weights, out)
+    _belong(weights, card, out)  # what is written can be loaded
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         files.replace(out, data)
@@ -110,8 +108,7 @@ def load_exported(path) -> nn.Module:
     weights = read_safetensors(file)
     if hashlib.sha256(file.read_bytes()).hexdigest() != card.get("sha256"):
         raise UserError(f"{file}: not the file that {file.with_suffix('.json')} describes (sha256)")
-    with torch.device("meta"):  # nothing is allocated for a network that is another
-        _belong(build(card, path), weights, file)
+    _belong(weights, card, path)
     check_finite(weights, file)
     network = build(card, path)
     network.load_state_dict(weights)
@@ -127,17 +124,6 @@ def read_safetensors(path) -> dict[str, Tensor]:
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-
-
-def check_finite(weights: dict[str, Tensor], file) -> None:
-    """Refuse what a diverged training leaves: every feature of it would be NaN.
-
-    Raises:
-        UserError: a value is NaN or infinite in float32, in which networks are built.
-    """
-    for key, tensor in weights.items():
-        if tensor.is_floating_point() and not tensor.float().isfinite().all():
-            raise UserError(f"{file}: {key} is not finite (NaN or infinite); the training diverged")
 
 
 def read_card(path) -> dict:
@@ -214,12 +200,11 @@ def _torchvision_resnets() -> list[str]:
     return [n for n in names if models.get_model_builder(n).__module__ == models.resnet.__name__]
 
 
-def _belong(network: nn.Module, weights: dict[str, Tensor], file) -> None:
-    want = network.state_dict()
-    for key in [*want, *weights]:
-        have, need = weights.get(key), want.get(key)
-        if have is None or need is None or have.shape != need.shape:
-            raise UserError(f"{file}: {key} does not belong to the network that the JSON names")
+def _belong(weights: dict[str, Tensor], card: dict, path) -> None:
+    with torch.device("meta"):  # nothing is allocated for a network that is another
+        network = build(card, path)
+    if differing := difference(weights, shapes(network)):
+        raise UserError(f"{path}: not of the network that the JSON names: {differing}")
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ The other way, `export_backbone` and `load_exported`, is in exported.py. Nothing
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,12 +26,8 @@ from torch import Tensor
 
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
-from ressl_plugin.run.exporting import (
-    check_finite,
-    export_backbone,
-    load_exported,
-    read_safetensors,
-)
+from ressl_plugin.run.exporting import export_backbone, load_exported, read_safetensors
+from ressl_plugin.run.weights import check_finite, difference, shapes
 from ressl_plugin.utils.errors import UserError
 
 __all__ = ["Imported", "export_backbone", "import_checkpoint", "load_exported"]
@@ -234,37 +231,31 @@ def _expected(cfg) -> dict[str, torch.Size]:
         if hidden and out:
             norm = bool(kwargs.get("proj_batchnorm"))
             parts["projector"] = head(host.features_dim(encoder), hidden, out, norm)
-    shapes = {
-        f"{teacher}{part}.{key}": tensor.shape
-        for teacher in ("", "momentum_")
-        for part, module in parts.items()
-        for key, tensor in module.state_dict().items()
-    }
+    expected = {}
+    for teacher in ("", "momentum_"):
+        for part, module in parts.items():
+            expected |= shapes(module, f"{teacher}{part}.")
     if out and kwargs.get("queue_size"):
-        shapes["queue"] = torch.Size((kwargs.queue_size, out))
-        shapes["queue_ptr"] = torch.Size((1,))
-    return shapes
+        expected["queue"] = torch.Size((kwargs.queue_size, out))
+        expected["queue_ptr"] = torch.Size((1,))
+    return expected
 
 
 def _compare(path, state, expected):
     """Every part that the file has must be the config's, whole and of the same shapes."""
-    present = {k.partition(".")[0] for k in state}
-    for key, shape in expected.items():
-        part = key.partition(".")[0]
-        if part not in present or part.startswith("queue"):
-            continue
-        have = state.get(key)
-        if have is None and key.endswith("num_batches_tracked"):
-            continue
-        if have is None or have.shape != shape:
-            found = "absent" if have is None else f"of shape {tuple(have.shape)}"
-            hint = (
-                "backbone.name and backbone.stem" if "backbone" in part else "method_kwargs.proj_*"
-            )
-            raise UserError(
-                f"{path}: another architecture: {key} is {found}, the config needs "
-                f"{tuple(shape)}; check {hint}"
-            )
+    present = {k.partition(".")[0] for k in state} - {"queue", "queue_ptr"}
+    want = {
+        key: shape
+        for key, shape in expected.items()
+        if key.partition(".")[0] in present
+        and (key in state or not key.endswith("num_batches_tracked"))
+    }
+    have = {key: state[key] for key in want if key in state}
+    if differing := difference(have, want):
+        hint = (
+            "backbone.name and backbone.stem" if "backbone" in differing else "method_kwargs.proj_*"
+        )
+        raise UserError(f"{path}: another architecture: {differing}; check {hint}")
 
 
 def _drop_other_queue(state, expected) -> list[str]:
@@ -282,8 +273,5 @@ def _drop_other_queue(state, expected) -> list[str]:
 
 def _by_module(names) -> list[str]:
     """Names folded to their first parts, with counts: backbone.* (120)."""
-    counts: dict[str, int] = {}
-    for name in names:
-        first, dot, _ = name.partition(".")
-        counts[first + (".*" if dot else "")] = counts.get(first + (".*" if dot else ""), 0) + 1
+    counts = Counter(first + (dot and ".*") for first, dot, _ in (n.partition(".") for n in names))
     return [f"{k} ({n})" if k.endswith("*") else k for k, n in list(counts.items())[:12]]

@@ -17,9 +17,7 @@ from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 FILE = "results.json"
-LONGEST = 18  # digits of a whole number: what is longer is no count of anything
 DEEPEST = 16  # lists and mappings within each other
-
 
 NUMBER = Kind("a finite number", is_number)
 REQUIRED = {"evaluator": TEXT, "protocol": TEXT, "data": TEXT, "metric": TEXT, "value": NUMBER}
@@ -89,9 +87,7 @@ def read(run_dir: str | Path) -> list[dict]:
         raise UserError(f"no run directory at {run_dir}; give one that `ressl pretrain` made")
     path = run_dir / FILE
     try:
-        records = json.loads(
-            path.read_bytes().decode(), parse_constant=_no_number, parse_int=_whole_number
-        )
+        records = json.loads(path.read_bytes().decode(), parse_constant=_no_number)
     except FileNotFoundError:
         return []
     except OSError as error:  # a directory, another user's
@@ -106,12 +102,6 @@ def read(run_dir: str | Path) -> list[dict]:
 
 def _no_number(word: str):
     raise ValueError(f"{word} is no number")
-
-
-def _whole_number(digits: str) -> int:
-    if len(digits) > LONGEST:
-        raise ValueError(f"{digits[:LONGEST]}… has {len(digits)} digits")
-    return int(digits)
 
 
 def _depth(value) -> int:

@@ -75,6 +75,10 @@ def _place(where: str, key: str) -> str:
 
 
 def _other(where: str, value, what: str) -> str:
-    shown = repr(value)[:80] if isinstance(value, (bool, int, float, str)) else None
-    shown = shown or ("nothing" if value is None else f"a {type(value).__name__}")
+    if isinstance(value, int) and value.bit_length() > 512:
+        shown = "a number without end"  # Python refuses to print it
+    elif isinstance(value, (int, float, str)):
+        shown = repr(value)[:80]
+    else:
+        shown = "nothing" if value is None else f"a {type(value).__name__}"
     return f"{where} is {shown}, it must be {what}"

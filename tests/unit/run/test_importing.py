@@ -284,9 +284,9 @@ def test_weights_of_a_run_that_diverged(tmp_path, parts, key, value):
 @pytest.mark.parametrize(
     ("cfg", "message"),
     [
-        (config(stem="imagenet"), r"backbone\.conv1\.weight is of shape \(64, 3, 3, 3\).*7, 7"),
+        (config(stem="imagenet"), r"backbone\.conv1\.weight is \(64, 3, 3, 3\).*7, 7"),
         (config(name="resnet50"), r"backbone\.layer1\.0\.conv1\.weight.*64, 64, 1, 1"),
-        (config(proj_output_dim=16), r"projector\.2\.weight is of shape \(8, 24\)"),
+        (config(proj_output_dim=16), r"projector\.2\.weight is \(8, 24\)"),
         (config(proj_batchnorm=True), r"projector\.1\.weight is absent"),
     ],
 )
