@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from ressl_plugin.run.checksum import imports, verify
+from ressl_plugin.run.checksum import imports, read_checked, verify
 from ressl_plugin.utils.errors import CheckpointError, Damaged, NotSaved, UserError
 
 log = logging.getLogger(__name__)
@@ -146,23 +146,23 @@ def read(path, map_location="cpu") -> dict:
         CheckpointError: absent, damaged, in need of pickle, or not a dict.
     """
     path = Path(path)
-    is_archive = verify(path, cached=True)
+    file, is_archive = read_checked(path)
     try:
-        identity = _identity(path)
-        state = torch.load(path, map_location=map_location, weights_only=True)
+        state = torch.load(file, map_location=map_location, weights_only=True)
     except Exception as error:  # whatever torch makes of bytes that are no checkpoint
-        raise _refusal(path, is_archive, error) from None
+        raise _refusal(path, file, is_archive, error) from None
     if is_archive:
-        _checked[str(path)] = identity
+        with contextlib.suppress(OSError):  # it may be gone by now
+            _checked[str(path)] = _identity(path)
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}; a checkpoint is a dict")
     return state
 
 
-def _refusal(path: Path, is_archive: bool, error: Exception) -> Exception:
+def _refusal(path: Path, file: io.BytesIO, is_archive: bool, error: Exception) -> Exception:
     """Why torch did not read a file whose bytes are sound, or cannot be checked."""
     if isinstance(error, pickle.UnpicklingError):
-        if names := imports(path, error):
+        if names := imports(file, error):
             return CheckpointError(
                 f"{path}: refused, reading it would import {', '.join(names)}; nothing of it was "
                 "executed. Only tensors and plain values are read: save its state_dict alone, "

@@ -7,11 +7,13 @@ look at them.
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import pickletools
 import re
 import struct
 import zipfile
+from pathlib import Path
 
 import torch
 
@@ -24,8 +26,17 @@ _LOCKED = 0x1  # with a password
 _DIRECTORY = 0x10  # an entry of which torch takes nothing: the tensor stays as it was allocated
 
 
-def verify(path, cached: bool = False) -> bool:
-    """Compare all members of the archive with their CRCs, as the disk has them unless `cached`.
+def read_checked(path) -> tuple[io.BytesIO, bool]:
+    """A file in memory, checked as by `verify`, and whether there was anything to compare."""
+    with _as_damage(path):
+        file = io.BytesIO(Path(path).read_bytes())
+        is_archive = _check(file, path)
+    file.seek(0)
+    return file, is_archive
+
+
+def verify(path) -> bool:
+    """Compare all members of the archive with their CRCs, as the disk has them now.
 
     Returns whether there is anything to compare: only a zip has checksums.
 
@@ -33,23 +44,27 @@ def verify(path, cached: bool = False) -> bool:
         Damaged: absent, truncated, or other bytes than were once written.
     """
     with _as_damage(path), open(path, "rb") as file:
-        if not cached and hasattr(os, "posix_fadvise"):
+        if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-        if not (magic := file.read(4)):
-            raise Damaged(f"{path} is empty")
-        if magic != b"PK\x03\x04":  # of torch's older format, a pickle, or nothing of ours
-            if zipfile.is_zipfile(file):
-                raise Damaged(f"{path} is damaged (its first bytes)")
-            return False
-        archive = zipfile.ZipFile(file)
-        for info in archive.infolist():
-            stored = info.compress_type == zipfile.ZIP_STORED
-            plain = stored and info.file_size == info.compress_size and not info.flag_bits & _LOCKED
-            if not plain or info.external_attr & _DIRECTORY:
-                raise Damaged(f"{path} is damaged (the entry of {info.filename})")
-        if name := archive.testzip():
-            raise Damaged(f"{path} is damaged (the checksum of {name})")
-        return True
+        return _check(file, path)
+
+
+def _check(file, path) -> bool:
+    if not (magic := file.read(4)):
+        raise Damaged(f"{path} is empty")
+    if magic != b"PK\x03\x04":  # of torch's older format, a pickle, or nothing of ours
+        if zipfile.is_zipfile(file):
+            raise Damaged(f"{path} is damaged (its first bytes)")
+        return False
+    archive = zipfile.ZipFile(file)
+    for info in archive.infolist():
+        stored = info.compress_type == zipfile.ZIP_STORED
+        plain = stored and info.file_size == info.compress_size and not info.flag_bits & _LOCKED
+        if not plain or info.external_attr & _DIRECTORY:
+            raise Damaged(f"{path} is damaged (the entry of {info.filename})")
+    if name := archive.testzip():
+        raise Damaged(f"{path} is damaged (the checksum of {name})")
+    return True
 
 
 @contextlib.contextmanager
@@ -61,19 +76,21 @@ def _as_damage(path):
     except OSError as error:
         raise Damaged(f"{path} cannot be read ({error.strerror or error})") from error
     except _OF_DAMAGE as error:
-        raise Damaged(f"{path} is damaged ({error or type(error).__name__})") from None
+        raise Damaged(f"{path} is damaged ({str(error) or type(error).__name__})") from None
 
 
-def imports(path, error) -> list[str]:
+def imports(file, error) -> list[str]:
     """Names that a pickle would import, found without running it.
 
     ``error`` is what ``torch.load(weights_only=True)`` raised; its text names the first.
     """
     with contextlib.suppress(Exception):
-        if names := torch.serialization.get_unsafe_globals_in_checkpoint(path):
+        file.seek(0)
+        if names := torch.serialization.get_unsafe_globals_in_checkpoint(file):
             return names
     names, words = set(re.findall(r"GLOBAL ([\w.]+)", str(error))), []
-    with open(path, "rb") as file, contextlib.suppress(Exception):
+    file.seek(0)
+    with contextlib.suppress(Exception):
         for op, argument, _ in pickletools.genops(file):
             if op.name in ("GLOBAL", "INST"):
                 names.add(argument.replace(" ", "."))
