@@ -233,10 +233,7 @@ def _made_room(error: OSError, path) -> bool:
     spare = previous(path)
     if error.errno not in (errno.ENOSPC, errno.EDQUOT) or not spare.is_file():
         return False
-    try:
-        if not verify(path) or os.path.samefile(path, spare):
-            return False
-    except Damaged:
+    if not _is_good(path) or os.path.samefile(path, spare):
         return False
     _remove(_temporary(path))
     os.unlink(spare)
@@ -250,13 +247,9 @@ def _keep_previous(path):
     """Give the good file at ``path`` its second name; a damaged one must not oust a good one."""
     if not path.exists():
         return
-    if _checked.get(str(path)) != _identity(path):
-        try:
-            if not verify(path):
-                raise Damaged(f"{path} is not a checkpoint")
-        except Damaged as error:
-            log.warning("%s; %s is kept as it is", error, previous(path))
-            return
+    if _checked.get(str(path)) != _identity(path) and not _is_good(path):
+        log.warning("%s is damaged; %s is kept as it is", path, previous(path))
+        return
     target = previous(path)
     target.parent.mkdir(exist_ok=True)
     if target.exists() and os.path.samefile(path, target):
@@ -272,6 +265,13 @@ def _keep_previous(path):
     else:
         os.replace(link, target)
     _sync_directory(target.parent)
+
+
+def _is_good(path) -> bool:
+    try:
+        return verify(path)
+    except Damaged:
+        return False
 
 
 def _sync_directory(directory):
@@ -304,7 +304,6 @@ def _reason(error, path) -> str:
 
 def _still_good(path) -> str:
     for candidate in (path, previous(path)):
-        with contextlib.suppress(Damaged):
-            if verify(candidate):
-                return f"{candidate} is still good"
+        if _is_good(candidate):
+            return f"{candidate} is still good"
     return "there is no earlier one"
