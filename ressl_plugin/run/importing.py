@@ -11,7 +11,7 @@
     solo-learn 1.0.2            encoder.*, momentum_encoder.* in place of backbone.*
     a bare backbone             its own names, as in torchvision, timm and our exports
 
-The other way, `export_backbone` and `load_exported`, is in exported.py. Nothing is ever unpickled.
+The other way, `export_backbone` and `load_exported`, is in exporting.py. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
