@@ -149,7 +149,9 @@ def read(path, map_location="cpu") -> dict:
     file, is_archive = read_checked(path)
     try:
         state = torch.load(file, map_location=map_location, weights_only=True)
-    except Exception as error:  # whatever torch makes of bytes that are no checkpoint
+    except Exception as error:
+        # Nothing narrower: torch's unpickler does what the bytes say, and raises whatever comes of
+        # it. Nothing of ours is called by it.
         raise _refusal(path, file, is_archive, error) from None
     if is_archive:
         with contextlib.suppress(OSError):  # it may be gone by now

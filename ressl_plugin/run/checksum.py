@@ -84,13 +84,14 @@ def imports(file, error) -> list[str]:
 
     ``error`` is what ``torch.load(weights_only=True)`` raised; its text names the first.
     """
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception):  # torch's own lines alone; see checkpoint.read
         file.seek(0)
         if names := torch.serialization.get_unsafe_globals_in_checkpoint(file):
             return names
     names, words = set(re.findall(r"GLOBAL ([\w.]+)", str(error))), []
     file.seek(0)
-    with contextlib.suppress(Exception):
+    # what pickletools raises where the pickle ends, or never was one
+    with contextlib.suppress(ValueError, OverflowError, MemoryError):
         for op, argument, _ in pickletools.genops(file):
             if op.name in ("GLOBAL", "INST"):
                 names.add(argument.replace(" ", "."))

@@ -2,7 +2,6 @@
 
 import multiprocessing
 import pickle
-import traceback
 
 LONGEST = 3000  # characters: a message may quote what somebody else wrote
 
@@ -40,9 +39,3 @@ class Damaged(CheckpointError):
 
 class NotSaved(RunFault):
     """A checkpoint could not be written; the message names the one that is still good."""
-
-
-def came_through(error: BaseException, module: str) -> bool:
-    """Whether a line of this module raised it, or called what did."""
-    frames = traceback.walk_tb(error.__traceback__)
-    return any(frame.f_globals.get("__name__") == module for frame, _ in frames)
