@@ -33,6 +33,7 @@ OPTIONAL = {
     "epochs": whole(0) | NULL,
     "checkpoint": TEXT,
     "data_sets": {"*": Kind("a data set: images, classes, digest", is_identity)},
+    "place": [{"table": whole(0), "row": TEXT, "column": TEXT}],  # in the paper
 }
 RECORD = {**REQUIRED, **{f"{key}?": of for key, of in OPTIONAL.items()}}
 
@@ -44,7 +45,8 @@ def append(run_dir: str | Path, record: dict) -> dict:
         run_dir: the run's directory; made if absent.
         record: must have the keys of REQUIRED, may have those of OPTIONAL: of the weights `epochs`
             (trained) and `checkpoint` (file name), of the images `data_sets` (split -> what
-            `data.identify` gives). versions, command and time (UTC) are filled in.
+            `data.identify` gives), `place` (see `put_in_place`). versions, command and time (UTC)
+            are filled in.
 
     Returns:
         The record as written.
@@ -69,10 +71,34 @@ def append(run_dir: str | Path, record: dict) -> dict:
     record["value"] = float(record["value"])
     run_dir = Path(run_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
-    with files.locked(run_dir / f".{FILE}.lock", seconds=60):
-        text = json.dumps([*read(run_dir), record], indent=1, allow_nan=False)
-        files.replace(run_dir / FILE, f"{text}\n".encode())
+    with _locked(run_dir):
+        _write(run_dir, [*read(run_dir), record])
     return record
+
+
+def put_in_place(run_dir: str | Path, record: dict, table: int, row: str, column: str) -> None:
+    """Write into a record, one of `read`, which cell of the paper's tables it is the number of.
+
+    One number may be in several tables: a cell of Table 2 is one of Table 3's grid, too.
+    """
+    place = {"table": table, "row": row, "column": column}
+    if place in record.get("place", ()):
+        return
+    run_dir = Path(run_dir)
+    with _locked(run_dir):
+        records = read(run_dir)
+        same = records[records.index(record)]
+        same["place"] = [*same.get("place", ()), place]
+        _write(run_dir, records)
+
+
+def _locked(run_dir: Path):
+    return files.locked(run_dir / f".{FILE}.lock", seconds=60)
+
+
+def _write(run_dir: Path, records: list[dict]) -> None:
+    text = json.dumps(records, indent=1, allow_nan=False)
+    files.replace(run_dir / FILE, f"{text}\n".encode())
 
 
 def read(run_dir: str | Path) -> list[dict]:

@@ -36,6 +36,20 @@ def test_append_fills_in_what_produced_the_number(tmp_path):
                 p.suffix != ".lock"]  # fmt: skip
 
 
+def test_a_record_can_be_in_several_tables_and_in_each_once(tmp_path):
+    for value in (90, 91):
+        results.append(tmp_path, {**RECORD, "value": value})
+    for _ in range(2):
+        results.put_in_place(tmp_path, results.read(tmp_path)[1], 2, "cifar10, 0.1", "0.05")
+    results.put_in_place(tmp_path, results.read(tmp_path)[1], 3, "weak", "cifar10")
+    first, second = results.read(tmp_path)
+    assert "place" not in first and second["value"] == 91
+    assert second["place"] == [
+        {"table": 2, "row": "cifar10, 0.1", "column": "0.05"},
+        {"table": 3, "row": "weak", "column": "cifar10"},
+    ]
+
+
 def test_nothing_evaluated_yet_is_an_empty_list(tmp_path):
     assert results.read(tmp_path) == []
 
@@ -58,6 +72,8 @@ BROKEN = {
     '[{"evaluator": "knn"}]': r"records\.0\.protocol is nothing, it must be there",
     with_key("value", "NaN"): "NaN is no number",
     with_key("value", "-Infinity"): "-Infinity is no number",
+    with_key("place", '{"table": 2}'): "place is a dict, it must be a list",
+    with_key("place", '[{"table": "2", "row": "a", "column": "b"}]'): "place.0.table is '2', it must",
     with_key("value", '"95"'): "value is '95', it must be a finite number",
     with_key("value", "true"): "value is True, it must be a finite number",
     with_key("value", "[1]"): "value is a list, it must be",
