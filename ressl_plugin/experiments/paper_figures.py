@@ -7,7 +7,6 @@ from pathlib import Path
 from ressl_plugin.evaluate import features, figures
 from ressl_plugin.evaluate.neighbours import neighbours_of_run
 from ressl_plugin.evaluate.subject import Splits, device_named, method_name
-from ressl_plugin.experiments.paper_cells import LATER
 from ressl_plugin.run.directories import open_run
 
 
@@ -29,7 +28,6 @@ def figure3(runs: list[Path], out: Path, device: str = "auto") -> list[Path]:
         splits = Splits(opened, device_named(device))
         loader = splits.loader("train")
         x, y = features.extract(opened.backbone(), loader, splits.device)
-        name = method_name(opened.cfg)
-        spaces[LATER.get(name, name)] = x
+        spaces[method_name(opened.cfg)] = x
     classes = loader.dataset.classes
     return figures.feature_space(spaces, y, out / "figure3", classes)

@@ -12,6 +12,8 @@ The files are in scripts/ablation and scripts/paper:
         sweep: [key=a,b]          every combination (Hydra's grammar, as `ressl pretrain -m`)
         cells: {name: [words]}    named ones
         methods: [simclr]         by scripts/benchmark/methods.yaml; random: the untrained network
+        methods: {simclr: row}    with the rows that they have in the paper's table
+        row: weak                 that of all the group's cells, where it is not told by the table
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.evaluate.finetune import labels_named
 from ressl_plugin.evaluate.lowshot import count_named
 from ressl_plugin.experiments import sweep
-from ressl_plugin.experiments.paper_numbers import TABLES
+from ressl_plugin.experiments.paper_numbers import tables
 from ressl_plugin.utils.errors import UserError
 
 FOLDERS = ("ablation", "paper")
@@ -50,7 +52,8 @@ def within(place):
 
 def known() -> dict[str, Path]:
     """The tables and figures that there is a file for, by number, the tables first."""
-    files = [f for folder in FOLDERS for f in (config.RECIPES / folder).glob("*.yaml")]
+    kinds = ("table*.yaml", "figure*.yaml")
+    files = [f for folder in FOLDERS for k in kinds for f in (config.RECIPES / folder).glob(k)]
     return {file.stem: file for file in sorted(files, key=_natural)}
 
 
@@ -88,9 +91,9 @@ def read(name: str) -> dict:
         _only(spec, ("table", "figure", "evaluate", "operations", "groups"))
         if spec.get("figure", 2) not in (2, 3):
             raise UserError(f"figure: {spec['figure']!r}: must be 2 or 3")
-        if "table" in spec and (type(spec["table"]) is not int or spec["table"] not in TABLES):
+        if "table" in spec and (type(spec["table"]) is not int or spec["table"] not in tables()):
             raise UserError(
-                f"table: {spec['table']!r}: must be a number from {min(TABLES)} to {max(TABLES)}; "
+                f"table: {spec['table']!r}: must be a number from 1 to {max(tables())}; "
                 "a figure has none, leave it out"
             )
         with within("evaluate"):
@@ -162,6 +165,10 @@ def _mapping(value, what: str) -> dict:
     return value
 
 
+def _is_text(value) -> bool:
+    return isinstance(value, str) and value != "" and value.isprintable()
+
+
 def _only(given: dict, known) -> None:
     for key in given:
         if key not in known:
@@ -198,11 +205,13 @@ def _operations(given) -> dict[str, str]:
 
 
 def _check_group(group, operations: dict) -> None:
-    _only(_mapping(group, "recipe: NAME, ..."), ("recipe", "words", *KINDS))
+    _only(_mapping(group, "recipe: NAME, ..."), ("recipe", "words", "row", *KINDS))
     if not isinstance(group.get("recipe"), str):
         raise UserError(
             f"recipe: {group.get('recipe')!r}: must be the name of a recipe, as cifar/ressl"
         )
+    if not _is_text(group.get("row", "a")):
+        raise UserError(f"row: {group['row']!r}: must be a text, as weak")
     with within("words"):
         for word in _list(group.get("words", []), "key=value"):
             _override(word, operations)
@@ -217,9 +226,12 @@ def _check_group(group, operations: dict) -> None:
             for word in _list(group[kind], "key=a,b"):
                 _override(word)
         elif kind == "methods":
-            for method in _list(group[kind], "method"):
+            named = isinstance(group[kind], dict)
+            for method in group[kind] if named else _list(group[kind], "method"):
                 if not isinstance(method, str):
                     raise UserError(f"{method!r}: must be the name of a method, as simclr")
+                if named and not _is_text(group[kind][method]):
+                    raise UserError(f"{method}: {group[kind][method]!r}: must be the name of a row")
         else:
             _check_cells(_mapping(group[kind], "name: [words]"), operations)
 
@@ -227,7 +239,7 @@ def _check_group(group, operations: dict) -> None:
 def _check_cells(cells: dict, operations: dict) -> None:
     for name, words in cells.items():
         with within(name):
-            if not name or name != Path(name).name or name == "..":
+            if not _is_text(name) or name != Path(name).name or name == "..":
                 raise UserError("the name of a cell is that of its folder, no path")
             for word in _list(words, "words"):
                 _override(word, operations)

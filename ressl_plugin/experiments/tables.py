@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +18,7 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import decisive
 from ressl_plugin.data import identity
 from ressl_plugin.evaluate.subject import method_name
-from ressl_plugin.experiments import paper_cells
-from ressl_plugin.experiments.paper_numbers import GRID, TABLES
+from ressl_plugin.experiments import paper_numbers
 from ressl_plugin.run import results
 from ressl_plugin.utils.devices import device_count
 from ressl_plugin.utils.errors import UserError
@@ -42,7 +42,8 @@ def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
     `epochs` are those that the weights have been trained; the untrained backbone and raw pixels
     have none. `images` are those evaluated on. Of a kNN sweep only the default cell (k=20, T=0.07)
     is shown, where it is there. Top-5 stays in results.json. A run without records is named in a
-    warning.
+    warning. The paper's number is that of the record's place (`ressl paper` gives it one), if both
+    are of the same images; how many epochs ours had is not asked.
 
     Raises:
         UserError: no results in any of the runs; a broken results file; an unknown format.
@@ -54,13 +55,13 @@ def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
         for records in _evaluations(group):
             first = records[0]
             value, spread = _summary(records)
-            paper = paper_cells.paper_number(cfg, first, group[0][3])
+            paper = _paper_number(cfg, first, group[0][3])
             seen = (first.get("data_sets") or {}).get("val") or {}
             lines.append(
                 [
                     label,
                     first.get("representation") or method_name(cfg),
-                    paper_cells.data_name(cfg, first),
+                    _data_name(cfg, first),
                     seen.get("images", ""),
                     _epochs(cfg, first),
                     f"{first['evaluator']}: {first['protocol']}",
@@ -94,31 +95,55 @@ def _numbers(value, spread, paper, format) -> list[str]:
     return [number(value, spread), f"{theirs:.2f} (Table {which})" if paper else "", difference]
 
 
-def paper_table(
-    which: int, runs: Sequence[str | Path] = (), format: str = "markdown", made_for_it=False
-) -> str:
+def _paper_number(cfg, record, trained_on) -> tuple[float, int] | None:
+    """(value, number of the table) of the paper's cell that a record is to be set beside, if any.
+
+    Of several tables the first; none where the paper's number is the best of many runs.
+    """
+    if paper_numbers.other_images(cfg, record, trained_on):
+        return None
+    for place in sorted(record.get("place", ()), key=itemgetter("table")):
+        table = paper_numbers.tables().get(place["table"])
+        value = table and table.get(place["row"], place["column"])
+        if value is not None and table.best_of == 1:
+            return value, place["table"]
+    return None
+
+
+def _data_name(cfg, record) -> str:
+    """The name of the images that a record is of; a folder's own name where the data set has none.
+
+    `datasets/digits/train` is digits.
+    """
+    data = cfg.get("data") or {}
+    if record["data"] not in ("custom", "npz") or not isinstance(data.get("train_path"), str):
+        return record["data"]
+    place = Path(data["train_path"])
+    name = place.parent.name if place.stem.lower() in ("train", "training") else place.stem
+    return name or record["data"]
+
+
+def paper_table(which: int, runs: Sequence[str | Path] = (), format: str = "markdown") -> str:
     """One of the paper's tables, 1 to 10, with the numbers of these runs in it.
 
-    A cell reads `ours [paper, difference]`, or `[paper]` where no run has it; rows and columns that
-    the paper lacks come last. As CSV: one line a cell (row, column, ours, spread, paper,
-    difference, note). Runs that are not of this table (`paper_cells.misfit`) are left out, which a
-    warning says.
-    made_for_it: they are, whatever overrides they were made with. A number of fewer epochs or of
-    other images than the paper's has an asterisk and a line below (`paper_cells.deviations`).
-    Of Table 3, as in the paper, each cell is the best one of Table 2's grid of temperatures.
+    A number's place in it is in its record; `ressl paper` writes it there. A cell reads `ours
+    [paper, difference]`, or `[paper]` where no run has it; rows and columns that the paper lacks
+    come last. As CSV: one line a cell (row, column, ours, spread, paper, difference, note). Runs
+    without a number of this table are left out, which a warning says. A number of fewer epochs or
+    of other images than the paper's has an asterisk and a line below. Of Table 3, as in the paper,
+    each cell is the best one of Table 2's grid of temperatures.
 
     Raises:
         UserError: no such table, two experiments for one cell, a broken results file, an unknown
             format.
     """
-    if which not in TABLES:
-        raise UserError(f"the paper has no Table {which}; 1 to {max(TABLES)}")
-    paper = TABLES[which]
-    ours, notes = _cells(which, runs, made_for_it)
+    tables = paper_numbers.tables()
+    if which not in tables:
+        raise UserError(f"the paper has no Table {which}; 1 to {max(tables)}")
+    paper = tables[which]
+    ours, notes = _cells(which, runs)
     rows = list(dict.fromkeys([*paper.values, *(row for row, _ in ours)]))
     columns = list(dict.fromkeys([*paper.columns, *(column for _, column in ours)]))
-    if which == 5:
-        columns.sort()
     if format == "csv":
         lines = []
         for row, column in [(r, c) for r in rows for c in columns]:
@@ -128,7 +153,7 @@ def paper_table(
             value, spread = _summary(mine) if mine else (None, None)
             both = mine is not None and theirs is not None
             lines.append(
-                [_name(row), _name(column), number(value), number(spread), number(theirs),
+                [row, column, number(value), number(spread), number(theirs),
                  number(value - theirs, signed=True) if both else "", notes.get((row, column), "")]
             )  # fmt: skip
         header = ["row", "column", "ours", "spread", "paper", "difference", "note"]
@@ -142,21 +167,26 @@ def paper_table(
         shown = number(value, spread) + "*" * ((row, column) in notes)
         return shown if theirs is None else f"{shown} [{theirs:.2f}, {value - theirs:+.2f}]"
 
-    body = [[_name(row), *(text(row, column) for column in columns)] for row in rows]
+    body = [[row, *(text(row, column) for column in columns)] for row in rows]
     title = f"Table {which} ({paper.metric}, %): {paper.title}. In brackets: the paper, difference."
-    if any(str(row) not in ("", "Random") and "ReSSL" not in str(row) for row, _ in ours) and (
-        which in (1, 6, 8, 9, 10)
-    ):
+    others = [row for row, _ in ours if row != "Random" and not row.startswith("ReSSL")]
+    if others and which in (1, 6, 7, 8, 9, 10):
         title = f"{title} {OTHERS}"
     lead = {"markdown": f"{title}\n\n", "latex": f"% {title}\n"}.get(format, "")
-    return lead + render(["", *map(_name, columns)], body, format) + _below(notes, format)
+    return lead + render(["", *columns], body, format) + _below(notes, format)
+
+
+def places(run: str | Path, number: int) -> set[tuple[str, str]]:
+    """(row, column) of the places that a run's records have in one of the paper's tables."""
+    found = [place for record in results.read(run) for place in record.get("place", ())]
+    return {(place["row"], place["column"]) for place in found if place["table"] == number}
 
 
 def _below(notes: dict[tuple, str], format: str) -> str:
     """The lines below a table: what the numbers with an asterisk are."""
     of_note: dict[str, list[str]] = {}
     for (row, column), note in notes.items():
-        of_note.setdefault(note, []).append(f"{_name(row)} / {_name(column)}")
+        of_note.setdefault(note, []).append(f"{row} / {column}")
     lines = [f"* {note}: {', '.join(places)}" for note, places in of_note.items()]
     if not lines:
         return ""
@@ -165,64 +195,66 @@ def _below(notes: dict[tuple, str], format: str) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
-def _cells(which, runs, made_for_it) -> tuple[dict[tuple, list[dict]], dict[tuple, str]]:
+def _cells(which, runs) -> tuple[dict[tuple, list[dict]], dict[tuple, str]]:
     """(row, column) -> the records of that cell, one a seed, and of some what they are of."""
+    grid = paper_numbers.tables()[which].best_of
     ours: dict[tuple, list[dict]] = {}
     owners: dict[tuple, Path] = {}
     notes: dict[tuple, str] = {}
-    tried: dict[tuple, set] = {}  # Table 3: pairs of temperatures
+    tried: dict[tuple, set] = {}  # of a grid: the pairs of temperatures
     for group in _groups(runs):
-        folder, cfg, _, trained_on = group[0]
-        places = (
-            [(paper_cells.cell(which, cfg, r[0]), r) for r in _evaluations(group)] if cfg else []
-        )
-        places = [(place, records) for place, records in places if place]
-        why = paper_cells.misfit(which, cfg) if places and not made_for_it else None
-        if why:
-            log.warning("%s is not of Table %d: %s", folder, which, why)
-            continue
-        weights = _weights(places[-1][1][0]) if places else None
-        shown = dict(sorted(places, key=lambda p: _weight_of(p[1][0], weights)))
-        for place, records in shown.items():
-            if which == 3:
-                kwargs = cfg.get("method_kwargs") or {}
-                pair = kwargs.get("temperature_q"), kwargs.get("temperature_k")
-                another = pair not in tried.setdefault(place, set())
-                tried[place].add(pair)
-                if another and place in ours and _summary(ours[place])[0] >= _summary(records)[0]:
-                    continue
-                if another:
-                    owners[place] = folder
-            if owners.setdefault(place, folder) != folder:
+        folder, cfg, latest, trained_on = group[0]
+        placed = _placed(which, group)
+        if latest and not placed:
+            log.warning(
+                "%s has no number of Table %d; `ressl paper table%d` makes those that are in it, "
+                "and gives their place to those that it finds", folder, which, which
+            )  # fmt: skip
+        for place, records in placed.items():
+            kwargs = cfg.get("method_kwargs") or {}
+            pair = kwargs.get("temperature_q"), kwargs.get("temperature_k")
+            another = grid > 1 and pair not in tried.setdefault(place, set())
+            tried.setdefault(place, set()).add(pair)
+            if another and place in ours and _summary(ours[place])[0] >= _summary(records)[0]:
+                continue
+            if not another and owners.get(place, folder) != folder:
                 raise UserError(
-                    f"Table {which}: {owners[place]} and {folder} are both {_name(place[0])} / "
-                    f"{_name(place[1])} and differ in more than the seed; give one of them"
+                    f"Table {which}: {owners[place]} and {folder} are both {' / '.join(place)} and "
+                    "differ in more than the seed; give one of them"
                 )
-            ours[place] = records
-            found = paper_cells.deviations(which, cfg, records[0], trained_on)
-            notes.pop(place, None)
-            if found:
-                notes[place] = "; ".join(found)
+            ours[place], owners[place] = records, folder
+            notes[place] = "; ".join(
+                paper_numbers.deviations(which, place[0], cfg, records[0], trained_on)
+            )
     for place, pairs in tried.items():
-        if len(pairs) < GRID:
-            best = f"the best of {len(pairs)} of {GRID} pairs of temperatures"
-            notes[place] = "; ".join(filter(None, [notes.get(place), best]))
-    return ours, notes
+        if len(pairs) < grid:
+            best = f"the best of {len(pairs)} of {grid} pairs of temperatures"
+            notes[place] = "; ".join(filter(None, [notes[place], best]))
+    return ours, {place: note for place, note in notes.items() if note}
 
 
-def _weights(record) -> tuple:
-    return record.get("checkpoint"), record.get("epochs")
+def _placed(which, group) -> dict[tuple, list[dict]]:
+    """(row, column) -> the records that a group of runs has for it.
 
+    Of several those of the weights evaluated last, on the paper's images, not on features
+    extracted once.
+    """
+    cfg, trained_on = group[0][1], group[0][3]
+    found = [
+        ((place["row"], place["column"]), records)
+        for records in _evaluations(group)
+        for place in next((r["place"] for r in records if "place" in r), ())
+        if place["table"] == which
+    ]
+    weights = lambda record: (record.get("checkpoint"), record.get("epochs"))
+    last = weights(found[-1][1][0]) if found else None
 
-def _weight_of(record, weights) -> tuple:
-    """Of several records for one cell the greatest is shown: of the weights evaluated last, on the
-    paper's images, by the protocol itself rather than by a recipe, and that rather than on features
-    extracted once."""
-    protocol = record["protocol"]
-    if record["evaluator"] == "lowshot":
-        return _weights(record) == weights, True, int("as PCL" in protocol)
-    trained = 0 if "cached" in protocol else 1 if protocol.startswith("recipe") else 2
-    return _weights(record) == weights, not paper_cells.other_images(record), trained
+    def rank(one):
+        record = one[1][0]
+        usual = not paper_numbers.other_images(cfg, record, trained_on)
+        return weights(record) == last, usual, "cached" not in record["protocol"]
+
+    return dict(sorted(found, key=rank))
 
 
 def read_config(run: str | Path) -> dict:
@@ -269,7 +301,8 @@ def _groups(runs):
             images = (record.get("data_sets") or {}).get("val") or {}
             # a number of other images does not take the place of the one that is there
             key = (*(record.get(k) for k in names[:-1]), images.get("digest"), record["metric"])
-            latest.pop(key, None)  # the latest comes last
+            if before := latest.pop(key, None):  # the latest comes last, in the same place
+                record = {**{k: before[k] for k in ("place",) if k in before}, **record}
             latest[key] = record
         key = _experiment(cfg, run, records) if cfg else str(run)
         # a seed that is there already is no further seed: two imports, or the run made again
@@ -323,9 +356,3 @@ def _summary(records):
     if len(values) == 1:
         return values[0], records[0].get("spread")
     return float(np.mean(values)), float(np.std(values, ddof=1))
-
-
-def _name(key) -> str:
-    if isinstance(key, tuple):
-        return f"{key[0]}, {key[1]}"
-    return str(key)

@@ -80,6 +80,9 @@ def put_in_place(run_dir: str | Path, record: dict, table: int, row: str, column
     """Write into a record, one of `read`, which cell of the paper's tables it is the number of.
 
     One number may be in several tables: a cell of Table 2 is one of Table 3's grid, too.
+
+    Raises:
+        ValueError: the record is not there, the place is none.
     """
     place = {"table": table, "row": row, "column": column}
     if place in record.get("place", ()):
@@ -89,6 +92,8 @@ def put_in_place(run_dir: str | Path, record: dict, table: int, row: str, column
         records = read(run_dir)
         same = records[records.index(record)]
         same["place"] = [*same.get("place", ()), place]
+        if fault := fault_of(same):
+            raise ValueError(f"result record: {fault}")
         _write(run_dir, records)
 
 

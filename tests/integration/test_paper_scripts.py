@@ -15,25 +15,19 @@ from ressl_plugin.experiments import (
     paper as reproduce,
 )
 from ressl_plugin.experiments import (
-    paper_cells as cells,
-)
-from ressl_plugin.experiments import (
     paper_spec as plan,
 )
 from ressl_plugin.experiments import (
     sweep,
 )
-from ressl_plugin.experiments.paper_numbers import TABLES
+from ressl_plugin.experiments.paper_numbers import tables
 from ressl_plugin.run import results
 from ressl_plugin.utils.errors import UserError
 
 SCRIPTS = Path(config.RECIPES)
 NAMES = [f"table{n}" for n in range(1, 11)] + ["figure2", "figure3"]
-EVALUATIONS = {
-    "linear": [("small", "top1")],
-    "lowshot": [(f"VOC07 SVM, {k} a class", "mAP") for k in (16, 32, 64, "full")],
-    "finetune": [(f"labels {share}", "top1") for share in (0.01, 0.1)],
-}
+TABLES = tables()
+LABELS = {"linear": [""], "lowshot": ["16", "32", "64", "full"], "finetune": ["0.01", "0.1"]}
 # Rows whose methods solo-learn does not have, or has in another form: the paper's numbers stand
 QUOTED = {
     6: ["InstDisc", "LocalAgg", "MoCHi", "CPC v2", "PCL v2", "AdCo", "CLSA-Single", "WCL"],
@@ -56,12 +50,12 @@ def test_every_row_and_column_has_a_cell(number, tmp_path):
     spec = plan.read(f"table{number}")
     (evaluator,) = spec["evaluate"]
     places, folders = set(), set()
-    for cfg in reproduce.cells(spec, [], tmp_path):
-        folders.add(cfg.run_dir)
-        for protocol, metric in EVALUATIONS[evaluator]:
-            data = "voc07" if evaluator == "lowshot" else cfg.data.dataset
-            record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "data": data}
-            places.add(cells.cell(number, OmegaConf.to_container(cfg), record))
+    assert evaluator == TABLES[number].evaluator
+    for cell in reproduce.cells(spec, [], tmp_path):
+        folders.add(cell.run_dir)
+        for labels in LABELS[evaluator]:
+            place = cell.place(number, labels)
+            places.add((place["row"], place["column"]))
     wanted = {
         (row, column)
         for row, values in TABLES[number].values.items()
@@ -69,13 +63,13 @@ def test_every_row_and_column_has_a_cell(number, tmp_path):
         if row not in QUOTED.get(number, ())
     }
     assert places == wanted
-    trials = 14 if number == 3 else 1  # the best pair of temperatures
-    assert len(folders) * len(EVALUATIONS[evaluator]) == len(wanted) * trials, "a cell a folder"
+    trials = TABLES[number].best_of
+    assert len(folders) * len(LABELS[evaluator]) == len(wanted) * trials, "a cell a folder"
 
 
 def test_table_3_shares_its_weak_cells_with_table_2(tmp_path):
     second, third = (
-        {cfg.run_dir: cfg for cfg in reproduce.cells(plan.read(name), [], tmp_path)}
+        {cell.run_dir: cell.cfg for cell in reproduce.cells(plan.read(name), [], tmp_path)}
         for name in ("table2", "table3")
     )
     assert len(third) == 112 and second.keys() <= third.keys()
@@ -85,7 +79,7 @@ def test_table_3_shares_its_weak_cells_with_table_2(tmp_path):
 @pytest.mark.parametrize("number,epochs", [(6, 120), (9, 90)])
 def test_the_supervised_rows_have_their_own_epochs(number, epochs, tmp_path):
     planned = reproduce.cells(plan.read(f"table{number}"), [], tmp_path)
-    found = {cfg.method: cfg.max_epochs for cfg in planned}
+    found = {cell.cfg.method: cell.cfg.max_epochs for cell in planned}
     assert found["supervised"] == epochs and found["ressl"] == 200
 
 
@@ -104,8 +98,9 @@ def thin(name, folder):
             names = list(group["cells"])
             group["cells"] = {n: group["cells"][n] for n in (*names[1:2], names[-1])}
         else:
-            group["methods"] = [group["methods"][0], group["methods"][-1]]
-            group["methods"] = list(dict.fromkeys(group["methods"]))
+            named = group["methods"]  # maybe with their rows
+            ends = dict.fromkeys((next(iter(named)), list(named)[-1]))
+            group["methods"] = {n: named[n] for n in ends} if isinstance(named, dict) else [*ends]
     spec["groups"] = groups if len(groups[0].get("methods", "12")) < 2 else groups[:1]
     for group in spec["groups"]:
         if group["recipe"].startswith("imagenet/"):  # a seventh of the pixels a side
@@ -161,8 +156,8 @@ def test_smoke(name, place, tiny, capsys):
     assert main(argv) == 0
     printed = capsys.readouterr().out
     planned = reproduce.cells(plan.read(str(spec)), words, out)
-    for cfg in planned:
-        folder = Path(cfg.run_dir)
+    for cell in planned:
+        folder = Path(cell.run_dir)
         assert sweep.finished(folder, 1)
         if name.startswith("figure"):
             drawn = {p.suffix for p in (folder / "figures").iterdir()}
@@ -180,7 +175,7 @@ def test_smoke(name, place, tiny, capsys):
             # the paper's number and the difference beside
             assert len(ours) >= len(planned) - 1, text
         assert {(out / f"table{number}.{s}").is_file() for s in ("tex", "csv")} == {True}
-    files = [f for cfg in planned for f in Path(cfg.run_dir).rglob("*") if f.is_file()]
+    files = [f for cell in planned for f in Path(cell.run_dir).rglob("*") if f.is_file()]
     before = {file: file.stat().st_mtime_ns for file in files}
     assert main(argv) == 0
     assert {file: file.stat().st_mtime_ns for file in files} == before, "run or evaluated again"

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config, data
 from ressl_plugin.evaluate import recipes
-from ressl_plugin.experiments.paper_numbers import TABLES
+from ressl_plugin.experiments.paper_numbers import tables
 from ressl_plugin.utils.devices import device_count
 from ressl_plugin.views.presets import PRESETS
 from ressl_plugin.views.recipe import read
@@ -262,6 +262,6 @@ def test_a_recipe_opens_with_its_place_in_the_paper(kind, name):
         return
     beside, table, row, column, number = HEAD.match(first).groups()
     plain = lambda text: re.sub(r"\W", "", text).lower()
-    values = {plain(key): value for key, value in TABLES[int(table)].values[row].items()}
+    values = {plain(key): value for key, value in tables()[int(table)].values[row].items()}
     assert values[plain(column)] == float(number)
     assert bool(beside) == (kind == "pretrain" and name not in {*PAPER, SWAV})

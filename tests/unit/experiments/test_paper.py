@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from ressl_plugin import config, run
 from ressl_plugin.cli import main
 from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot, subject
+from ressl_plugin.evaluate.voc import NAME as VOC
 from ressl_plugin.experiments import paper, paper_spec, sweep
-from ressl_plugin.experiments.paper_cells import VOC
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils.errors import RunFault, UserError
 
@@ -156,6 +156,39 @@ def test_figures_are_done_when_the_last_one_is(tmp_path, made):
     assert len(made) == 4
 
 
+# --- their places in the paper's tables ---------------------------------------------------------
+
+
+def test_a_number_that_is_there_gets_its_place_and_one_may_have_two(tmp_path, made):
+    """Of a run evaluated by hand, by version 0.1.0, or for another table."""
+    record(cell(tmp_path), "linear", "small")
+    record(tmp_path, "linear", "small", metric="top5")
+    for table, row in ((2, "custom, 0.1"), (3, "weak"), (2, "custom, 0.1")):
+        place = lambda labels, table=table, row=row: {"table": table, "row": row, "column": "0.05"}
+        paper.evaluate(tmp_path, "linear", {}, False, None, "cpu", place)
+    top1, top5 = results.read(tmp_path)
+    assert [(p["table"], p["row"]) for p in top1["place"]] == [(2, "custom, 0.1"), (3, "weak")]
+    assert "place" not in top5 and not made
+
+
+def test_the_column_of_a_number_of_few_labels_is_what_was_labelled(tmp_path, made):
+    of = lambda labels: {"table": 9, "row": "ReSSL", "column": labels}
+    cell(tmp_path)
+    for count, seeds in ((16, 5), (32, 5), (64, 5), ("full", 1)):
+        shots(tmp_path, count, seeds)
+    paper.evaluate(tmp_path, "lowshot", SETTINGS["lowshot"], place=of)
+    columns = lambda: [r["place"][0]["column"] for r in results.read(tmp_path)]
+    assert columns() == ["16", "32", "64", "full"]
+    rates = {"lr_backbone": finetune.RATES[0][0], "lr_head": finetune.RATES[0][1]}
+    names = tmp_path / "10percent.txt"
+    names.write_text("a.JPEG")
+    for labels, share in ((0.01, 0.0101), (names, 0.0997)):
+        how = {"epochs": 20, "share": share, **rates}
+        record(tmp_path, "finetune", f"labels {labels}", details=how)
+    paper.evaluate(tmp_path, "finetune", {"labels": [0.01, str(names)], "epochs": 20}, place=of)
+    assert columns()[4:] == ["0.01", "0.1"] and not made
+
+
 # --- mistakes in the file -----------------------------------------------------------------------
 
 
@@ -219,6 +252,8 @@ MISTAKES = {
     group("methods: [1]"): "group 1: methods: 1: must be the name of a method",
     group("methods: [simclt]"): "group 1: method simclt: .*no method simclt",
     group("words: seed=1, methods: [simclr]"): "group 1: words: 'seed=1': must be a list",
+    group("row: 3, methods: [simclr]"): "group 1: row: 3: must be a text",
+    group("methods: {simclr: 1}"): "group 1: methods: simclr: 1: must be the name of a row",
     group("words: [{seed: 1}], methods: [simclr]"): "group 1: words: {'seed': 1}: not key=value",
     group("words: [sead=1], methods: [simclr]"): "group 1: .*unknown key sead",
     group("word: [seed=1], methods: [simclr]"): "group 1: unknown key word; did you mean words",
@@ -277,13 +312,13 @@ def reproduced(tmp_path, text, words=(), **kwargs):
 
 def test_every_cell_must_be_the_same_experiment_before_the_first_is_trained(tmp_path, untrained):
     text = group("cells: {a: [], b: []}")
-    (cfg,) = paper.cells(
+    (planned,) = paper.cells(
         paper_spec.read(written(tmp_path, group("cells: {b: []}"))),
         ["max_epochs=7"],
         tmp_path / "out",
     )
     (tmp_path / "out" / "digits-ressl" / "b").mkdir(parents=True)
-    OmegaConf.save(cfg, tmp_path / "out" / "digits-ressl" / "b" / "config.yaml")
+    OmegaConf.save(planned.cfg, tmp_path / "out" / "digits-ressl" / "b" / "config.yaml")
     with pytest.raises(UserError, match=r"mine.yaml: .*/b was made with another config"):
         reproduced(tmp_path, text)
 
@@ -309,9 +344,15 @@ def test_an_override_that_makes_two_cells_one_is_found_before_training(tmp_path,
         reproduced(tmp_path, TWO, ["method_kwargs.temperature_k=0.05"])
 
 
+def test_a_cell_that_lacks_what_the_table_varies_has_no_place(tmp_path, untrained):
+    message = "simclr: no place in Table 2: method_kwargs.temperature_q is not set"
+    with pytest.raises(UserError, match=message):
+        reproduced(tmp_path, group("methods: [simclr]") + "table: 2")
+
+
 def test_seeds_share_a_place_in_the_table_and_a_cell_named_twice_is_one(tmp_path, monkeypatch):
     trained = []
-    monkeypatch.setattr(paper, "train", lambda cfg: trained.append(cfg.seed))
+    monkeypatch.setattr(paper, "train", lambda cell: trained.append(cell.cfg.seed))
     monkeypatch.setattr(paper, "evaluate", lambda *args: None)
     monkeypatch.setattr(sweep, "check_images", lambda *args, **kwargs: None)
     (tmp_path / "out").mkdir()
@@ -340,7 +381,7 @@ def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained
     assert len(lines) == 4 and "digits-ressl/byol" in lines[2]
     # a cell that is trained, and then evaluated
     words = ["accelerator=cpu", "devices=1"]
-    cfg, _ = paper.cells(paper_spec.read(file), words, out)
+    cfg = paper.cells(paper_spec.read(file), words, out)[0].cfg
     folder = out / "digits-ressl" / "simclr"
     run.start(cfg, cfg)
     done = {"state_dict": {}, "epoch": cfg.max_epochs - 1, "global_step": 0}
@@ -355,7 +396,7 @@ def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained
 
 def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, there):
     trained = []
-    monkeypatch.setattr(paper, "train", lambda cfg: trained.append(cfg.method))
+    monkeypatch.setattr(paper, "train", lambda cell: trained.append(cell.cfg.method))
     monkeypatch.setattr(paper, "evaluate", lambda *args: None)
     text = group("methods: [simclr, byol]")
     reproduced(tmp_path, text, chosen=["digits-ressl/byol"])
@@ -403,9 +444,9 @@ def test_a_cell_that_fails_does_not_keep_the_others_from_being_run(
 ):
     trained = []
 
-    def train(cfg):
-        trained.append(cfg.seed)
-        if cfg.seed == 1:
+    def train(cell):
+        trained.append(cell.cfg.seed)
+        if cell.cfg.seed == 1:
             raise RunFault("the loss is not finite at step 3")
 
     monkeypatch.setattr(paper, "train", train)

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin.data import identity
 from ressl_plugin.experiments import tables
-from ressl_plugin.experiments.paper_numbers import TABLES
+from ressl_plugin.experiments.paper_numbers import tables as papers_tables
 from ressl_plugin.run import results
 from ressl_plugin.utils.errors import UserError
 
@@ -55,8 +55,15 @@ def make_run(root, name, records, **changes):
     return run
 
 
-TINY = {"data__dataset": "tiny-imagenet", "method_kwargs__queue_size": 16384,
-        "method_kwargs__temperature_k": 0.04}  # fmt: skip
+def placed(run, table, row, column, metric="top1"):
+    """The run, each of its records of this metric in a place of the paper's tables."""
+    for record in results.read(run):
+        if record["metric"] == metric:
+            results.put_in_place(run, record, table, row, column)
+    return run
+
+
+FIRST = (1, "ReSSL", "cifar10")
 LINEAR = [("linear", "small", "top1", 89.0), ("linear", "small", "top5", 99.0)]
 
 
@@ -65,7 +72,7 @@ def rows_of(text):
 
 
 def test_table_sets_the_papers_number_beside_ours(tmp_path):
-    run = make_run(tmp_path, "a", LINEAR)
+    run = placed(make_run(tmp_path, "a", LINEAR), *FIRST)
     (row,) = rows_of(tables.table([run], "csv"))
     assert (row["run"], row["method"], row["data"], row["epochs"]) == (
         "a", "ReSSL", "cifar10", "200")  # fmt: skip
@@ -73,73 +80,54 @@ def test_table_sets_the_papers_number_beside_ours(tmp_path):
     assert "| 89.00 | 90.20 (Table 1) | -1.20 |" in tables.table([run])
 
 
-R50 = {"data__dataset": "imagenet", "backbone__name": "resnet50"}
-
-
 @pytest.mark.parametrize(
-    "changes,paper",
+    "place,paper",
     [
-        ({}, "90.20 (Table 1)"),
-        ({"method": "simsiam"}, "88.51 (Table 1)"),
-        ({"method_kwargs__temperature_k": 0.07}, "88.67 (Table 2)"),
-        ({"method_kwargs__temperature_q": 0.2}, "89.22 (Table 2)"),
-        ({"augmentations": [STRONG, STRONG]}, "86.17 (Table 3)"),
-        ({**TINY, "augmentations": [STRONG, {"crop_size": 32}]}, "31.74 (Table 4)"),
-        ({"method_kwargs__queue_size": 256, "method_kwargs__temperature_k": 0.04},
-         "89.37 (Table 5)"),
-        ({"method_kwargs__queue_size": 256}, ""),
-        ({"method_kwargs__predictor": True}, ""),
-        ({"backbone__name": "resnet50"}, ""),
-        ({"data__dataset": "custom"}, ""),
-        ({"method_kwargs__queue_size": 300}, ""),
-        ({"data__dataset": "imagenet", "backbone__name": "resnet50"}, "69.90 (Table 6)"),
-        (
-            {
-                "data__dataset": "imagenet",
-                "backbone__name": "resnet50",
-                "augmentations": [
-                    {**WEAK, "role": "teacher"},
-                    *({**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)),
-                ],
-            },
-            "74.70 (Table 7)",
-        ),
-        ({**R50, "method": "swav", "augmentations": [WEAK, STRONG]}, "69.10 (Table 6)"),
-        (
-            {**R50, "method": "swav", "augmentations": [STRONG, {**STRONG, "crop_size": 16}]},
-            "72.70 (Table 7)",
-        ),
-        ({"data__dataset": "imagenet"}, "58.10 (Table 8)"),
+        (FIRST, "90.20 (Table 1)"),
+        ((1, "SimSiam", "cifar10"), "88.51 (Table 1)"),
+        ((2, "cifar10, 0.1", "0.07"), "88.67 (Table 2)"),
+        ((3, "contrastive", "cifar10"), ""),  # the best of many, no single run's
+        ((4, "none", "tiny-imagenet"), "31.74 (Table 4)"),
+        ((5, "cifar10", "256"), "89.37 (Table 5)"),
+        ((5, "stl10", "512"), ""),
+        ((6, "ReSSL 1x", "imagenet"), "69.90 (Table 6)"),
+        ((7, "ReSSL 5 crops", "imagenet"), "74.70 (Table 7)"),
+        ((8, "ReSSL 1x", "imagenet"), "58.10 (Table 8)"),
+        ((9, "ReSSL", "full"), "86.31 (Table 9)"),
+        ((10, "ReSSL 5 crops", "0.01"), "57.90 (Table 10)"),
+        ((11, "ReSSL", "cifar10"), ""),  # of a later version
+        (None, ""),
     ],
 )
-def test_every_linear_table_is_found_from_the_config(tmp_path, changes, paper):
-    run = make_run(tmp_path, "a", LINEAR, **changes)
+def test_the_papers_number_is_that_of_the_records_place(tmp_path, place, paper):
+    run = make_run(tmp_path, "a", LINEAR)
+    if place:
+        placed(run, *place)
     (row,) = rows_of(tables.table([run], "csv"))
     assert (f"{row['paper']} (Table {row['table']})" if row["paper"] else "") == paper
 
 
-@pytest.mark.parametrize("data", ["cifar100", "voc07"])
-def test_a_number_of_other_data_has_no_place_in_the_papers_tables(tmp_path, data):
-    run = make_run(tmp_path, "a", [])
+def test_a_number_without_a_place_is_in_no_table_of_the_paper(tmp_path, caplog):
+    run = make_run(tmp_path, "a", LINEAR)
+    assert "| 89.00 |" in tables.table([run]), "as of version 0.1.0"
+    assert "89.00" not in tables.paper_table(1, [run])
+    assert "a has no number of Table 1; `ressl paper table1`" in caplog.text
+
+
+def test_the_first_of_several_places_is_shown(tmp_path):
+    run = make_run(tmp_path, "a", LINEAR)
+    placed(placed(run, 3, "weak", "cifar10"), 2, "cifar10, 0.1", "0.05")
+    (row,) = rows_of(tables.table([run], "csv"))
+    assert (row["paper"], row["table"]) == ("90.20", "2")
+    assert "89.00* [90.20, -1.20]" in tables.paper_table(3, [run])
+
+
+def test_a_number_made_anew_takes_the_place_of_the_one_before(tmp_path):
+    run = placed(make_run(tmp_path, "a", LINEAR), *FIRST)
     results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
-                         "value": 12.34, "data": data})  # fmt: skip
-    assert rows_of(tables.table([run], "csv"))[0]["paper"] == ""
-    assert "12.3" not in tables.paper_table(1, [run])
-
-
-def test_low_shot_and_fine_tuning_are_found(tmp_path):
-    records = [
-        ("lowshot", "VOC07 SVM, 16 a class", "mAP", 80.0),
-        ("lowshot", "VOC07 SVM, full a class", "mAP", 86.0),
-        ("finetune", "labels 0.01", "top1", 58.0),
-    ]
-    five = [{**WEAK, "role": "teacher"}]
-    five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
-    run = make_run(tmp_path, "a", records, data__dataset="imagenet", backbone__name="resnet50",
-                   augmentations=five)  # fmt: skip
-    assert {row["data"] for row in rows_of(tables.table([run], "csv"))} == {"voc07", "imagenet"}
-    found = [(row["paper"], row["table"]) for row in rows_of(tables.table([run], "csv"))]
-    assert found == [("79.17", "9"), ("86.31", "9"), ("57.90", "10")]
+                         "value": 88.0, "data": "cifar10"})  # fmt: skip
+    assert "88.00 [90.20, -2.20]" in tables.paper_table(1, [run])
+    assert "| 88.00 | 90.20 (Table 1) |" in tables.table([run])
 
 
 def test_seeds_of_one_experiment_are_one_line(tmp_path):
@@ -147,7 +135,8 @@ def test_seeds_of_one_experiment_are_one_line(tmp_path):
         make_run(tmp_path, f"s{seed}", [("linear", "small", "top1", 88.0 + seed)], seed=seed)
         for seed in range(3)
     ]
-    runs.append(make_run(tmp_path, "other", LINEAR, method_kwargs__temperature_k=0.04))
+    other = make_run(tmp_path, "other", LINEAR, method_kwargs__temperature_k=0.04)
+    runs.append(placed(other, 2, "cifar10, 0.1", "0.04"))
     first, other = rows_of(tables.table(runs, "csv"))
     assert (first["run"], first["ours"], first["spread"]) == ("s0 … (3 runs)", "89.00", "1.00")
     assert (other["run"], other["paper"], other["table"]) == ("other", "90.04", "2")
@@ -206,11 +195,11 @@ def test_of_a_knn_sweep_the_default_is_shown(tmp_path):
 
 
 def test_a_paper_table_with_our_cells(tmp_path):
-    runs = [
-        make_run(tmp_path, "a", LINEAR),
-        make_run(tmp_path, "b", LINEAR, method_kwargs__temperature_k=0.01),
-        make_run(tmp_path, "c", LINEAR, data__dataset="custom"),
-    ]
+    runs = []
+    for name, tau, data in (("a", 0.05, "cifar10"), ("b", 0.01, "cifar10"), ("c", 0.05, "custom")):
+        changes = {"method_kwargs__temperature_k": tau, "data__dataset": data}
+        run = make_run(tmp_path, name, LINEAR, **changes)
+        runs.append(placed(run, 2, f"{data}, 0.1", str(tau)))
     text = tables.paper_table(2, runs)
     line = next(line for line in text.splitlines() if line.startswith("| cifar10, 0.1 "))
     assert "89.00 [89.35, -0.35]" in line and "89.00 [90.20, -1.20]" in line and "[90.09]" in line
@@ -230,11 +219,12 @@ def test_every_paper_table_is_printed_without_runs(which, format):
     assert tables.paper_table(which, [], format).count("\n") > 3
 
 
-def number(run, value, images=10_000, classes=10, digest="a", **more):
-    """A linear record that knows its images."""
+def number(run, value, images=10_000, classes=10, digest="a", place=FIRST, **more):
+    """A linear record that knows its images, in Table 1."""
     seen = {"images": images, "classes": classes, "digest": digest}
     record = {"evaluator": "linear", "protocol": "small", "metric": "top1", "data": "cifar10"}
-    results.append(run, {**record, "value": value, "data_sets": {"val": seen}, **more})
+    record = {**record, "value": value, "data_sets": {"val": seen}, **more}
+    results.put_in_place(run, results.append(run, record), *place)
 
 
 def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
@@ -242,7 +232,7 @@ def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
     number(short, 23.0, images=300, classes=3, epochs=1)
     identity.keep(short, {"images": 600, "classes": 3, "digest": "b"})
     whole = make_run(tmp_path, "whole", [], method="simclr")
-    number(whole, 84.0, epochs=200)
+    number(whole, 84.0, epochs=200, place=(1, "SimCLR", "cifar10"))
     text = tables.paper_table(1, [short, whole])
     assert "23.00* [90.20, -67.20]" in text and "84.00 [84.92, -0.92]" in text
     assert (
@@ -272,8 +262,18 @@ def test_a_number_of_other_images_replaces_none(tmp_path):
 def test_pixels_and_untrained_weights_have_no_epochs_and_knn_one_name(tmp_path):
     run = make_run(tmp_path, "a", [("knn", "k=20 cosine T=0.07", "top1", 80.0)])
     for name, more in (("ReSSL", {"epochs": 200}), ("untrained backbone", {}), ("raw pixels", {})):
-        results.append(run, {"evaluator": "knn", "protocol": "kNN, k=20 T=0.07", "metric": "top1",
-                             "value": 80.0, "data": "cifar10", "representation": name, **more})
+        results.append(
+            run,
+            {
+                "evaluator": "knn",
+                "protocol": "kNN, k=20 T=0.07",
+                "metric": "top1",
+                "value": 80.0,
+                "data": "cifar10",
+                "representation": name,
+                **more,
+            },
+        )
     number(run, 89.0)
     lines = rows_of(tables.table([run, make_run(tmp_path, "b", [])], "csv"))
     assert [(line["method"], line["epochs"]) for line in lines[-3:]] == [
@@ -293,95 +293,72 @@ def test_a_folder_has_its_own_name_and_a_run_without_records_a_warning(tmp_path,
 
 
 def test_table_3_shows_the_best_of_the_grid(tmp_path):
+    place = (3, "contrastive", "cifar10")
     runs = [
-        make_run(tmp_path, f"{tau}", [("linear", "small", "top1", value)],
-                 augmentations=[STRONG, STRONG], method_kwargs__temperature_k=tau)
+        placed(make_run(tmp_path, f"{tau}", [("linear", "small", "top1", value)],
+                        method_kwargs__temperature_k=tau), *place)
         for tau, value in ((0.01, 80.0), (0.02, 86.0), (0.03, 85.0))
     ]  # fmt: skip
     text = tables.paper_table(3, runs)
     assert "86.00* [86.17, -0.17]" in text
     assert "* the best of 3 of 14 pairs of temperatures: contrastive / cifar10" in text
-    other = make_run(tmp_path, "x", LINEAR, augmentations=[STRONG, STRONG], max_epochs=20,
-                     method_kwargs__temperature_k=0.02)  # fmt: skip
+    other = make_run(tmp_path, "x", LINEAR, max_epochs=20, method_kwargs__temperature_k=0.02)
     with pytest.raises(UserError, match="differ in more than the seed"):
-        tables.paper_table(3, [*runs, other])
-
-
-def test_every_ablation_and_its_cell(tmp_path):
-    runs = [
-        make_run(tmp_path, "a", LINEAR, augmentations=[STRONG, STRONG]),
-        make_run(tmp_path, "b", LINEAR, method_kwargs__queue_size=256,
-                 method_kwargs__temperature_k=0.04),
-        make_run(tmp_path, "c", LINEAR, **TINY,
-                 augmentations=[STRONG, {**WEAK, "grayscale": {"prob": 0.2}}]),
-    ]  # fmt: skip
-    assert "89.00* [86.17, +2.83]" in tables.paper_table(3, runs)
-    assert "89.00 [42.28, +46.72]" in tables.paper_table(4, runs)
-    assert "89.00 [89.37, -0.37]" in tables.paper_table(5, runs)
-
-
-@pytest.mark.parametrize(
-    "which,changes,why",
-    [
-        (1, {"backbone__name": "resnet50"}, "backbone.name=resnet50 instead of resnet18"),
-        (1, {"method_kwargs__temperature_k": 0.01}, "temperature_k=0.01 instead of 0.05"),
-        (2, {"method_kwargs__queue_size": 256}, "queue_size=256 instead of 4096"),
-        (5, {}, "temperature_k=0.05 instead of 0.04"),
-        (1, {"augmentations": [STRONG, STRONG]}, "operations=CFJGB instead of CF"),
-        (6, {"data__dataset": "imagenet"}, "backbone.name=resnet18 instead of resnet50"),
-    ],
-)
-def test_a_run_of_another_kind_stays_out_of_a_paper_table(tmp_path, caplog, which, changes, why):
-    run = make_run(tmp_path, "a", LINEAR, **changes)
-    assert "89.00" not in tables.paper_table(which, [run])
-    assert f"a is not of Table {which}: " in caplog.text and why in caplog.text
-    assert "89.00" in tables.paper_table(which, [run], made_for_it=True)
+        tables.paper_table(3, [*runs, placed(other, *place)])
 
 
 def test_two_experiments_for_one_cell_are_refused(tmp_path):
     runs = [make_run(tmp_path, "a", LINEAR), make_run(tmp_path, "b", LINEAR, max_epochs=20)]
     with pytest.raises(UserError, match=r"/a and .*/b are both ReSSL / cifar10"):
-        tables.paper_table(1, runs)
+        tables.paper_table(1, [placed(run, *FIRST) for run in runs])
 
 
 def test_features_extracted_once_do_not_replace_the_protocol(tmp_path):
-    records = [*LINEAR[:1], ("linear", "small, cached features", "top1", 80.0)]
-    recipe = ("linear", "recipe mine", "top1", 85.0)
-    assert "89.00 [" in tables.paper_table(1, [make_run(tmp_path, "a", [*records, recipe])])
-    assert "80.00 [" in tables.paper_table(1, [make_run(tmp_path, "b", records[1:])])
-    assert "85.00 [" in tables.paper_table(1, [make_run(tmp_path, "c", [recipe, records[1]])])
-    later = make_run(tmp_path, "d", records[:1])
-    results.append(later, {"evaluator": "linear", "protocol": "small, cached features",
-                           "metric": "top1", "value": 81.0, "data": "cifar10", "epochs": 200})
-    assert "81.00 [" in tables.paper_table(1, [later])  # the other record is of other weights
-
-
-def test_a_list_of_the_public_labels_is_the_papers_share(tmp_path):
-    five = [{**WEAK, "role": "teacher"}]
-    five += [{**STRONG, "crop_size": s, "role": "student"} for s in (32, 28, 24, 20, 16)]
-    run = make_run(tmp_path, "a", [], data__dataset="imagenet", backbone__name="resnet50",
-                   augmentations=five)  # fmt: skip
-    results.append(run, {"evaluator": "finetune", "protocol": "labels 1percent.txt", "value": 58.0,
-                         "metric": "top1", "data": "imagenet", "details": {"share": 0.0099}})
-    assert "58.00 [57.90, +0.10]" in tables.paper_table(10, [run])
+    records = [LINEAR[0], ("linear", "small, cached features", "top1", 80.0)]
+    table_of = lambda name, records: tables.paper_table(
+        1, [placed(make_run(tmp_path, name, records), *FIRST)]
+    )
+    assert "89.00 [" in table_of("a", records)
+    assert "80.00 [" in table_of("b", records[1:])
+    later = make_run(tmp_path, "c", records[:1])
+    results.append(
+        later,
+        {
+            "evaluator": "linear",
+            "protocol": "small, cached features",
+            "metric": "top1",
+            "value": 81.0,
+            "data": "cifar10",
+            "epochs": 200,
+        },
+    )
+    text = tables.paper_table(1, [placed(later, *FIRST)])
+    assert "81.00 [" in text  # the other record is of other weights
 
 
 def test_rows_of_other_methods_say_whose_they_are(tmp_path):
-    run = make_run(tmp_path, "a", LINEAR, method="mocov2plus")
+    run = placed(make_run(tmp_path, "a", LINEAR, method="mocov2plus"), 1, "MoCoV2", "cifar10")
     assert "two-sided mocov2plus" in tables.paper_table(1, [run])
     assert "mocov2plus" not in tables.paper_table(1, [])
 
 
 def test_the_papers_numbers():
     """Spot checks of each table, and its shape, against the paper."""
-    shapes = {k: (len(t.values), len(t.columns)) for k, t in TABLES.items()}
+    papers = papers_tables()
+    shapes = {k: (len(t.values), len(t.columns)) for k, t in papers.items()}
     assert shapes == {1: (6, 4), 2: (8, 7), 3: (2, 4), 4: (13, 1), 5: (4, 7), 6: (16, 1),
                       7: (5, 1), 8: (3, 1), 9: (5, 4), 10: (4, 2)}  # fmt: skip
-    assert TABLES[1].get("ReSSL", "tiny-imagenet") == TABLES[2].get(("tiny-imagenet", 0.1), 0.04)
-    assert TABLES[3].get("weak", "cifar10") == TABLES[2].get(("cifar10", 0.1), 0.05)
-    assert TABLES[4].get("CF", "tiny-imagenet") == TABLES[5].get("tiny-imagenet", 16384) == 46.60
-    assert TABLES[9].get("ReSSL", "full") == 86.31 and TABLES[10].get("SwAV", 0.1) == 70.2
-    assert TABLES[5].get("cifar10", 32768) is None
+    tiny = papers[1].get("ReSSL", "tiny-imagenet")
+    assert (
+        tiny
+        == papers[2].get("tiny-imagenet, 0.1", "0.04")
+        == papers[3].get("weak", "tiny-imagenet")
+    )
+    assert tiny == papers[4].get("CF", "tiny-imagenet")
+    assert papers[3].get("weak", "cifar10") == papers[2].get("cifar10, 0.1", "0.05")
+    assert papers[5].get("tiny-imagenet", "16384") == 46.60
+    assert papers[9].get("ReSSL", "full") == 86.31 and papers[10].get("SwAV", "0.1") == 70.2
+    assert papers[5].get("cifar10", "32768") is None
 
 
 def test_runs_without_results_and_broken_ones(tmp_path):
