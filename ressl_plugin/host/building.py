@@ -7,14 +7,15 @@ from ressl_plugin.host import defaults
 
 
 def build_method(cfg):
-    """The registered method `cfg.method`, from a config in main's schema; `cfg` is not changed.
+    """The registered method `cfg.method`, from a config in main's schema.
 
-    The learning rates are taken as they are: no scaling to the batch.
+    The learning rates are taken as they are: no scaling to the batch. `cfg` is not changed, but by
+    a method that is not the host's and fills it in.
 
     Raises:
         UserError: unknown method or backbone, or no class count.
     """
-    cfg = defaults.copy_of(cfg)
+    cfg = defaults.as_config(cfg)
     methods = {name: cls for name, cls in host.METHODS.items() if name not in ("base", "linear")}
     cls = defaults.choose("method", cfg.get("method"), methods)
     return host.construct(cls, cfg) if cls.__module__.startswith("solo.") else cls(cfg)
@@ -28,12 +29,13 @@ def build_backbone(cfg) -> nn.Module:
     Raises:
         UserError: unknown backbone.
     """
-    cfg = defaults.fill(defaults.copy_of(cfg))
-    name = cfg.backbone.name
-    backbone = host.BACKBONES[name](cfg.method, **cfg.backbone.kwargs)
+    cfg = defaults.as_config(cfg)
+    name = cfg.backbone.get("name")
+    factory = defaults.choose("backbone.name", name, host.BACKBONES)
+    backbone = factory(cfg.get("method"), **(cfg.backbone.get("kwargs") or {}))
     if name.startswith("resnet"):
         backbone.fc = nn.Identity()
-        if cfg.data.dataset in ("cifar10", "cifar100"):
+        if cfg.data.get("dataset") in ("cifar10", "cifar100"):
             backbone.conv1 = nn.Conv2d(3, 64, kernel_size=3, stride=1, padding=2, bias=False)
             backbone.maxpool = nn.Identity()
     return backbone

@@ -29,8 +29,6 @@ def build(cfg) -> nn.Module:
         UserError: unknown backbone (with the nearest name), a stem on something not a ResNet.
     """
     offer(cfg.backbone.name)
-    if cfg.data.get("num_classes") is None:  # a bare encoder has no need to count them
-        cfg = OmegaConf.merge(cfg, {"data": {"num_classes": 1}})
     check_kwargs(cfg)
     backbone = host.build_backbone(cfg)
     set_stem(backbone, cfg.backbone.get("stem", "auto"))
