@@ -121,10 +121,10 @@ def _show(cfg):
 
 def _table(commands):
     def call(args):
-        from ressl_plugin.experiments import tables
+        from ressl_plugin.experiments import paper_table, tables
 
         if args.paper:
-            print(tables.paper_table(args.paper, args.runs, args.format))
+            print(paper_table.paper_table(args.paper, args.runs, args.format))
         else:
             print(tables.table(args.runs, args.format))
 

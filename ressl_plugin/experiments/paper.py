@@ -15,9 +15,10 @@ from pathlib import Path
 from ressl_plugin import run
 from ressl_plugin.evaluate import finetune
 from ressl_plugin.evaluate.subject import device_named
-from ressl_plugin.experiments import paper_numbers, paper_spec, sweep, tables
+from ressl_plugin.experiments import paper_numbers, paper_spec, sweep
 from ressl_plugin.experiments.paper_cells import Cell, cells, check_places
 from ressl_plugin.experiments.paper_records import evaluate, wanted
+from ressl_plugin.experiments.paper_table import paper_table, places
 from ressl_plugin.run import checkpoint
 from ressl_plugin.train.settling import settled
 from ressl_plugin.utils import files
@@ -145,8 +146,8 @@ def _printed(spec: dict, planned: list[Cell], out: Path, device: str) -> str:
     if "table" not in spec:
         return ""
     number = spec["table"]
-    folders = [folder for folder in folders if folder.is_dir() and tables.places(folder, number)]
-    texts = {format: tables.paper_table(number, folders, format) for format in FORMATS}
+    folders = [folder for folder in folders if folder.is_dir() and places(folder, number)]
+    texts = {format: paper_table(number, folders, format) for format in FORMATS}
     for format, suffix in FORMATS.items():
         files.replace(out / f"table{number}.{suffix}", texts[format].encode())
     print(texts["markdown"])

@@ -9,6 +9,7 @@ from omegaconf import OmegaConf
 from ressl_plugin.data import identity
 from ressl_plugin.experiments import tables
 from ressl_plugin.experiments.paper_numbers import tables as papers_tables
+from ressl_plugin.experiments.paper_table import paper_table
 from ressl_plugin.run import results
 from ressl_plugin.utils.errors import UserError
 
@@ -110,7 +111,7 @@ def test_the_papers_number_is_that_of_the_records_place(tmp_path, place, paper):
 def test_a_number_without_a_place_is_in_no_table_of_the_paper(tmp_path, caplog):
     run = make_run(tmp_path, "a", LINEAR)
     assert "| 89.00 |" in tables.table([run]), "as of version 0.1.0"
-    assert "89.00" not in tables.paper_table(1, [run])
+    assert "89.00" not in paper_table(1, [run])
     assert "a has no number of Table 1; `ressl paper table1`" in caplog.text
 
 
@@ -119,14 +120,14 @@ def test_the_first_of_several_places_is_shown(tmp_path):
     placed(placed(run, 3, "weak", "cifar10"), 2, "cifar10, 0.1", "0.05")
     (row,) = rows_of(tables.table([run], "csv"))
     assert (row["paper"], row["table"]) == ("90.20", "2")
-    assert "89.00* [90.20, -1.20]" in tables.paper_table(3, [run])
+    assert "89.00* [90.20, -1.20]" in paper_table(3, [run])
 
 
 def test_a_number_made_anew_takes_the_place_of_the_one_before(tmp_path):
     run = placed(make_run(tmp_path, "a", LINEAR), *FIRST)
     results.append(run, {"evaluator": "linear", "protocol": "small", "metric": "top1",
                          "value": 88.0, "data": "cifar10"})  # fmt: skip
-    assert "88.00 [90.20, -2.20]" in tables.paper_table(1, [run])
+    assert "88.00 [90.20, -2.20]" in paper_table(1, [run])
     assert "| 88.00 | 90.20 (Table 1) |" in tables.table([run])
 
 
@@ -200,11 +201,11 @@ def test_a_paper_table_with_our_cells(tmp_path):
         changes = {"method_kwargs__temperature_k": tau, "data__dataset": data}
         run = make_run(tmp_path, name, LINEAR, **changes)
         runs.append(placed(run, 2, f"{data}, 0.1", str(tau)))
-    text = tables.paper_table(2, runs)
+    text = paper_table(2, runs)
     line = next(line for line in text.splitlines() if line.startswith("| cifar10, 0.1 "))
     assert "89.00 [89.35, -0.35]" in line and "89.00 [90.20, -1.20]" in line and "[90.09]" in line
     assert "| custom, 0.1 " in text
-    cells = {(r["row"], r["column"]): r for r in rows_of(tables.paper_table(2, runs, "csv"))}
+    cells = {(r["row"], r["column"]): r for r in rows_of(paper_table(2, runs, "csv"))}
     assert cells["cifar10, 0.1", "0.01"]["difference"] == "-0.35"
     assert cells["stl10, 0.2", "0.07"] == {
         "row": "stl10, 0.2", "column": "0.07", "ours": "", "spread": "", "paper": "85.28",
@@ -216,7 +217,7 @@ def test_a_paper_table_with_our_cells(tmp_path):
 @pytest.mark.parametrize("which", range(1, 11))
 @pytest.mark.parametrize("format", ["markdown", "latex", "csv"])
 def test_every_paper_table_is_printed_without_runs(which, format):
-    assert tables.paper_table(which, [], format).count("\n") > 3
+    assert paper_table(which, [], format).count("\n") > 3
 
 
 def number(run, value, images=10_000, classes=10, digest="a", place=FIRST, **more):
@@ -233,15 +234,15 @@ def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
     identity.keep(short, {"images": 600, "classes": 3, "digest": "b"})
     whole = make_run(tmp_path, "whole", [], method="simclr")
     number(whole, 84.0, epochs=200, place=(1, "SimCLR", "cifar10"))
-    text = tables.paper_table(1, [short, whole])
+    text = paper_table(1, [short, whole])
     assert "23.00* [90.20, -67.20]" in text and "84.00 [84.92, -0.92]" in text
     assert (
         "* 1 epochs instead of 200; evaluated on 300 images of 3 classes instead of 10000 of 10; "
         "trained on 600 images instead of 50000: ReSSL / cifar10\n"
     ) in text
-    (row,) = [r for r in rows_of(tables.paper_table(1, [short], "csv")) if r["ours"]]
+    (row,) = [r for r in rows_of(paper_table(1, [short], "csv")) if r["ours"]]
     assert row["note"].startswith("1 epochs instead of 200")
-    assert "% * 1 epochs" in tables.paper_table(1, [short], "latex")
+    assert "% * 1 epochs" in paper_table(1, [short], "latex")
     first, second = rows_of(tables.table([short, whole], "csv"))
     assert (first["images"], first["epochs"], first["paper"]) == ("300", "1", "")
     assert (second["images"], second["paper"]) == ("10000", "84.92")
@@ -254,7 +255,7 @@ def test_a_number_of_other_images_replaces_none(tmp_path):
     lines = rows_of(tables.table([run], "csv"))
     assert [(line["ours"], line["images"]) for line in lines] == [
         ("89.00", "10000"), ("99.00", "50000")]  # fmt: skip
-    assert "89.00 [90.20, -1.20]" in tables.paper_table(1, [run])
+    assert "89.00 [90.20, -1.20]" in paper_table(1, [run])
     number(run, 89.5)  # the same images again
     assert [line["ours"] for line in rows_of(tables.table([run], "csv"))] == ["99.00", "89.50"]
 
@@ -299,23 +300,23 @@ def test_table_3_shows_the_best_of_the_grid(tmp_path):
                         method_kwargs__temperature_k=tau), *place)
         for tau, value in ((0.01, 80.0), (0.02, 86.0), (0.03, 85.0))
     ]  # fmt: skip
-    text = tables.paper_table(3, runs)
+    text = paper_table(3, runs)
     assert "86.00* [86.17, -0.17]" in text
     assert "* the best of 3 of 14 pairs of temperatures: contrastive / cifar10" in text
     other = make_run(tmp_path, "x", LINEAR, max_epochs=20, method_kwargs__temperature_k=0.02)
     with pytest.raises(UserError, match="differ in more than the seed"):
-        tables.paper_table(3, [*runs, placed(other, *place)])
+        paper_table(3, [*runs, placed(other, *place)])
 
 
 def test_two_experiments_for_one_cell_are_refused(tmp_path):
     runs = [make_run(tmp_path, "a", LINEAR), make_run(tmp_path, "b", LINEAR, max_epochs=20)]
     with pytest.raises(UserError, match=r"/a and .*/b are both ReSSL / cifar10"):
-        tables.paper_table(1, [placed(run, *FIRST) for run in runs])
+        paper_table(1, [placed(run, *FIRST) for run in runs])
 
 
 def test_features_extracted_once_do_not_replace_the_protocol(tmp_path):
     records = [LINEAR[0], ("linear", "small, cached features", "top1", 80.0)]
-    table_of = lambda name, records: tables.paper_table(
+    table_of = lambda name, records: paper_table(
         1, [placed(make_run(tmp_path, name, records), *FIRST)]
     )
     assert "89.00 [" in table_of("a", records)
@@ -332,14 +333,14 @@ def test_features_extracted_once_do_not_replace_the_protocol(tmp_path):
             "epochs": 200,
         },
     )
-    text = tables.paper_table(1, [placed(later, *FIRST)])
+    text = paper_table(1, [placed(later, *FIRST)])
     assert "81.00 [" in text  # the other record is of other weights
 
 
 def test_rows_of_other_methods_say_whose_they_are(tmp_path):
     run = placed(make_run(tmp_path, "a", LINEAR, method="mocov2plus"), 1, "MoCoV2", "cifar10")
-    assert "two-sided mocov2plus" in tables.paper_table(1, [run])
-    assert "mocov2plus" not in tables.paper_table(1, [])
+    assert "two-sided mocov2plus" in paper_table(1, [run])
+    assert "mocov2plus" not in paper_table(1, [])
 
 
 def test_the_papers_numbers():
@@ -365,7 +366,7 @@ def test_runs_without_results_and_broken_ones(tmp_path):
     with pytest.raises(UserError, match="no results in"):
         tables.table([make_run(tmp_path, "a", [])])
     with pytest.raises(UserError, match="no Table 11"):
-        tables.paper_table(11)
+        paper_table(11)
     (tmp_path / "a" / "config.yaml").write_text("a: [")
     with pytest.raises(UserError, match=r"config\.yaml: not YAML"):
         tables.table([tmp_path / "a"])
