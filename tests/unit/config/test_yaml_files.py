@@ -10,8 +10,12 @@ from ressl_plugin.utils.errors import UserError
 
 BOMB = "a0: &a0 [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60))
 CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1, 200))
+MERGED = "a0: &a0 {x: 1}\n" + "".join(
+    f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60)
+)
 REFUSED = {
     BOMB: "more than 20000 values",
+    MERGED: "more than 20000 values, aliases",
     CHAIN: "nested more than 32 deep",
     "a: &a [*a]": r"line 1: \*a refers to itself",
     "[1, 2]": "a list, not a mapping",
