@@ -83,7 +83,7 @@ def cells(spec: dict, overrides: list[str], out: Path) -> list[Cell]:
         with paper_spec.within(f"group {number}"):
             for cell in _of_group(group, spec["operations"], overrides, out):
                 first = made.setdefault(cell.run_dir, cell)
-                differing = config_differences(first.cfg, cell.cfg)
+                differing = first is not cell and config_differences(first.cfg, cell.cfg)
                 if differing:
                     raise UserError(
                         f"{cell.run_dir} is the folder of another cell, too, which is not the "
@@ -146,17 +146,18 @@ def check_places(number: int, planned: list[Cell]) -> None:
         UserError: two cells for one place.
     """
     free = {"seed", *TEMPERATURES} if tables()[number].best_of > 1 else {"seed"}
-    found: dict[tuple, list[Cell]] = {}
+    found: dict[tuple, dict[tuple, Cell]] = {}  # by their differences from the first
     for cell in planned:
         place = cell.place(number)
-        others = found.setdefault((place["row"], place["column"]), [])
-        for other in others:
-            differing = config_differences(other.cfg, cell.cfg)
-            keys = {difference.partition(":")[0] for difference in differing}
-            if not keys or not keys <= free:
-                raise UserError(
-                    f"{other.run_dir} and {cell.run_dir} are both {place['row']} / "
-                    f"{place['column']} of Table {number}: cells must differ in what the table "
-                    "varies, or in the seed alone"
-                )
-        others.append(cell)
+        others = found.setdefault((place["row"], place["column"]), {})
+        first = next(iter(others.values()), cell)
+        differing = tuple(config_differences(first.cfg, cell.cfg))
+        keys = {difference.partition(":")[0] for difference in differing}
+        other = others.get(differing) if keys <= free else first
+        if other is not None:
+            raise UserError(
+                f"{other.run_dir} and {cell.run_dir} are both {place['row']} / {place['column']} "
+                f"of Table {number}: cells must differ in what the table varies, or in the seed "
+                "alone"
+            )
+        others[differing] = cell
