@@ -21,6 +21,7 @@ from ressl_plugin.experiments import (
     sweep,
 )
 from ressl_plugin.experiments.paper_numbers import tables
+from ressl_plugin.experiments.paper_table import places
 from ressl_plugin.run import results
 from ressl_plugin.utils.errors import UserError
 
@@ -170,6 +171,7 @@ def test_smoke(name, place, tiny, capsys):
         number = int(name.removeprefix("table"))
         text = (out / f"table{number}.md").read_text()
         assert text.strip() in printed and f"Table {number} " in text
+        assert all(places(Path(cell.run_dir), number) for cell in planned)
         ours = [cell for cell in text.split("|") if ", +" in cell or ", -" in cell]
         if name not in ("table9", "table10"):  # there the columns are other shares of the labels
             # the paper's number and the difference beside
