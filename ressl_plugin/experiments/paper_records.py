@@ -10,8 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ressl_plugin import run
-from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot
-from ressl_plugin.evaluate.subject import data_sets_of, weights_of
+from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot, subject
 from ressl_plugin.evaluate.voc import NAME as VOC
 from ressl_plugin.run import results
 from ressl_plugin.utils.errors import UserError
@@ -94,10 +93,10 @@ def _latest(opened: run.Run, evaluator: str) -> dict[str, dict]:
         for record in results.read(opened.dir)
         if (record["evaluator"], record["data"], record["metric"]) == here
     }
-    about = weights_of(opened) if found else {}
+    about = subject.weights_of(opened) if found else {}
     if evaluator != "lowshot" and any("data_sets" in record for record in found.values()):
         with suppress(UserError):  # a plan can be made where the images are not
-            about["data_sets"] = data_sets_of(opened)
+            about["data_sets"] = subject.data_sets_of(opened)
     said = lambda record: {"data_sets": about.get("data_sets"), **record}  # not by earlier versions
     return {
         protocol: record
