@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from pathlib import Path
@@ -67,10 +66,9 @@ def find(target: str, kind: str = "pretrain") -> Path:
     if os.path.isfile(recipe):
         return recipe
     known = recipes(kind)
-    near = difflib.get_close_matches(target, known, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
     raise UserError(
-        f"config {target}: no such file and no such recipe{hint} (recipes: {', '.join(known)})"
+        f"config {target}: no such file and no such recipe{nearest(target, known)} "
+        f"(recipes: {', '.join(known)})"
     )
 
 

@@ -109,19 +109,22 @@ def views(base: DictConfig, kind: str) -> list[dict]:
     entries = recipe.expand(base.augmentations)
     if kind == "recipe":
         return entries
-    weak = [e for e in entries if e.get("role") == "teacher"]
-    strong = [e for e in entries if e.get("role") == "student"]
-    if not (weak and strong):
+    if not {"student", "teacher"} <= {entry.get("role") for entry in entries}:
         raise UserError("augmentations: entries with role: student and role: teacher are needed")
-    student = {k: v for k, v in strong[0].items() if k != "role"}
-    teacher = {k: v for k, v in weak[0].items() if k != "role"}
-    if kind == "contrastive":
-        return [{**student, "num_crops": 2}]
-    if kind == "pair":
-        return [{**student, "num_crops": 1}, {**teacher, "num_crops": 1}]
-    if kind == "weak":
-        return [{**teacher, "num_crops": 2}]
-    raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, contrastive, pair or weak")
+
+    def views_of(role: str, count: int) -> dict:
+        """The first view of a role, so many times, for whoever it is."""
+        first = next(entry for entry in entries if entry.get("role") == role)
+        return {**{k: v for k, v in first.items() if k != "role"}, "num_crops": count}
+
+    made = {
+        "contrastive": [views_of("student", 2)],
+        "pair": [views_of("student", 1), views_of("teacher", 1)],
+        "weak": [views_of("teacher", 2)],
+    }
+    if kind not in made:
+        raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, {', '.join(made)}")
+    return made[kind]
 
 
 def run_cell(cfg: DictConfig) -> None:

@@ -18,8 +18,6 @@ The files are in scripts/ablation and scripts/paper:
 
 from __future__ import annotations
 
-import difflib
-import re
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,13 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin import config
 from ressl_plugin.config import yaml_files
+from ressl_plugin.config.kinds import nearest
 from ressl_plugin.evaluate.finetune import labels_named
 from ressl_plugin.evaluate.lowshot import count_named
 from ressl_plugin.experiments import sweep
 from ressl_plugin.experiments.paper_numbers import tables
 from ressl_plugin.utils.errors import UserError
 
-FOLDERS = ("ablation", "paper")
+FIGURES = (2, 3)
 KINDS = ("sweep", "cells", "methods")  # of which a group has one
 
 
@@ -52,14 +51,9 @@ def within(place):
 
 def known() -> dict[str, Path]:
     """The tables and figures that there is a file for, by number, the tables first."""
-    kinds = ("table*.yaml", "figure*.yaml")
-    files = [f for folder in FOLDERS for k in kinds for f in (config.RECIPES / folder).glob(k)]
-    return {file.stem: file for file in sorted(files, key=_natural)}
-
-
-def _natural(file: Path) -> tuple:
-    words = re.split(r"(\d+)", file.stem)  # every second one is a number
-    return not file.stem.startswith("table"), words[::2], [int(word) for word in words[1::2]]
+    names = [*(f"table{n}" for n in tables()), *(f"figure{n}" for n in FIGURES)]
+    files = [config.RECIPES / f / f"{name}.yaml" for name in names for f in ("ablation", "paper")]
+    return {file.stem: file for file in files if file.is_file()}
 
 
 def find(name: str) -> Path:
@@ -89,7 +83,7 @@ def read(name: str) -> dict:
         raise UserError(f"{path}: not the description of a table: `groups` and `evaluate` needed")
     with within(path):
         _only(spec, ("table", "figure", "evaluate", "operations", "groups"))
-        if spec.get("figure", 2) not in (2, 3):
+        if spec.get("figure", 2) not in FIGURES:
             raise UserError(f"figure: {spec['figure']!r}: must be 2 or 3")
         if "table" in spec and (type(spec["table"]) is not int or spec["table"] not in tables()):
             raise UserError(
@@ -172,9 +166,8 @@ def _is_text(value) -> bool:
 def _only(given: dict, known) -> None:
     for key in given:
         if key not in known:
-            near = difflib.get_close_matches(str(key), list(known), 1)
-            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
-            raise UserError(f"unknown key {key}; {hint}")
+            hint = nearest(key, known) or f"; known: {', '.join(known) or 'none'}"
+            raise UserError(f"unknown key {key}{hint}")
 
 
 def _list(values, what: str) -> list:
