@@ -136,17 +136,17 @@ def _state(cell: Cell, evaluators: dict, fast: bool) -> str:
 
 def _printed(spec: dict, planned: list[Cell], out: Path, device: str) -> str:
     """The table or figure of what is there, printed and written under `out`."""
-    folders = [Path(cell.run_dir) for cell in planned]
     if "figure" in spec:
         from ressl_plugin.experiments import paper_figures
 
         draw = {2: paper_figures.figure2, 3: paper_figures.figure3}[spec["figure"]]
-        for file in draw(folders, out, device):
+        for file in draw(planned, out, device):
             print(file)
     if "table" not in spec:
         return ""
     number = spec["table"]
-    folders = [folder for folder in folders if folder.is_dir() and places(folder, number)]
+    folders = [Path(cell.run_dir) for cell in planned if Path(cell.run_dir).is_dir()]
+    folders = [folder for folder in folders if places(folder, number)]
     texts = {format: paper_table(number, folders, format) for format in FORMATS}
     for format, suffix in FORMATS.items():
         files.replace(out / f"table{number}.{suffix}", texts[format].encode())

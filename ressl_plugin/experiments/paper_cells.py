@@ -25,7 +25,7 @@ class Cell:
 
     Attributes:
         cfg: its complete config, `run_dir` set.
-        row: in the table, where the file names it; else None.
+        row: in the table (in a figure, its name), where the file names it; else None.
     """
 
     cfg: DictConfig
@@ -35,6 +35,11 @@ class Cell:
     def run_dir(self) -> str:
         """Where it is trained."""
         return self.cfg.run_dir
+
+    @property
+    def method(self) -> str:
+        """By the file's name for it, or the paper's."""
+        return self.row or method_name(self.cfg)
 
     @property
     def epochs(self) -> int:

@@ -15,10 +15,11 @@ from ressl_plugin.experiments import (
     paper as reproduce,
 )
 from ressl_plugin.experiments import (
-    paper_spec as plan,
+    paper_figures,
+    sweep,
 )
 from ressl_plugin.experiments import (
-    sweep,
+    paper_spec as plan,
 )
 from ressl_plugin.experiments.paper_numbers import tables
 from ressl_plugin.experiments.paper_table import places
@@ -187,9 +188,10 @@ def test_smoke(name, place, tiny, capsys):
 def test_figures_are_of_the_papers_images(number, place, tiny, monkeypatch):
     """Figure 2's queries are training images; Figure 3 has all of them, of both methods."""
     name = {2: "neighbours_of_run", 3: "feature_space"}[number]
-    draw, seen = getattr(figures, name), []
+    module = {2: paper_figures, 3: figures}[number]
+    draw, seen = getattr(module, name), []
     spy = lambda *args, **options: seen.append((args, options)) or draw(*args, **options)
-    monkeypatch.setattr(figures, name, spy)
+    monkeypatch.setattr(module, name, spy)
     words = [*tiny, "method_kwargs.queue_size=64"]
     reproduce.reproduce(str(thin(f"figure{number}", place)), words, place / "out", fast=True)
     ((args, options),) = seen[-1:]
