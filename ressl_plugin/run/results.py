@@ -92,8 +92,8 @@ def put_in_place(run_dir: str | Path, record: dict, table: int, row: str, column
         records = read(run_dir)
         same = records[records.index(record)]
         same["place"] = [*same.get("place", ()), place]
-        if fault := fault_of(same):
-            raise ValueError(f"result record: {fault}")
+        if wrong := fault(same, RECORD):
+            raise ValueError(f"result record: {wrong}")
         _write(run_dir, records)
 
 
