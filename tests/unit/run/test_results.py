@@ -73,7 +73,7 @@ BROKEN = {
     with_key("value", "NaN"): "NaN is no number",
     with_key("value", "-Infinity"): "-Infinity is no number",
     with_key("place", '{"table": 2}'): "place is a dict, it must be a list",
-    with_key("place", '[{"table": "2", "row": "a", "column": "b"}]'): "place.0.table is '2', it must",
+    with_key("place", '[{"table": "2", "row": "a", "column": "b"}]'): "place.0.table is '2', it",
     with_key("value", '"95"'): "value is '95', it must be a finite number",
     with_key("value", "true"): "value is True, it must be a finite number",
     with_key("value", "[1]"): "value is a list, it must be",
