@@ -38,6 +38,7 @@ STRATEGIES = (
     "auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"
 )  # fmt: skip
 
+
 @quiet()
 def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """Train `cfg.method` and return the run directory.
