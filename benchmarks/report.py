@@ -77,7 +77,8 @@ def _row(what: str, sense: str, bound: float | None, value: float | None) -> str
         return f"| {what} | {sense} {bound or ''} | not measured | |"
     met = bound is None or (value <= bound if sense == "≤" else value >= bound)
     bar = f"{sense} {bound:.4g}" if bound is not None else ""
-    return f"| {what} | {bar} | {value:.3g} | {'' if met else 'missed'} |"
+    shown = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
+    return f"| {what} | {bar} | {shown} | {'' if met else 'missed'} |"
 
 
 def pages() -> list[str]:
