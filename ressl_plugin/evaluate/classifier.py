@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RunFault, UserError
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ def trained(
         {"top1", "top5" (%), "loss" (validation)}, after the last epoch.
 
     Raises:
-        UserError: the loss is not finite.
+        RunFault: the loss is not finite.
 
     Example:
         >>> recipe = recipes.protocol("imagenet")  # doctest: +SKIP
@@ -78,7 +78,10 @@ def trained(
     logged = {key: float(value) for key, value in fit.callback_metrics.items()}
     loss, rate = logged["val_loss"], cfg.optimizer.lr
     if not math.isfinite(loss):
-        raise UserError(f"linear: the loss is {loss}; lower optimizer.lr")
+        raise RunFault(
+            f"linear: the loss is {loss} at learning rate {rate:g}; --fast without --protocol "
+            "needs none, a linear recipe can lower optimizer.lr"
+        )
     if logged["train_loss_epoch"] > math.log(classes):
         log.warning(
             "linear: the training loss is %.3g after the last epoch, above the %.3g of guessing: "

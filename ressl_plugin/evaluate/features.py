@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RunFault, UserError
 from ressl_plugin.utils.progress import progress_bar
 
 
@@ -31,7 +31,8 @@ def extract(
         features (N, d) float32 and targets (N,) or (N, classes), both on the CPU.
 
     Raises:
-        UserError: the loader is empty, or a feature is not finite.
+        UserError: the loader is empty.
+        RunFault: a feature is not finite.
     """
     modes = [(module, module.training) for module in backbone.modules()]
     backbone.to(device).eval()
@@ -50,5 +51,5 @@ def extract(
         raise UserError("no images to extract features from; check data.train_path/data.val_path")
     features = torch.cat(features)
     if not torch.isfinite(features).all():
-        raise UserError("the backbone gives features that are not finite; is the checkpoint sound?")
+        raise RunFault("the backbone gives features that are not finite; is the checkpoint sound?")
     return features, torch.cat(targets)

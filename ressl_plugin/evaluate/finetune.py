@@ -24,7 +24,7 @@ from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.sampling import stratified_draw
 from ressl_plugin.evaluate.subject import append, device_named, with_overrides
 from ressl_plugin.utils.devices import device_count
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RunFault, UserError
 from ressl_plugin.utils.progress import progress_bar
 
 COMMAND = {
@@ -167,7 +167,8 @@ def finetune(
         "epochs", "lr_backbone", "lr_head", "batch_size".
 
     Raises:
-        UserError: labels missing, or the training diverged.
+        UserError: labels missing.
+        RunFault: the training diverged.
     """
     rows = labelled_rows(train, labels, seed)
     usual, scale = RATES[len(rows) > FEW * len(train)], batch_size / 256
@@ -203,7 +204,10 @@ def finetune(
                 sgd.step()
             decay.step()
     if not torch.isfinite(loss):
-        raise UserError(f"fine-tuning: the loss is {loss.item()}; lower the learning rates")
+        raise RunFault(
+            f"fine-tuning: the loss is {loss.item()} at learning rates {lr_backbone:g} (backbone) "
+            f"and {lr_head:g} (head); `ressl finetune RUN` takes others: --lr-backbone, --lr-head"
+        )
     clean = DataLoader(val, batch_size, num_workers=num_workers)
     top1, top5 = topk_accuracy(*extract(network, clean, device, progress=False))
     rates = {"lr_backbone": lr_backbone, "lr_head": lr_head, "batch_size": batch_size}

@@ -91,8 +91,8 @@ def multirun(target: str, overrides: list[str]) -> list[Path]:
 def each(configs: list[DictConfig], work) -> list[str]:
     """`work(cfg)` for every cell, whatever becomes of the others; the places of those that failed.
 
-    A fault of a run (its loss not finite, a worker killed, no memory) is said and ends its cell
-    alone; a mistake, an interruption and a bug end all.
+    A fault of a run or of its evaluation (a loss not finite, a worker killed, no memory) is said
+    and ends its cell alone; a mistake, an interruption and a bug end all.
     """
     from ressl_plugin.train.faults import explain
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ressl_plugin.evaluate.features import extract
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RunFault, UserError
 
 
 def network():
@@ -59,5 +59,5 @@ def test_an_empty_loader_and_broken_features_are_named():
     with pytest.raises(UserError, match="no images"):
         extract(network(), [], progress=False)
     x, y = images()
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(RunFault, match="not finite"):
         extract(network(), [(x * float("nan"), y)], progress=False)

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
 from ressl_plugin.evaluate.finetune import finetune, labelled_rows, labels_named
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RunFault, UserError
 
 
 class Images(TensorDataset):
@@ -114,7 +114,7 @@ def test_labels_from_the_command_line(tmp_path):
 
 def test_mistakes_are_named():
     train, val = digits()
-    with pytest.raises(UserError, match="loss is"):
+    with pytest.raises(RunFault, match=r"loss is .* at learning rates .*--lr-backbone"):
         finetune(network(), train, val, 0.1, 3, lr_backbone=1e38, lr_head=1e38, progress=False)
     train.targets = [-1] * len(train.targets)
     with pytest.raises(UserError, match="no labels"):

@@ -1,5 +1,6 @@
 """Many trainings: where they go, when they are finished, what is refused."""
 
+import math
 import os
 import signal
 import sys
@@ -7,12 +8,14 @@ import threading
 import time
 
 import pytest
+import torch
 from commands import command, last_line, run
 from helpers import image_folder
 from omegaconf import OmegaConf
 
 from ressl_plugin import config
 from ressl_plugin.cli import main
+from ressl_plugin.evaluate.features import extract
 from ressl_plugin.experiments import sweep
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, results
@@ -140,6 +143,16 @@ def test_a_diverged_cell_does_not_end_the_sweep(images, tmp_path):
     assert code == main.FAULT and "1 of 2 cells failed" in last_line(text), text
     assert "lr=1e+18: the loss is not finite" in text
     assert sweep.finished(tmp_path / "lr=0.1", 1) and not sweep.finished(tmp_path / "lr=1e+18", 1)
+
+
+def test_an_evaluation_that_diverged_ends_its_cell_alone(caplog):
+    def work(cfg):
+        images = torch.full((2, 3, 4, 4), cfg.pixel)
+        extract(torch.nn.Flatten(), [(images, torch.zeros(2))], progress=False)
+
+    cells = [{"run_dir": "a", "pixel": math.nan}, {"run_dir": "b", "pixel": 1.0}]
+    assert sweep.each([OmegaConf.create(cell) for cell in cells], work) == ["a"]
+    assert "a: the backbone gives features that are not finite" in caplog.text
 
 
 def test_a_bug_ends_the_sweep_at_once():
