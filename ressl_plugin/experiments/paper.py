@@ -135,8 +135,14 @@ def _state(cell: Cell, evaluators: dict, fast: bool) -> str:
 
 
 def _printed(spec: dict, planned: list[Cell], out: Path, device: str) -> str:
-    """The table or figure of what is there, printed and written under `out`."""
+    """The table of what is there, printed and written under `out`; a figure once all cells are."""
     if "figure" in spec:
+        is_done = lambda cell: sweep.finished(Path(cell.run_dir), cell.epochs)
+        missing = [cell.name(out) for cell in planned if not is_done(cell)]
+        if missing:
+            names = ", ".join(missing)
+            print(f"Figure {spec['figure']} is not drawn: still to be trained: {names}")
+            return ""
         from ressl_plugin.experiments import paper_figures
 
         draw = {2: paper_figures.figure2, 3: paper_figures.figure3}[spec["figure"]]

@@ -11,7 +11,7 @@ from ressl_plugin import config, run
 from ressl_plugin.cli import main
 from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot, subject
 from ressl_plugin.evaluate.voc import NAME as VOC
-from ressl_plugin.experiments import paper, paper_spec, sweep
+from ressl_plugin.experiments import paper, paper_figures, paper_spec, sweep
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils.errors import RunFault, UserError
 
@@ -403,6 +403,24 @@ def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, the
     assert trained == ["byol"]
     with pytest.raises(UserError, match="--cells byol: there are digits-ressl/simclr, "):
         reproduced(tmp_path, text, chosen=["byol"])
+
+
+def test_a_figure_is_drawn_once_all_its_cells_are_trained(tmp_path, monkeypatch, there, capsys):
+    drawn = []
+    monkeypatch.setattr(paper_figures, "figure3", lambda cells, *args: drawn.append(cells) or [])
+    monkeypatch.setattr(paper, "evaluate", lambda *args: None)
+    text = spec("{figures: {}}", "{recipe: digits/ressl, methods: [random, simclr]}", "figure: 3")
+    one = lambda: reproduced(tmp_path, text, chosen=["digits-ressl/random"])
+    one()
+    missing = "Figure 3 is not drawn: still to be trained: digits-ressl/simclr\n"
+    assert capsys.readouterr().out.endswith(missing)
+    other = cell(tmp_path / "out" / "digits-ressl" / "simclr")  # one epoch of it
+    one()
+    assert capsys.readouterr().out.endswith(missing) and not drawn
+    done = {"state_dict": {}, "epoch": 10_000, "global_step": 0}
+    checkpoint.save(other / "last.ckpt", done)
+    one()
+    assert [[cell.cfg.method for cell in cells] for cells in drawn] == [["random", "simclr"]]
 
 
 def test_published_lists_of_labels_replace_the_shares(tmp_path, monkeypatch, there):
