@@ -74,7 +74,7 @@ def reproduce(
             check_places(spec["table"], planned)
         asked = _chosen(_of_data(planned, only, name), chosen, out)
         for cell in asked:
-            sweep.same_experiment(cell.cfg)
+            sweep.same_experiment(cell.cfg, planning=dry)
         if labels and "finetune" in spec["evaluate"]:
             for word in labels:
                 finetune.labels_named(word)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import itertools
 import logging
@@ -23,11 +24,15 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.data import identity
 from ressl_plugin.run import results
+from ressl_plugin.train import stem
 from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.devices import device_count, runnable
 from ressl_plugin.utils.errors import RunFault, UserError
 
 log = logging.getLogger(__name__)
+
+# what `settled` makes of a config on one machine and not on another
+OF_A_MACHINE = ("accelerator", "devices", "strategy", "sync_batchnorm", "precision")
 
 
 def combinations(overrides: list[str]) -> list[list[str]]:
@@ -142,8 +147,13 @@ def check_images(configs: list[DictConfig], labels: bool = True) -> None:
             data.build_dataset(cfg, split, need_labels=labels)
 
 
-def same_experiment(cfg: DictConfig) -> None:
+def same_experiment(cfg: DictConfig, planning: bool = False) -> None:
     """A cell that is there must have been made with this config, accelerator and all.
+
+    What the machine decides is left out where no checkpoint has been made with it.
+
+    Args:
+        planning: leave it out of every cell: another machine may train them.
 
     Raises:
         UserError: the keys that differ, unless `resume_force` says to go on with the new ones; or
@@ -153,7 +163,11 @@ def same_experiment(cfg: DictConfig) -> None:
     if cfg.resume_force or not file.is_file():
         return
     there = OmegaConf.create(yaml_files.read(file))
-    differing = config_differences(there, settled(cfg))
+    if planning or not run.has_checkpoint(Path(cfg.run_dir)):
+        found = config_differences(there, stem.settle(copy.deepcopy(cfg), there))
+        differing = [one for one in found if one.partition(":")[0] not in OF_A_MACHINE]
+    else:
+        differing = config_differences(there, settled(cfg))
     place = OmegaConf.select(there, "data.train_path")
     if not differing and cfg.data.train_path != place:  # it may be a copy
         differing = _other_data(cfg, place)

@@ -13,6 +13,7 @@ from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot, 
 from ressl_plugin.evaluate.voc import NAME as VOC
 from ressl_plugin.experiments import paper, paper_figures, paper_spec, sweep
 from ressl_plugin.run import checkpoint, results
+from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.errors import RunFault, UserError
 
 # --- evaluations that are there -----------------------------------------------------------------
@@ -392,6 +393,19 @@ def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained
     assert main.main([*argv, "--plan", "--cells", "digits-ressl/simclr"]) == 0
     first, _ = capsys.readouterr().out.splitlines()
     assert first.endswith("simclr: trained; linear: done")
+
+
+def test_a_plan_can_be_made_on_a_machine_without_the_gpus(tmp_path, untrained):
+    file, out = written(tmp_path, group("methods: [simclr]")), tmp_path / "out"
+    (planned,) = paper.cells(paper_spec.read(file), ["accelerator=cpu"], out)
+    cfg = settled(planned.cfg)
+    cfg.accelerator, cfg.devices, cfg.precision = "auto", 8, "bf16-mixed"  # as there
+    folder = run.start(cfg, cfg)
+    checkpoint.save(folder / "last.ckpt", {"state_dict": {}, "epoch": 0, "global_step": 0})
+    for words in ([], ["accelerator=gpu", "devices=8"]):
+        assert "simclr: 0 of " in paper.reproduce(file, words, out, dry=True)
+    with pytest.raises(UserError, match="seed: 5 -> 6"):
+        paper.reproduce(file, ["seed=6"], out, dry=True)
 
 
 def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, there):

@@ -19,6 +19,7 @@ from ressl_plugin.evaluate.features import extract
 from ressl_plugin.experiments import sweep
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, results
+from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.errors import UserError
 
 
@@ -135,6 +136,28 @@ def test_a_cell_of_another_config_can_be_forced(tmp_path):
         sweep.same_experiment(cfg)
     cfg.resume_force = True
     sweep.same_experiment(cfg)
+
+
+# as a machine with GPUs writes them
+OF_GPUS = {"accelerator": "gpu", "devices": 2, "strategy": "ddp", "sync_batchnorm": True,
+           "precision": "16-mixed"}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{key: OF_GPUS[key]} for key in OF_GPUS] + [OF_GPUS])
+def test_what_another_machine_decided_counts_only_with_a_checkpoint(tmp_path, changes):
+    cfg = config.finish(config.load("digits/ressl", [f"run_dir={tmp_path}", "resume=true"]))
+    there = OmegaConf.merge(settled(cfg), changes)
+    (tmp_path / "config.yaml").write_text(OmegaConf.to_yaml(there))
+    sweep.same_experiment(cfg)
+    cfg.max_epochs += 1
+    with pytest.raises(UserError, match=r"another config: max_epochs: \d+ -> \d+; set"):
+        sweep.same_experiment(cfg)
+    cfg.max_epochs -= 1
+    checkpoint.save(tmp_path / "last.ckpt", {"state_dict": {}, "epoch": 0, "global_step": 0})
+    sweep.same_experiment(cfg, planning=True)
+    if set(changes) != {"precision"}:  # which a run keeps
+        with pytest.raises(UserError, match=" -> "):
+            sweep.same_experiment(cfg)
 
 
 def test_a_diverged_cell_does_not_end_the_sweep(images, tmp_path):
