@@ -90,11 +90,16 @@ def put_in_place(run_dir: str | Path, record: dict, table: int, row: str, column
     run_dir = Path(run_dir)
     with _locked(run_dir):
         records = read(run_dir)
-        same = records[records.index(record)]
-        same["place"] = [*same.get("place", ()), place]
+        # another process may have put a place into it since
+        same = records[[*map(_placeless, records)].index(_placeless(record))]
+        same["place"] = [*(one for one in same.get("place", ()) if one != place), place]
         if wrong := fault(same, RECORD):
             raise ValueError(f"result record: {wrong}")
         _write(run_dir, records)
+
+
+def _placeless(record: dict) -> dict:
+    return {key: value for key, value in record.items() if key != "place"}
 
 
 def _locked(run_dir: Path):

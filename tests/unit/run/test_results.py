@@ -50,6 +50,17 @@ def test_a_record_can_be_in_several_tables_and_in_each_once(tmp_path):
     ]
 
 
+def test_a_place_that_another_process_put_there_meanwhile_stays(tmp_path):
+    results.append(tmp_path, RECORD)
+    (as_read,) = results.read(tmp_path)
+    for table in (2, 3, 3):
+        results.put_in_place(tmp_path, as_read, table, "cifar10, 0.1", "0.05")
+    (record,) = results.read(tmp_path)
+    assert [place["table"] for place in record["place"]] == [2, 3]
+    with pytest.raises(ValueError, match="not in list"):
+        results.put_in_place(tmp_path, {**as_read, "value": 1.0}, 2, "cifar10, 0.1", "0.05")
+
+
 def test_nothing_evaluated_yet_is_an_empty_list(tmp_path):
     assert results.read(tmp_path) == []
 
