@@ -217,5 +217,6 @@ def _caption(groups) -> str:
         f"{cfg.backbone.stem}, {cfg.max_epochs} epochs, batch {cfg.optimizer.batch_size}, seeds "
         f"{', '.join(map(str, seeds))}; top-1 in %, mean ± standard deviation over the seeds; "
         f"peak memory {'resident' if cfg.accelerator == 'cpu' else 'allocated on the GPU'} in "
-        f"training; torch {versions.get('torch', '?')}, solo-learn {versions.get('solo', '?')}."
+        f"training; torch {versions.get('torch', '?')}, solo-learn "
+        f"{versions.get('solo_learn', '?')}."
     )

@@ -215,7 +215,7 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
         pretrain(cfg, meter=meter)
     else:
         _train_in_a_process(cfg, meter)
-    # every cell decodes the images for itself: of many cells they would fill the disk
+    # version 0.1.0 kept decoded images there: of many cells they would fill the disk
     shutil.rmtree(run.directory(cfg) / "cache", ignore_errors=True)
 
 

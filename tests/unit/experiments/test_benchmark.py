@@ -7,7 +7,7 @@ import torch
 from helpers import image_folder
 from omegaconf import OmegaConf
 
-from ressl_plugin import config, run
+from ressl_plugin import config, host, run
 from ressl_plugin.cli.main import main
 from ressl_plugin.experiments import benchmark
 from ressl_plugin.run import results
@@ -88,6 +88,7 @@ def test_numbers_come_from_the_results_files(out, tmp_path):
                                 "value": 10 * value})  # fmt: skip
         folders.append(folder)
     text = benchmark.table(folders, settings)
+    assert text.splitlines()[0].endswith(f", solo-learn {host.version()}.")
     assert "85.00 ± 7.07" in text and "850 ± 71" in text and "seeds 1, 2" in text
     assert "BYOL" in text and "SimCLR" not in text
 
