@@ -57,7 +57,7 @@ def walk(cls, prefix: str = "") -> Iterator[tuple[str, Field]]:
 
 _COUNT, _NATURAL, _NOT_NEGATIVE = whole(1), whole(0), number(0)
 _SEED = whole(0, 2**32 - 1)  # as numpy's generator takes it
-_PRECISIONS = (
+PRECISIONS = (
     "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", "64-true",
     "32", "16", "bf16", "64", 32, 16, 64,
 )  # fmt: skip
@@ -242,7 +242,7 @@ class Config:
     strategy: str | None = None
     # as Lightning; null is 32-true. + auto: bf16-mixed where the machine multiplies bfloat16
     #   itself, else 32-true; said and stored when a run begins
-    precision: Any = key("auto", one_of("auto", *_PRECISIONS) | NULL)
+    precision: Any = key("auto", one_of("auto", *PRECISIONS) | NULL)
     sync_batchnorm: bool = False
     accumulate_grad_batches: int = key(1, _COUNT)
     backbone: Backbone = key(Backbone)
@@ -299,7 +299,7 @@ class LinearConfig:
     devices: Any = 1
     accelerator: str = "auto"
     strategy: str | None = None
-    precision: Any = key("32-true", one_of(*_PRECISIONS) | NULL)  # as Lightning; null is 32-true
+    precision: Any = key("32-true", one_of(*PRECISIONS) | NULL)  # as Lightning; null is 32-true
     sync_batchnorm: bool = False
     accumulate_grad_batches: int = key(1, _COUNT)
     finetune: bool = False

@@ -167,7 +167,7 @@ def same_experiment(cfg: DictConfig, planning: bool = False) -> None:
         found = config_differences(there, stem.settle(copy.deepcopy(cfg), there))
         differing = [one for one in found if one.partition(":")[0] not in OF_A_MACHINE]
     else:
-        differing = config_differences(there, settled(cfg))
+        differing = config_differences(there, settled(cfg, there))
     place = OmegaConf.select(there, "data.train_path")
     if not differing and cfg.data.train_path != place:  # it may be a copy
         differing = _other_data(cfg, place)

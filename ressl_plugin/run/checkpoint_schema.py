@@ -11,7 +11,8 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
-from ressl_plugin.config.kinds import FLAG, NULL, Kind, is_number, whole
+from ressl_plugin.config.kinds import FLAG, NULL, Kind, is_number, one_of, whole
+from ressl_plugin.config.schema import PRECISIONS
 from ressl_plugin.run.structure import TENSOR, TEXT, Maybe, fault
 from ressl_plugin.utils.errors import CheckpointError
 from ressl_plugin.utils.rng import refused
@@ -95,6 +96,7 @@ TRAINING = {
     "ressl_config?": Maybe({
         "optimizer": {"batch_size": COUNT, "*": PLAIN},
         "accumulate_grad_batches?": COUNT,
+        "precision?": one_of(*PRECISIONS) | NULL,
         "*": PLAIN,
     }),
     "ressl_rng?": Maybe([GENERATORS]),

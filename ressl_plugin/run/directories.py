@@ -135,7 +135,7 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     if not launched_first():
         return folder
     checkpoint.check_place(folder / checkpoint.NAME)
-    if has_checkpoint(folder) and not _within(cfg.resume, folder):
+    if has_checkpoint(folder) and not _within(cfg.resume_from_checkpoint or cfg.resume, folder):
         raise UserError(
             f"run_dir={folder} holds a run already: resume=true continues it, "
             "another run_dir=… starts afresh"

@@ -25,7 +25,13 @@ from ressl_plugin.train.host_config import host_config
 from ressl_plugin.train.loggers import loggers
 from ressl_plugin.train.profile import Profile
 from ressl_plugin.train.progress import Progress
-from ressl_plugin.train.resume import check_fits, resume_from
+from ressl_plugin.train.resume import (
+    check_fits,
+    check_same_config,
+    check_same_data,
+    resume_from,
+    stored_config,
+)
 from ressl_plugin.train.settling import settled
 from ressl_plugin.train.throughput import Meter
 from ressl_plugin.utils.errors import UserError
@@ -55,14 +61,17 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     """
     registry.register()
     checks.warn_unused(cfg)
-    cfg = settled(cfg)
+    source = resume_from(cfg)  # read once: looked at here, then handed over
+    cfg = settled(cfg, stored_config(source) if source else None)
     checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
     folder = run.directory(cfg)
     module = PretrainData(cfg, folder)
     scaled = host_config(cfg, module)
-    source = resume_from(cfg, module.identity)  # read once: looked at here, then handed over
+    if source:
+        check_same_config(source, cfg)
+        check_same_data(source.path, source.state, cfg, module.identity)
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
     # what is refused here leaves no directory behind

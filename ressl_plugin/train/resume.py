@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from ressl_plugin import run
@@ -24,31 +24,28 @@ log = logging.getLogger(__name__)
 _OPTIMIZER = ("name", "exclude_bias_n_norm_wd")
 
 
-def resume_from(cfg: DictConfig, data: dict) -> Loaded | None:
+def resume_from(cfg: DictConfig) -> Loaded | None:
     """The checkpoint to go on from: of this run directory, or the one that is named.
 
-    Args:
-        cfg: the complete config.
-        data: the identity of the training data (data.identify).
-
     Raises:
-        UserError: there is none, or it was made with another config or other data and
-            `resume_force` is off.
+        UserError: there is none, or it is no checkpoint of a training.
     """
-    if cfg.resume_from_checkpoint:
-        cfg.resume = cfg.resume_from_checkpoint
-    if not cfg.resume:
+    resume = cfg.resume_from_checkpoint or cfg.resume
+    if not resume:
         return None
     folder = run.directory(cfg)
-    if cfg.resume is True and not run.has_checkpoint(folder):
+    if resume is True and not run.has_checkpoint(folder):
         log.info("resume=true: no checkpoint in %s yet, starting afresh", folder)
         return None
-    source = checkpoint.find(folder if cfg.resume is True else cfg.resume)
+    source = checkpoint.find(folder if resume is True else resume)
     found = Loaded(source, checkpoint.load(source))
     check_training(source, found.state)
-    check_same_config(found, cfg)
-    check_same_data(source, found.state, cfg, data)
     return found
+
+
+def stored_config(found: Loaded) -> DictConfig:
+    """What it was trained with, wherever the file lies now; empty for a run of the host."""
+    return OmegaConf.create(found.state.get(CONFIG) or {})
 
 
 def check_same_config(found: Loaded, config) -> None:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
-from ressl_plugin import run
-from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.train import stem
 from ressl_plugin.utils import precision
@@ -20,13 +17,17 @@ from ressl_plugin.views import recipe
 log = logging.getLogger(__name__)
 
 
-def settled(cfg: DictConfig) -> DictConfig:
-    """The config with devices, stem and precision by name; a run that goes on keeps what it has.
+def settled(cfg: DictConfig, stored: DictConfig | None = None) -> DictConfig:
+    """A copy of the config with devices, stem and precision by name.
+
+    Args:
+        cfg: a complete config.
+        stored: the config of the run that goes on, which keeps what it has; empty for a run of the
+            host, None where a run begins.
 
     Raises:
         UserError: devices or settings that this machine cannot have.
     """
-    stored = _stored(cfg)
     return settle_precision(stem.settle(runnable(cfg), stored), stored)
 
 
@@ -71,13 +72,3 @@ def _strides_over_the_map(cfg: DictConfig) -> bool:
                 layer.register_forward_hook(look)
         network(torch.empty(1, 3, size, size))
     return any(found)
-
-
-def _stored(cfg: DictConfig) -> DictConfig | None:
-    """The config of the run that goes on; None where a run begins, empty for a run of the host."""
-    resume = cfg.resume_from_checkpoint or cfg.resume
-    folder = run.directory(cfg) if resume is True else Path(resume or "")
-    if not resume or not (folder.is_file() or run.has_checkpoint(folder)):
-        return None
-    file = (folder if folder.is_dir() else folder.parent) / "config.yaml"
-    return OmegaConf.create(yaml_files.read(file) if file.is_file() else {})

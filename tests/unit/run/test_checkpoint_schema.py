@@ -59,6 +59,7 @@ def test_other_values_are_one_line_or_pass(trained):
         (lambda s: s["loops"].update(fit_loop={}), "epoch_progress is nothing"),
         (lambda s: s.update(epoch="x"), "epoch is 'x', it must be a count"),
         (lambda s: s.update(optimizer_states=[5]), "optimizer_states.0 is 5"),
+        (lambda s: s["ressl_config"].update(precision="x"), "config.precision is 'x', it must be"),
     ],
 )
 def test_what_is_wrong_is_named(trained, change, what):

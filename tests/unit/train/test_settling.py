@@ -1,6 +1,7 @@
 """precision=auto: what the machine multiplies itself, decided where a run begins and kept."""
 
 import logging
+import shutil
 
 import lightning.pytorch as pl
 import pytest
@@ -113,6 +114,38 @@ def test_a_run_keeps_its_precision_on_another_machine(
     cfg.precision = "16-true"  # named, and another: that is another run
     with pytest.raises(UserError, match=f"precision: {kept} -> 16-true"):
         pretrain.pretrain(cfg)
+
+
+def gone_on(tmp_path, cfg, source):
+    """(precision, stem) of a new run, all `auto`, that goes on from a checkpoint elsewhere."""
+    cfg = cfg.copy()
+    cfg.precision = cfg.backbone.stem = "auto"
+    cfg.run_dir, cfg.resume = str(tmp_path / "other"), str(source)
+    found = run.read_config(pretrain.pretrain(cfg) / "config.yaml")
+    return found.precision, found.backbone.stem
+
+
+def test_a_checkpoint_keeps_both_without_its_config_yaml(tmp_path, processor):
+    processor("avx2")
+    cfg = small_run(tmp_path, backbone__stem="auto")
+    folder = pretrain.pretrain(cfg)
+    (tmp_path / "alone").mkdir()
+    shutil.copy(folder / "last.ckpt", tmp_path / "alone" / "of_digits-ep=0.ckpt")
+    processor("avx2 avx512_bf16")
+    before = "32-true", "paper"
+    assert gone_on(tmp_path, cfg, tmp_path / "alone" / "of_digits-ep=0.ckpt") == before
+    shutil.rmtree(tmp_path / "other")
+    assert gone_on(tmp_path, cfg, tmp_path / "alone") == before
+
+
+def test_a_run_of_the_host_keeps_its_stem(tmp_path, processor):
+    processor("avx2")
+    cfg = small_run(tmp_path, backbone__stem="imagenet")  # what it takes without CIFAR's name
+    state = checkpoint.load(pretrain.pretrain(cfg))
+    del state["ressl_config"]
+    (tmp_path / "host").mkdir()
+    checkpoint.save(tmp_path / "host" / "of_host-ep=0.ckpt", state)
+    assert gone_on(tmp_path, cfg, tmp_path / "host") == ("32-true", "auto")
 
 
 class Stop(pl.Callback):
