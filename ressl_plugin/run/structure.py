@@ -13,7 +13,6 @@ A structure is one of
 from __future__ import annotations
 
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from torch import Tensor
 
@@ -51,7 +50,7 @@ def _fault_of_mapping(value, structure: dict, where: str) -> str | None:
     if not isinstance(value, dict):
         return _other(where, value, "a mapping")
     for key in structure:
-        if "*" not in key and not key.endswith("?") and key not in value:
+        if not key.startswith("*") and not key.endswith("?") and key not in value:
             return _other(_place(where, key), None, "there")
     for key, inner in value.items():
         if not isinstance(key, str):
@@ -67,7 +66,8 @@ def _named(key: str, structure: dict):
     for name in (key, f"{key}?"):
         if name in structure:
             return structure[name]
-    return next((of for name, of in structure.items() if fnmatchcase(key, name)), None)
+    ends = ((name[1:], of) for name, of in structure.items() if name.startswith("*"))
+    return next((of for end, of in ends if key.endswith(end)), None)
 
 
 def _place(where: str, key: str) -> str:

@@ -15,6 +15,7 @@ GOOD = {"ready": 1, "of_others": object(), "epoch_progress": [True, False], "pro
     [
         ({}, None),
         ({"done": 2, "pair": ["a", torch.ones(1)]}, None),
+        ({"dones": "of others", "pairs": 1}, None),  # names alike
         ({"ready": -1}, "it.ready is -1, it must be a whole number >= 0"),
         ({"ready": None}, "it.ready is nothing, it must be"),
         ({"ready": 10**9999}, "it.ready is a number without end"),
