@@ -24,8 +24,8 @@ class MemoryImages:
 
     def __init__(self, dataset, progress=True):
         self.labels = torch.tensor(dataset.targets, dtype=torch.int64)
-        array = getattr(dataset, "data", None)
-        if array is None or array.shape[1:3] != (dataset.image_size or array.shape[1],) * 2:
+        array, size = getattr(dataset, "data", None), dataset.image_size
+        if array is None or (size and array.shape[1:3] != (size, size)):
             array = _decoded(dataset, progress)
         self.images = torch.from_numpy(np.ascontiguousarray(array))
 
@@ -79,7 +79,8 @@ def common_size(dataset, digest, most):
         found.add(size)
         if len(found) > 1:
             break
-    known.remember(digest, **{name: list(*found) if len(found) == 1 else []})
+    if found:  # else every file is a bad one, now
+        known.remember(digest, **{name: list(*found) if len(found) == 1 else []})
     return next(iter(found)) if len(found) == 1 else None
 
 

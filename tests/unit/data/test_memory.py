@@ -4,6 +4,8 @@ import torch
 from PIL import Image
 
 from ressl_plugin import data
+from ressl_plugin.data import known
+from ressl_plugin.data.memory import common_size
 from ressl_plugin.utils.errors import UserError
 
 
@@ -70,7 +72,22 @@ def test_oblong_arrays(tmp_path, config):
     np.savez(tmp_path / "d.npz", x=x)
     for size, shape in ((None, (2, 4, 6, 3)), (4, (2, 4, 4, 3)), (6, (2, 6, 6, 3))):
         dataset = data.build_dataset(config("npz", tmp_path / "d.npz", image_size=size), "pretrain")
-        assert data.MemoryImages(dataset, progress=False).images.shape == shape
+        images = data.MemoryImages(dataset, progress=False).images
+        assert images.shape == shape
+        assert np.shares_memory(images.numpy(), dataset.data) == (size is None)
+
+
+def test_a_size_is_remembered_once_one_is_found(make_folder, config):
+    root = make_folder(count=1)
+    images = data.build_dataset(config("custom", root), "pretrain")
+    contents = {path: path.read_bytes() for path in root.rglob("*.png")}
+    for path in contents:
+        path.write_bytes(b"")
+    assert common_size(images, "digest", most=64) is None
+    for path, content in contents.items():
+        path.write_bytes(content)
+    assert common_size(images, "digest", most=64) == (8, 8)
+    assert known.facts("digest") == {"size": [8, 8]}
 
 
 def test_more_than_memory_holds_is_refused(build, monkeypatch):
