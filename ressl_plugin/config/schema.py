@@ -1,4 +1,4 @@
-"""Every key that a config may have, with its type and its default.
+"""Every key that a config may have, with its type and its default; without one it is required.
 
 Names and defaults are those of solo-learn's main branch; a line marked `+` is the plugin's
 addition, with a default that changes nothing. Keys of Lightning's `Trainer` may stand at the

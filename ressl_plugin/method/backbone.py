@@ -151,7 +151,7 @@ def set_stem(backbone: nn.Module, stem: str) -> None:
     `paper` is a 3x3 convolution of stride 1 and padding 1 without max pooling (Section 4.1, small
     and medium data); `solo` is the host's for CIFAR, which pads by 2 (34x34 maps from 32x32
     images, 1.27 times the work); `imagenet` is torchvision's; `auto` leaves the host's choice
-    (stems.py has made one before a run begins).
+    (train/stem.py has made one before a run begins).
 
     Raises:
         UserError: unknown stem, or a stem for something that is no ResNet.

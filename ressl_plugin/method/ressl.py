@@ -50,8 +50,8 @@ class Seen(NamedTuple):
 class ReSSL(host.MomentumBase):
     """Student, teacher and memory, trained by the relational loss.
 
-    Built from a config in solo-learn main's schema (see schema.py for every key). State-dict keys
-    are those of the host's own ReSSL: backbone.*, momentum_backbone.*, projector.*,
+    Built from a config in solo-learn main's schema (config/schema.py has every key). State-dict
+    keys are those of the host's own ReSSL: backbone.*, momentum_backbone.*, projector.*,
     momentum_projector.*, queue (K, D), queue_ptr (1,), classifier.*.
 
     Attributes:
