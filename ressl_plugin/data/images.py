@@ -1,5 +1,6 @@
 """One image file to one 8-bit RGB image: the only rules by which anything here decodes."""
 
+import contextlib
 import os
 import struct
 import zlib
@@ -49,16 +50,13 @@ def is_image_name(name):
 
 
 def to_rgb(image):
-    """PIL image of any mode -> PIL image of mode RGB.
+    """PIL image of any mode, loaded -> PIL image of mode RGB.
 
     16 bits are scaled to 8 (65535 -> 255; Pillow's own conversion clips at 255); CMYK, YCbCr, grey,
     palette and bilevel are converted by Pillow; alpha is dropped, as torchvision's and DALI's
-    decoders do; of an animation the first frame is taken. The EXIF orientation is not applied (nor
-    is it by the host): decode does that if it is told to. Raises BadImage for 32-bit images, whose
-    range is unknown.
+    decoders do. The EXIF orientation is not applied (nor is it by the host): decode does that if it
+    is told to. Raises BadImage for 32-bit images, whose range is unknown.
     """
-    if getattr(image, "is_animated", False):
-        image.seek(0)
     if image.mode.startswith("I;16"):
         return _scale_16_bit(np.asarray(image))
     if image.mode == "I":  # 16-bit PGM and some PNG decode to 32-bit integers
@@ -68,16 +66,15 @@ def to_rgb(image):
         return _scale_16_bit(values)
     if image.mode == "F":
         raise BadImage("unsupported", "32-bit floats: convert the file to 8 or 16 bits")
-    if image.mode in ("PA", "La", "RGBa"):  # no direct way to RGB in Pillow
-        image = image.convert({"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
-        image = image.convert("RGBA")  # else Pillow warns; the colours are the same
     if image.mode == "RGB":
-        image.load()
         return image
     try:
+        if image.mode in ("PA", "La", "RGBa"):  # no direct way to RGB in Pillow
+            image = image.convert({"PA": "RGBA", "La": "LA", "RGBa": "RGBA"}[image.mode])
+        if image.mode == "P" and isinstance(image.info.get("transparency"), bytes):
+            image = image.convert("RGBA")  # else Pillow warns; the colours are the same
         return image.convert("RGB")
-    except ValueError as error:
+    except DECODING as error:
         raise BadImage("unsupported", f"mode {image.mode}: {error}") from error
 
 
@@ -87,27 +84,35 @@ def _scale_16_bit(values):
 
 
 def decode(path, exif=False):
-    """File -> (PIL RGB, notes), every pixel decoded.
+    """File -> (PIL RGB, notes), every pixel decoded; of an animation its first frame.
 
     notes: what had to be converted, some of check.CONVERTED, and check.TURNED. exif: turn the image
     as its EXIF orientation says (a TIFF's is heeded in any case, by Pillow). Raises BadImage with
     the kind of damage; a missing file is a BadImage, too.
     """
     path = Path(path)
-    try:
-        if path.stat().st_size == 0:
-            raise BadImage("zero-byte", "the file is empty")
-        with Image.open(path) as image:
+    with contextlib.ExitStack() as opened:
+        with _damage_told(path):
+            if path.stat().st_size == 0:
+                raise BadImage("zero-byte", "the file is empty")
+            image = opened.enter_context(Image.open(path))
             if image.width * image.height > MAX_PIXELS:
                 raise BadImage("huge", f"{image.width} x {image.height} pixels")
-            notes = _notes(image)
+            notes = _notes(image)  # how many frames it has may take reading all of it
+            if "animated" in notes:
+                image.seek(0)
             image.load()  # frame 0, whole: a cut-off file fails here, not in to_rgb
-            turn = _UPRIGHT.get(_orientation(image))
-            notes += ["turned"] * (turn is not None)
-            rgb = to_rgb(image)
-            return rgb.transpose(turn) if exif and turn is not None else rgb, notes
-    except BadImage:
-        raise
+        turn = _UPRIGHT.get(_orientation(image))
+        notes += ["turned"] * (turn is not None)
+        rgb = to_rgb(image)
+        return rgb.transpose(turn) if exif and turn is not None else rgb, notes
+
+
+@contextlib.contextmanager
+def _damage_told(path):
+    """What Pillow raises while it reads a file, as a BadImage."""
+    try:
+        yield
     except Image.DecompressionBombError as error:
         raise BadImage("huge", f"{error}") from error
     except FileNotFoundError as error:
@@ -129,12 +134,13 @@ def decode(path, exif=False):
 
 def size_of(path, exif=False):
     """(width, height) from a file's header, as decode gives it; None where it cannot be read."""
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-            sideways = exif and _orientation(image) in _SIDEWAYS
-    except DECODING:  # decode says why
-        return None
+    with contextlib.ExitStack() as opened:
+        try:
+            image = opened.enter_context(Image.open(path))
+        except DECODING:  # decode says why
+            return None
+        width, height = image.size
+        sideways = exif and _orientation(image) in _SIDEWAYS
     return (height, width) if sideways else (width, height)
 
 

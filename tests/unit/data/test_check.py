@@ -308,15 +308,18 @@ def test_fit_keeps_the_middle():
     assert (np.asarray(fit(Image.fromarray(pixels), 8)) == 255).all()
 
 
-def test_a_bug_of_ours_is_no_damage_of_the_file(tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", [AttributeError, TypeError, KeyError])
+def test_a_bug_of_ours_is_no_damage_of_the_file(tmp_path, monkeypatch, kind):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
 
     def bug(image):
-        raise AttributeError("planted")
+        raise kind("planted")
 
-    monkeypatch.setattr(images, "to_rgb", bug)
-    with pytest.raises(AttributeError, match="planted"):
-        images.load_image(tmp_path / "a.png")
+    for function in ("to_rgb", "_orientation"):
+        monkeypatch.setattr(images, function, bug)
+        with pytest.raises(kind, match="planted"):
+            images.load_image(tmp_path / "a.png")
+        monkeypatch.undo()
     monkeypatch.setattr(images, "_orientation", bug)
-    with pytest.raises(AttributeError, match="planted"):
+    with pytest.raises(kind, match="planted"):
         images.size_of(tmp_path / "a.png", exif=True)
