@@ -39,7 +39,7 @@ def head(d_in: int, hidden: int, d_out: int, norm: bool = False) -> nn.Sequentia
 class Seen(NamedTuple):
     """What a training step has seen of a batch, for the callbacks; without gradients."""
 
-    loss: Tensor  # (), the relational loss
+    loss: Tensor  # (), the relational loss, without InfoNCE
     entropy: Tensor  # (), of the target relation
     z: Tensor  # (N, D), the teacher's embeddings
     feats: Tensor  # (N, d), the student's of the first view
@@ -113,8 +113,8 @@ class ReSSL(host.MomentumBase):
         """Algorithm 1 on one batch `[indexes (N,), [views], targets (N,)]`.
 
         Returns:
-            Relational loss (mean over contrastive views and images) plus the loss of the online
-            classifier, which sees detached features.
+            Relational loss (mean over contrastive views and images), mixed with InfoNCE while that
+            warms up, plus the loss of the online classifier, which sees detached features.
         """
         _, views, targets = batch
         views = [views] if isinstance(views, Tensor) else views
@@ -125,10 +125,11 @@ class ReSSL(host.MomentumBase):
         feats, z_s = self.student_forward([views[i] for i in self.student_views])
         z_t = teacher["z"]
         loss, entropy = relational_loss(z_s, z_t, self.queue, self.tau_s, self.tau_t)  # Eq. 3-5
+        total = loss
         if share := self.infonce_share():  # the journal version's warm-up
             tau = self.cfg.method_kwargs.infonce_temperature
-            loss = (1 - share) * loss + share * info_nce(z_s, z_t, self.queue, tau)
-        if self.skips and not distributed.all_true(loss.isfinite()):
+            total = (1 - share) * loss + share * info_nce(z_s, z_t, self.queue, tau)
+        if self.skips and not distributed.all_true(total.isfinite()):
             return self._leave_out()
         self.memory.enqueue(distributed.gather(z_t, even))
 
@@ -136,7 +137,7 @@ class ReSSL(host.MomentumBase):
         self.seen = Seen(loss.detach(), entropy, z_t, feats.detach(), classes, targets)
         if self._trainer is not None and batch_idx % self.cfg.performance.log_every == 0:
             self.log("loss", self.seen.loss, prog_bar=True, logger=False)
-        return loss + class_loss
+        return total + class_loss
 
     def optimizer_step(self, *args, **kwargs) -> None:
         """One step of the optimizer, whose closure is forward and backward; then Eq. 6."""

@@ -21,10 +21,11 @@ SMALL = {"name": "timm:resnet10t", "kwargs": {"channels": [8, 8, 16, 16]}, "stem
 
 
 class Shares(pl.Callback):
-    """What part of the loss is InfoNCE at each step, and whether its loss is that mixture."""
+    """What part of the loss is InfoNCE at each step, and whether its loss is that mixture, and
+    what is logged the relational loss alone."""
 
     def __init__(self):
-        self.shares, self.right = [], []
+        self.shares, self.right, self.alone = [], [], []
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         share = module.infonce_share()
@@ -33,13 +34,14 @@ class Shares(pl.Callback):
         again, (_, views, targets) = copy.deepcopy(module), batch
         again.trainer = trainer  # a copy has none
         found = again.training_step([None, views, torch.full_like(targets, -1)], 1)
-        again = copy.deepcopy(module)
+        logged, again = again.seen.loss, copy.deepcopy(module)
         z_t = again.momentum_forward(views[1])["z"]
         _, z_s = again.student_forward(views[:1])
         kwargs = module.cfg.method_kwargs
         ours = relational_loss(z_s, z_t, module.queue, module.tau_s, module.tau_t).loss
         other = info_nce(z_s, z_t, module.queue, kwargs.infonce_temperature)
         self.right.append(torch.isclose(found, (1 - share) * ours + share * other))
+        self.alone.append(torch.isclose(logged, ours))
 
 
 def fit(cfg, steps=4):
@@ -56,7 +58,7 @@ def fit(cfg, steps=4):
 def test_the_loss_goes_over_linearly():
     _, seen = fit(make_config(backbone=SMALL, method_kwargs__infonce_epochs=1))
     assert seen.shares == pytest.approx([1, 0.75, 0.5, 0.25, 0, 0, 0, 0])
-    assert all(seen.right)
+    assert all(seen.right) and all(seen.alone)
 
 
 def test_off_by_default():
