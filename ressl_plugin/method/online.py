@@ -34,6 +34,11 @@ class OnlineEvaluation(Callback):
 
     # Training
 
+    def on_train_start(self, trainer, module) -> None:
+        """Say what the run will not have."""
+        if module.knn_eval and not trainer.enable_validation and distributed.rank() == 0:
+            log.info("knn_eval: no images to validate on, so there will be no val_knn_acc1")
+
     def on_train_epoch_start(self, trainer, module) -> None:
         """Without a validation set nobody has emptied the bank."""
         self._bank.clear()
@@ -53,7 +58,7 @@ class OnlineEvaluation(Callback):
         self.means.add(stats, len(seen.z))
         for name, (loss, logits) in seen.classes.items():
             self._judge(loss, logits, seen.targets, name)
-        if seen.classes and module.knn_eval and self._knn_epoch(module):
+        if seen.classes and module.knn_eval and self._knn_epoch(trainer, module):
             self._bank.append((_kept(seen.feats), seen.targets))
 
     def _judge(self, loss, logits, targets: Tensor, name: str, group: str = "train") -> None:
@@ -69,9 +74,12 @@ class OnlineEvaluation(Callback):
         }
         self.means.add(stats, n, group)
 
-    def _knn_epoch(self, module) -> bool:
-        due = (module.current_epoch + 1) % module.cfg.knn_eval.every == 0
-        return due and module.current_epoch != self._bankless
+    def _knn_epoch(self, trainer, module) -> bool:
+        """Whether a validation of this epoch will ask for all of its features."""
+        epoch, period = module.current_epoch + 1, trainer.check_val_every_n_epoch  # None: by steps
+        validated = trainer.enable_validation and (period is None or epoch % period == 0)
+        due = epoch % module.cfg.knn_eval.every == 0
+        return validated and due and module.current_epoch != self._bankless
 
     # Validation
 

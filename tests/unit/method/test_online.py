@@ -61,7 +61,7 @@ def test_nothing_labelled_has_no_accuracy():
 def test_features_wait_in_half_precision_and_hold_no_batch():
     """Of a multi-crop batch only the first crop's features, and no graph."""
     model = ReSSL(make_config(knn_eval__enabled=True))
-    model.online._knn_epoch = lambda module: True
+    model.online._knn_epoch = lambda trainer, module: True
     both = torch.randn(16, model.features_dim, requires_grad=True) * 2
     for dtype in (torch.bfloat16, torch.float32):
         feats, targets = both.to(dtype).chunk(2)[0], torch.arange(8)

@@ -273,6 +273,35 @@ def test_online_metrics_and_knn():
     assert all(math.isfinite(v) for v in logged.values())
 
 
+class Held(pl.Callback):
+    """How many features wait for the kNN before each step."""
+
+    def __init__(self):
+        self.counts = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.counts.append(sum(len(feats) for feats, _ in module.online._bank))
+
+
+@pytest.mark.parametrize(
+    ("validation", "settings", "counts"),
+    [
+        (True, {}, [0, 8, 0, 8]),
+        (True, {"check_val_every_n_epoch": 2}, [0, 0, 0, 8]),
+        (True, {"limit_val_batches": 0}, [0, 0, 0, 0]),
+        (False, {}, [0, 0, 0, 0]),
+    ],
+)
+def test_features_wait_only_for_a_validation(validation, settings, counts, caplog):
+    model, held = ReSSL(make_config(**NARROW, knn_eval__enabled=True, knn_eval__k=5)), Held()
+    batches = random_batches(2, 8)
+    val = loader([[b[1][0], b[2]] for b in batches]) if validation else None
+    with caplog.at_level("INFO"):
+        trainer(max_epochs=2, callbacks=[held], **settings).fit(model, loader(batches), val)
+    assert held.counts == counts
+    assert caplog.text.count("no val_knn_acc1") == (not any(counts))
+
+
 def test_unlabelled_images_train_and_leave_no_nan():
     model = ReSSL(make_config())
     batches = random_batches(2, 8)
