@@ -40,9 +40,14 @@ class OnlineEvaluation(Callback):
             log.info("knn_eval: no images to validate on, so there will be no val_knn_acc1")
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        """Without a validation set nobody has emptied the bank."""
+        """An epoch that an exception has ended may have left something."""
         self._bank.clear()
         self._clean.clear()
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        """After its last validation: each one takes all features of the epoch so far."""
+        self._bank.clear()
+        self._bankless = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
         """Add what the step has seen to the means, and its features to the kNN's."""
@@ -100,14 +105,6 @@ class OnlineEvaluation(Callback):
         found = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
         if self._bank:
             found["val_knn_acc1"], found["val_knn_acc5"] = self._knn_accuracies(module)
-        elif self._bankless == module.current_epoch:
-            self._bankless = None
-            if distributed.rank() == 0:
-                log.info(
-                    "epoch %d has no val_knn_acc1: the run was resumed within it, and the features "
-                    "of its first images are not in the checkpoint",
-                    module.current_epoch,
-                )
         return found
 
     @torch.no_grad()
@@ -119,8 +116,9 @@ class OnlineEvaluation(Callback):
         neighbours among its own, and the nearest of those are the neighbours.
         """
         metric = module.knn
-        train, labels = knn.labelled(*_taken(self._bank))
-        test, targets = map(distributed.gather, knn.labelled(*_taken(self._clean)))
+        train, labels = knn.labelled(*_joined(self._bank))
+        test, targets = map(distributed.gather, knn.labelled(*_joined(self._clean)))
+        self._clean.clear()
         near, voted = knn.nearest(train, labels, test, metric.k, metric.distance_fx)
         if distributed.world() > 1:
             near, voted = (distributed.gather(x.t()).t() for x in (near, voted))
@@ -153,6 +151,12 @@ class OnlineEvaluation(Callback):
         behind, self._behind = self._behind, None
         if behind is None:
             return
+        if self._bankless == module.current_epoch and distributed.rank() == 0:
+            log.info(
+                "epoch %d will have no val_knn_acc1: the run was resumed within it, and the "
+                "features of its first images are not in the checkpoint",
+                module.current_epoch,
+            )
         if len(behind) == distributed.world():
             self.means.load([behind[distributed.rank()]], module.device)
         else:  # means are over all ranks: it does not matter which one holds what
@@ -165,8 +169,8 @@ def _kept(feats: Tensor) -> Tensor:
     return feats.detach().to(feats.dtype if half else torch.float32, copy=True)
 
 
-def _taken(bank: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Features and labels of all batches; the bank is empty then."""
+def _joined(bank: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Features and labels of all batches, which the bank holds as one, and not twice, then."""
     feats, targets = (torch.cat(parts) for parts in zip(*bank))
-    bank.clear()
+    bank[:] = [(feats, targets)]
     return feats, targets

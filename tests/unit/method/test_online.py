@@ -37,7 +37,7 @@ def online(feats, labels, distance):
         own = [t[part][rank::world].split(8) for t in (feats, labels)]
         bank.extend(zip(*own))
     found = model.online.validated(model)
-    assert not model.online._bank and not model.online._clean
+    assert len(model.online._bank) == 1 and not model.online._clean
     return found["val_knn_acc1"], found["val_knn_acc5"]
 
 

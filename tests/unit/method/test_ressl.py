@@ -273,6 +273,19 @@ def test_online_metrics_and_knn():
     assert all(math.isfinite(v) for v in logged.values())
 
 
+def test_every_knn_is_of_the_whole_epoch_so_far():
+    """val_check_interval=0.5: the last one still knows the classes of the first half."""
+    torch.manual_seed(0)
+    batches = random_batches(4, 8)
+    for step, batch in enumerate(batches):
+        batch[2] = batch[2] % 5 + 5 * (step >= 2)
+    model = ReSSL(make_config(**NARROW, knn_eval__enabled=True, knn_eval__k=32))  # all vote
+    run = trainer(max_epochs=1, val_check_interval=0.5)
+    run.fit(model, loader(batches), loader([[b[1][0], b[2]] for b in batches[:2]]))
+    assert run.callback_metrics["val_knn_acc5"] > 0
+    assert not model.online._bank, "and nothing is held any longer"
+
+
 class Held(pl.Callback):
     """How many features wait for the kNN before each step."""
 
