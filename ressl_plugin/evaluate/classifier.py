@@ -43,6 +43,7 @@ def trained(
 
     Raises:
         RunFault: the loss is not finite.
+        KeyboardInterrupt, SIGTERMException: told to stop.
 
     Example:
         >>> recipe = recipes.protocol("imagenet")  # doctest: +SKIP
@@ -52,6 +53,7 @@ def trained(
     from omegaconf import OmegaConf
 
     from ressl_plugin import host
+    from ressl_plugin.train.faults import told_to_stop
     from ressl_plugin.train.progress import Progress
     from ressl_plugin.utils.progress import quiet
 
@@ -74,7 +76,8 @@ def trained(
         torch.manual_seed(seed)
         fit = pl.Trainer(**options)
         model = host.LinearModel(copy.deepcopy(backbone), cfg)
-        fit.fit(model, train_loader, val_loader)
+        with told_to_stop(fit):
+            fit.fit(model, train_loader, val_loader)
     logged = {key: float(value) for key, value in fit.callback_metrics.items()}
     loss, rate = logged["val_loss"], cfg.optimizer.lr
     if not math.isfinite(loss):

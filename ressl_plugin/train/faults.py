@@ -117,24 +117,38 @@ def _goes_on(folder: Path, once: str = "") -> str:
 
 
 @contextlib.contextmanager
-def reported(trainer: pl.Trainer, folder: Path):
-    """What ends a training, as what it is.
+def told_to_stop(trainer: pl.Trainer):
+    """A signal that ends `trainer`'s work, as what it is.
 
     Raises:
-        KeyboardInterrupt: where Lightning makes an exit of it.
+        KeyboardInterrupt: where Lightning makes an exit with status 1 of it.
         SIGTERMException: with an exit status, which Lightning's own has not.
-        RunFault: a data worker was killed, memory or disk are full, an image cannot be read any
-            more, though it could when the run began.
     """
     try:
         yield
     except SIGTERMException as error:
         raise SIGTERMException(error.code or 128 + signal.SIGTERM) from None
-    except (Preempted, CheckpointError, RunFault):
+    except Preempted:
         raise
     except SystemExit:
         if trainer.interrupted:
             raise KeyboardInterrupt from None
+        raise
+
+
+@contextlib.contextmanager
+def reported(trainer: pl.Trainer, folder: Path):
+    """What ends a training, as what it is.
+
+    Raises:
+        KeyboardInterrupt, SIGTERMException: see `told_to_stop`.
+        RunFault: a data worker was killed, memory or disk are full, an image cannot be read any
+            more, though it could when the run began.
+    """
+    try:
+        with told_to_stop(trainer):
+            yield
+    except (CheckpointError, RunFault):
         raise
     except UserError as error:
         text = own_words(error)

@@ -7,6 +7,7 @@ import pickle
 import resource
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -148,6 +149,47 @@ def test_a_signal_to_all_processes_of_the_run(tmp_path, number, code):
     assert found == code, text
     assert checkpoint.load(folder)["global_step"] == 4
     finish(folder, words)
+
+
+LINEAR = """
+import signal, sys
+from ressl_plugin.cli.main import main
+from ressl_plugin.utils import progress
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+progress.PAUSE = 0.0  # a line for every epoch
+sys.exit(main(["linear", sys.argv[1]]))
+"""
+
+
+@pytest.fixture(scope="module")
+def endless(images, tmp_path_factory):
+    """A linear recipe of more epochs than anybody waits for."""
+    folder = tmp_path_factory.mktemp("linear")
+    words = command(images, folder / "run", "max_epochs=1", f"data.val_path={images}/train")
+    assert run(folder, words)[0] == 0
+    recipe = folder / "linear.yaml"
+    recipe.write_text(
+        f"pretrained_feature_extractor: {folder}/run\nmax_epochs: 1000000\naccelerator: cpu\n"
+        "data: {num_workers: 0}\noptimizer: {name: sgd, batch_size: 8, lr: 0.1}\n"
+        "scheduler: {name: none}\n"
+    )
+    return recipe
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_evaluation_told_to_stop(endless, tmp_path, number, code):
+    err = tmp_path / "err.txt"
+    with err.open("w") as file:
+        process = subprocess.Popen([sys.executable, "-c", LINEAR, endless], stderr=file)
+    try:
+        while "epoch 1/" not in err.read_text():
+            assert process.poll() is None, err.read_text()
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(60) == code, err.read_text()
+    finally:
+        process.kill()
+    assert "Traceback" not in err.read_text()
 
 
 def test_the_second_signal_stops_at_once_with_the_same_status(images, tmp_path):
