@@ -1,8 +1,9 @@
 """Every key that a config may have, with its type and its default; without one it is required.
 
 Names and defaults are those of solo-learn's main branch; a line marked `+` is the plugin's
-addition, with a default that changes nothing. Keys of Lightning's `Trainer` may stand at the
-top level too, as in the host.
+addition, whose default changes nothing, but for the three that are `auto`: `precision` goes by the
+machine, `backbone.stem` and `data.backend` by the images. Keys of Lightning's `Trainer` may stand
+at the top level too, as in the host.
 
 A key's bounds stand beside its default. An upper one is often no limit of the method: beyond, a
 number is a slip of the finger, which would cost the machine its memory without a word.

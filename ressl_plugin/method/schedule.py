@@ -23,7 +23,11 @@ def warmup_cosine(
 
 
 class WarmupCosine(LRScheduler):
-    """`warmup_cosine` for every parameter group, in closed form: a resumed run cannot drift."""
+    """`warmup_cosine` for every parameter group, in closed form: a resumed run cannot drift.
+
+    It reaches the base rate at step `warmup`, as the authors' code does, whose numbers ReSSL is to
+    reproduce; the host's (host/pypi/optim.py), which other methods have, a step earlier.
+    """
 
     def __init__(self, optimizer: Optimizer, steps: int, warmup: int, start=0.0, final=0.0):
         self.plan = {"steps": steps, "warmup": warmup, "start": start, "final": final}

@@ -18,6 +18,7 @@ class WarmupCosine(LRScheduler):
     / (w - 1) while t < w, then eta_min + (lr - eta_min) (1 + cos(pi (t - w) / (T - w))) / 2.
     The unit of w and T is whatever `step` is called for. The main branch computes the same
     recursively; where w is no whole number its recursion overshoots lr, this does not.
+    It reaches lr at step w - 1, as in the host; ReSSL's (method/schedule.py) at w, as its authors'.
     """
 
     def __init__(self, optimizer, warmup_epochs, max_epochs, warmup_start_lr=0.0, eta_min=0.0):
