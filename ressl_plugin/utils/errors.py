@@ -22,7 +22,9 @@ class UserError(Exception):
     def __init__(self, message: str):
         # one line, whatever a key, a file name or a library's own message holds
         line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
-        super().__init__(line if len(line) <= LONGEST else f"{line[:LONGEST]}…")
+        if len(line) > LONGEST:  # what is wrong stands first, what would be right last
+            line = f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"
+        super().__init__(line)
 
 
 class RunFault(Exception):

@@ -388,10 +388,20 @@ def test_only_a_training_is_told_to_resume(tmp_path, capsys):
         (tmp_path / "last.ckpt").touch()
 
 
-def test_a_workers_user_error_is_its_own_words():
-    """PyTorch makes it again, of the whole traceback in the worker."""
-    try:
+@pytest.mark.parametrize("depth", [0, 20])
+def test_a_workers_user_error_is_its_own_words(depth):
+    """PyTorch makes it again, of the whole traceback in the worker, however long that is."""
+
+    def load(depth):
+        if depth:
+            try:
+                load(depth - 1)
+            except UserError as error:
+                raise UserError("x.png cannot be used") from error
         raise UserError("x.png cannot be used")
+
+    try:
+        load(depth)
     except UserError:
         wrapped = ExceptionWrapper(where="in DataLoader worker process 0")
     with pytest.raises(UserError) as found:
