@@ -205,7 +205,7 @@ class CheckpointCallback(Checkpoint):
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):
         self._states = checkpoint.get(RNG)
         self._loaded = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
-        if self._states and CONFIG in checkpoint:
+        if self._states and checkpoint.get(CONFIG):
             then = _images_a_step(checkpoint[CONFIG], len(self._states))
             self._factor = then / _images_a_step(self.config, trainer.world_size)
         if self._states and len(self._states) != trainer.world_size:
