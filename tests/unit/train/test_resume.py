@@ -1,10 +1,13 @@
 """A run that is killed anywhere and resumed is the run that was never stopped."""
 
+from types import SimpleNamespace
+
 import pytest
 from saved_states import in_child
 from toy_run import STEPS, PositionedLoader, equal, losses, plain_loader, same_run, train
 
 from ressl_plugin.run import checkpoint
+from ressl_plugin.train.checkpointing import CheckpointCallback
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +89,12 @@ def test_a_resumed_run_may_go_on_longer(tmp_path):
     assert in_child(train, tmp_path, PositionedLoader) == 0
     assert equal(before["state_dict"], checkpoint.load(tmp_path)["state_dict"])
     assert len(losses(tmp_path)) == STEPS
+
+
+@pytest.mark.parametrize("config", [{}, {"ressl_config": None}])
+def test_a_checkpoint_without_a_config_is_taken_over(config):
+    """A host's checkpoint holds none; null is none, too."""
+    callback = CheckpointCallback.__new__(CheckpointCallback)
+    state = {"ressl_rng": [{}], "optimizer_states": [], "lr_schedulers": [], **config}
+    callback.on_load_checkpoint(SimpleNamespace(world_size=1), None, state)
+    assert callback._loaded == ([], [])
