@@ -12,7 +12,7 @@ from ressl_plugin.method import loss
 
 ROOT = Path(__file__).parents[3]
 METHOD = Path(loss.__file__).parent
-CORE = ("loss", "attention", "infonce", "queue", "batchnorm")
+CORE = ("loss", "attention", "infonce", "queue", "batchnorm", "metrics")
 # of ours; utils.precision (full float32 products), which the views need as well
 LEAVES = ("errors", "precision")
 WITHOUT = ("solo", "lightning", "pytorch_lightning", "hydra", "omegaconf", "timm", "torchvision")
