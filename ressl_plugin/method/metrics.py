@@ -1,8 +1,8 @@
 """How good a representation is, asked without labels.
 
-Effective rank (RankMe), decay of the spectrum (alpha-ReQ), uniformity on the sphere, alignment of an
-image's views, rank of what tells images apart (LiDAR). Features are of any floating type; PyTorch
-alone is needed.
+Effective rank (RankMe), decay of the spectrum (alpha-ReQ), uniformity on the sphere, alignment of
+an image's views, rank of what tells images apart (LiDAR). Features are of any floating type;
+PyTorch alone is needed.
 
 Example:
     >>> metrics.rankme(backbone(images))  # doctest: +SKIP
@@ -19,7 +19,7 @@ from torch import Tensor
 
 from ressl_plugin.utils.precision import float32_products
 
-MOST = 25_600  # images; more do not change RankMe (its paper, Section 3)
+MOST = 25_600  # images, as many as RankMe's paper takes
 RANKS = 4, 100  # of the eigenvalues that alpha-ReQ's power law is fitted to
 ROWS = 1024  # of similarities at a time
 
@@ -33,9 +33,9 @@ def sampled(features: Tensor, most: int = MOST) -> Tensor:
 def rankme(features: Tensor) -> float:
     """exp of the entropy of the singular values' shares: how many directions features [N, d] use.
 
-    From 1 (all features on a line) to min(N, d). Q. Garrido et al., *RankMe: Assessing the downstream
-    performance of pretrained self-supervised representations by their rank*, ICML 2023, Eq. 1. The
-    features are not centred, as there.
+    From 1 (all features on a line) to min(N, d). Q. Garrido et al., *RankMe: Assessing the
+    downstream performance of pretrained self-supervised representations by their rank*, ICML 2023.
+    The features are not centred, as there.
     """
     return _smooth_rank(_singular_values(features))
 
@@ -116,7 +116,7 @@ def _smooth_rank(values: Tensor) -> float:
 
 
 def _singular_values(features: Tensor) -> Tensor:
-    """Of [N, d], the largest first, in float64 on the CPU: of few columns a GPU makes a long job."""
+    """Of [N, d], the largest first, in float64; on the CPU: GPUs are slow at small matrices."""
     features = features.double()
     if len(features) > features.shape[1]:
         features = torch.linalg.qr(features, mode="r").R
