@@ -5,7 +5,12 @@ from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.check import check_folder, check_once
 from ressl_plugin.data.datasets import build_dataset
 from ressl_plugin.data.digits import make_digits
-from ressl_plugin.data.evaluation import crop_size, evaluation_loader, evaluation_transform
+from ressl_plugin.data.evaluation import (
+    crop_size,
+    evaluation_loader,
+    evaluation_transform,
+    given_loader,
+)
 from ressl_plugin.data.identity import identify
 from ressl_plugin.data.images import load_image
 from ressl_plugin.data.memory import MemoryImages
@@ -23,6 +28,7 @@ __all__ = [
     "crop_size",
     "evaluation_loader",
     "evaluation_transform",
+    "given_loader",
     "identify",
     "interpolation",
     "load_image",

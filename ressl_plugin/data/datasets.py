@@ -13,7 +13,6 @@ from ressl_plugin.data.catalogue import DATASETS, row_of
 from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.npz import checksums, read_npz
 from ressl_plugin.data.sources import ArrayImages, FlatFolder, FolderImages
-from ressl_plugin.data.statistics import interpolation
 from ressl_plugin.utils.errors import UserError
 
 SPLITS = ("pretrain", "train", "val")
@@ -40,9 +39,7 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
         dataset = _torchvision(data, split, key, path)
     else:
         dataset = _folder(data, split, key, path)
-    dataset.transform, dataset.image_size = transform, data.get("image_size")
-    dataset.interpolation = interpolation(cfg).value
-    dataset.exif = bool(data.get("exif"))
+    dataset.show_as(cfg, transform)
     unlabelled = sum(target < 0 for target in dataset.targets)
     if need_labels and unlabelled:
         raise UserError(

@@ -5,6 +5,7 @@ from torchvision import transforms
 
 from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.datasets import build_dataset
+from ressl_plugin.data.sources import GivenImages
 from ressl_plugin.data.statistics import interpolation, mean_std
 from ressl_plugin.data.workers import leave_signals
 
@@ -51,3 +52,10 @@ def evaluation_loader(cfg, split="val", need_labels=True):
         num_workers=min(cfg.data.num_workers, len(dataset)),
         worker_init_fn=leave_signals,
     )
+
+
+def given_loader(cfg, images):
+    """`evaluation_loader` of images at hand (see GivenImages), of any sizes; targets are -1."""
+    dataset = GivenImages(images)
+    dataset.show_as(cfg, evaluation_transform(cfg, any_size=True))
+    return DataLoader(dataset, batch_size=cfg.optimizer.batch_size)

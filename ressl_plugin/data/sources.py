@@ -5,11 +5,14 @@ import os
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 from torch.utils.data import Dataset
+from torchvision.transforms.functional import to_pil_image
 
 from ressl_plugin.data.identity import sizes
-from ressl_plugin.data.images import EXTENSIONS, fit, load_image
+from ressl_plugin.data.images import EXTENSIONS, BadImage, fit, load_image, to_rgb
+from ressl_plugin.data.statistics import interpolation
 from ressl_plugin.data.walk import Listing, class_folders, walk
 from ressl_plugin.utils.errors import UserError
 
@@ -22,6 +25,11 @@ class Images(Dataset):
 
     def __len__(self):
         return len(self.targets)
+
+    def show_as(self, cfg, transform):
+        """Fit, turn and transform images as a config says."""
+        self.transform, self.image_size = transform, cfg.data.get("image_size")
+        self.interpolation, self.exif = interpolation(cfg).value, bool(cfg.data.get("exif"))
 
     def __getitem__(self, index):
         image = self.image(index)
@@ -50,6 +58,26 @@ class ArrayImages(Images):
         which = hashlib.sha256(np.asarray(indexes, dtype=np.int64).tobytes()).hexdigest()
         self._parts = [*self._parts, (which, len(indexes))]
         self.data, self.targets = self.data[indexes], [self.targets[i] for i in indexes]
+
+
+class GivenImages(Images):
+    """Images at hand, without labels: PIL images, uint8 arrays (H, W, 3), uint8 tensors (3, H, W)
+    or file names, as they come."""
+
+    def __init__(self, given):
+        self.given, self.targets = given, [-1] * len(given)
+
+    def _decoded(self, index):
+        given = self.given[index]
+        if isinstance(given, (str, Path)):
+            return load_image(given, self.exif)
+        plain = isinstance(given, Image.Image)
+        if not plain and given.dtype not in (np.uint8, torch.uint8):
+            raise UserError(f"images[{index}]: uint8 expected, got {given.dtype}")
+        try:
+            return to_rgb(given if plain else to_pil_image(given))
+        except (BadImage, ValueError) as error:  # ValueError: of its shape
+            raise UserError(f"images[{index}]: {error}") from None
 
 
 class _Folder(Images):

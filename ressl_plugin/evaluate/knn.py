@@ -42,7 +42,9 @@ TEMPERATURES = (0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0)
 DEFAULT_K, DEFAULT_T = 20, 0.07
 
 
-def evaluate(path, overrides, k=None, temperature=None, distance="cosine", device="auto") -> None:
+def evaluate(
+    path, overrides, k=None, temperature=None, distance="cosine", device="auto"
+) -> list[dict]:
     """A sweep on a run's features, or the cells asked for: printed, then added to its records.
 
     Example:
@@ -61,9 +63,11 @@ def evaluate(path, overrides, k=None, temperature=None, distance="cosine", devic
         print(f"kNN {name:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
     best = found["best"]
     print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}", flush=True)
-    for cell in found["records"]:
-        for metric in ("top1", "top5"):
-            append(run, "knn", _cell_name(cell), metric, cell[metric])
+    return [
+        append(run, "knn", _cell_name(cell), metric, cell[metric])
+        for cell in found["records"]
+        for metric in ("top1", "top5")
+    ]
 
 
 def _cell_name(cell: dict) -> str:

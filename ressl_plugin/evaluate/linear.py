@@ -31,7 +31,7 @@ COMMAND = {
 }
 
 
-def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=None) -> None:
+def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=None) -> list[dict]:
     """A linear classifier on a run with a protocol by name, or by a linear recipe.
 
     Args:
@@ -39,6 +39,9 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
         protocol: small or imagenet; None: by the crop size.
         fast: on features extracted once: logistic regression, or the protocol if one is named.
         cfg: given: print the config and stop.
+
+    Returns:
+        The records, which are in the run's results.json by then.
 
     Example:
         >>> evaluate("runs/mine", [], fast=True)  # doctest: +SKIP
@@ -54,24 +57,22 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
     if cfg:
         shown = recipe if recipe is not None else with_overrides(path, overrides).cfg
         print(OmegaConf.to_yaml(shown), end="")
-        return
+        return []
     run = with_overrides(path, overrides if recipe is None else [])
     if recipe is not None:
         recipes.settle(recipe, run)
         name = Path(target).stem if Path(target).is_file() else target
         place = device_named(recipes.device(recipe) if device == "auto" else device)
         how = recipes.details(recipe)
-        _trained(run, f"recipe {name}", recipe, recipe.seed, place, details=how)
-        return
+        return _trained(run, f"recipe {name}", recipe, recipe.seed, place, details=how)
     place, seed = device_named(device), run.cfg.seed
     features = Splits(run, place).of(run.backbone()) if fast else None
     if fast and protocol is None:
         found = logistic.probe(*features, seed=seed, device=place)
-        _report(run, logistic.NAME, found, seed, details={"l2": found["l2"]})
-        return
+        return _report(run, logistic.NAME, found, seed, details={"l2": found["l2"]})
     protocol = protocol or default_protocol(run.cfg)
     name = f"{protocol}, cached features" if fast else protocol
-    _trained(run, name, recipes.protocol(protocol), seed, place, features)
+    return _trained(run, name, recipes.protocol(protocol), seed, place, features)
 
 
 def default_protocol(cfg) -> str:
@@ -79,7 +80,7 @@ def default_protocol(cfg) -> str:
     return "imagenet" if data.crop_size(cfg) >= 160 else "small"
 
 
-def _trained(run: Run, name: str, recipe, seed: int, place, features=None, **more) -> None:
+def _trained(run: Run, name: str, recipe, seed: int, place, features=None, **more) -> list[dict]:
     """Train by the recipe on the run's images, or on `features` of them, and report it."""
     size, gpu = recipe.optimizer.batch_size, place.type == "cuda"
     if features is None:
@@ -95,11 +96,13 @@ def _trained(run: Run, name: str, recipe, seed: int, place, features=None, **mor
         devices=[place.index or 0] if gpu else 1,
         precision=recipe.precision,
     )
-    _report(run, name, found, seed, **more)
+    return _report(run, name, found, seed, **more)
 
 
-def _report(run: Run, name: str, found: dict, seed: int, **more) -> None:
+def _report(run: Run, name: str, found: dict, seed: int, **more) -> list[dict]:
     top1, top5 = found["top1"], found["top5"]
     print(f"linear ({name}): top-1 {top1:.2f}   top-5 {top5:.2f}", flush=True)
-    for metric in ("top1", "top5"):
+    return [
         append(run, "linear", name, metric, found[metric], seeds=[seed], **more)
+        for metric in ("top1", "top5")
+    ]

@@ -124,13 +124,13 @@ class Splits:
         return self.of(torch.nn.Flatten())
 
 
-def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> None:
-    """Add a record to the run's results.json; `more`: its further keys."""
+def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> dict:
+    """Add a record to the run's results.json and return it; `more`: its further keys."""
     record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value}
     record = {**record, "data": run.cfg.data.dataset, **weights_of(run), **more}
     if "data_sets" not in record:
         record["data_sets"] = data_sets_of(run)
-    results.append(run.dir, record)
+    return results.append(run.dir, record)
 
 
 _identities: dict[str, dict] = {}  # by the place: a sweep of many cells asks for it once

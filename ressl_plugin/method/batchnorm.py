@@ -6,16 +6,18 @@ R ranks in G groups are normalised exactly as R x b images on one in R x G group
 
 from collections.abc import Iterable
 from functools import lru_cache
+from typing import Any, TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from ressl_plugin.utils.errors import UserError
 
 
-class _Grouped:
+class _Grouped(_BatchNorm):
     """Mixed into a batch norm: while training, statistics are those of each group.
 
     The running statistics move, once a batch, towards the mean over the groups of a group's mean
@@ -24,7 +26,14 @@ class _Grouped:
     `momentum=None` (a cumulative average) and evaluation are plain batch norm's.
     """
 
-    groups: int
+    # tensors, or None; mypy would ask at every line
+    running_mean: Any
+    running_var: Any
+    num_batches_tracked: Any
+
+    def __init__(self, num_features: int, *args, groups: int, **kwargs) -> None:
+        super().__init__(num_features, *args, **kwargs)
+        self.groups = _at_least_one(groups)
 
     def forward(self, x: Tensor) -> Tensor:
         return self._normalise(x) if self.training else super().forward(x)
@@ -35,7 +44,7 @@ class _Grouped:
         if self.running_mean is not None:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
-                step = self.momentum
+                step: Any = self.momentum
                 if step is None:
                     # a tensor, so that nothing waits for the device
                     step = self.num_batches_tracked.reciprocal().to(self.running_mean.dtype)
@@ -62,6 +71,9 @@ class GroupBatchNorm3d(_Grouped, nn.BatchNorm3d):
 class _GroupedAct(_Grouped):
     """The same for timm's BatchNormAct2d, which drops and activates what it has normalised."""
 
+    act: nn.Module
+    drop: nn.Module
+
     def forward(self, x: Tensor) -> Tensor:
         return self.act(self.drop(self._normalise(x))) if self.training else super().forward(x)
 
@@ -75,14 +87,19 @@ def to_groups(module: nn.Module, groups: int) -> nn.Module:
     Raises:
         UserError: groups below 1, or a batch norm of a kind that cannot be grouped (named).
     """
-    if groups < 1:
-        raise UserError(f"batchnorm.groups: at least 1 expected, got {groups}")
+    _at_least_one(groups)
     layers = [(n, m) for n, m in module.named_modules() if _is_batch_norm(m)]
     kinds = [_grouped_kind(type(layer), name) for name, layer in layers]  # all or nothing
     for (_, layer), kind in zip(layers, kinds):
         layer.__class__ = kind
-        layer.groups = groups
+        layer.groups = groups  # type: ignore[assignment]  # of the class that it now has
     return module
+
+
+def _at_least_one(groups: int) -> int:
+    if groups < 1:
+        raise UserError(f"batchnorm.groups: at least 1 expected, got {groups}")
+    return groups
 
 
 def to_plain(module: nn.Module) -> nn.Module:
@@ -256,15 +273,14 @@ def has_batch_norm(module: nn.Module) -> bool:
 def running_statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
     """The running means and variances, (C,) each, of every batch norm in some modules."""
     norms = [layer for module in modules for layer in module.modules() if _is_batch_norm(layer)]
-    norms = [norm for norm in norms if norm.running_mean is not None]
-    return [buffer for norm in norms for buffer in (norm.running_mean, norm.running_var)]
+    pairs = [(norm.running_mean, norm.running_var) for norm in norms]
+    return [buffer for pair in pairs for buffer in pair if buffer is not None]
 
 
-def _is_batch_norm(module: nn.Module) -> bool:
-    return isinstance(module, nn.modules.batchnorm._BatchNorm)
+def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
+    return isinstance(module, _BatchNorm)
 
 
-@lru_cache
 def _grouped_kind(kind: type, name: str = "") -> type:
     if issubclass(kind, _Grouped):
         return kind
@@ -272,7 +288,7 @@ def _grouped_kind(kind: type, name: str = "") -> type:
         if kind is grouped.__bases__[1]:
             return grouped
     if kind.__name__ == "BatchNormAct2d" and kind.__module__.startswith("timm."):
-        return _act_kind(kind)
+        return _act_kind(kind)  # type: ignore[arg-type]  # mypy doubts that classes are hashable
     raise UserError(
         f"batchnorm.groups: layer '{name}' is a {kind.__name__}, which cannot be split in groups; "
         "BatchNorm1d, 2d, 3d and timm's BatchNormAct2d can"

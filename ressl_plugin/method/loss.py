@@ -15,7 +15,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ressl_plugin.method.attention import read, refuse_second_derivative
 from ressl_plugin.utils.errors import UserError
@@ -25,9 +25,36 @@ from ressl_plugin.utils.precision import float32_products
 _FEW_ROWS = 512
 
 
-class RelationalLoss(NamedTuple):
+class Relation(NamedTuple):
+    """What the relational loss finds."""
+
     loss: Tensor  # scalar, float32, nats
     target_entropy: Tensor  # scalar, float32, nats, detached; log K means a uniform target
+
+
+class RelationalLoss(nn.Module):
+    """`relational_loss` with its temperatures, as a criterion.
+
+    Args:
+        tau_s, tau_t: temperatures of the student and of the teacher; the paper's for ImageNet are
+            0.1 and 0.04.
+
+    Example:
+        criterion = RelationalLoss(tau_s=0.1, tau_t=0.04)
+        loss, target_entropy = criterion(z_s, z_t, queue.rows)
+    """
+
+    def __init__(self, tau_s: float = 0.1, tau_t: float = 0.04) -> None:
+        super().__init__()
+        _check_temperatures(tau_s, tau_t)
+        self.tau_s, self.tau_t = tau_s, tau_t
+
+    def forward(self, student: Tensor, teacher: Tensor, queue: Tensor) -> Relation:
+        """student (N, D) or (V, N, D), teacher (N, D), queue (K, D)."""
+        return relational_loss(student, teacher, queue, self.tau_s, self.tau_t)
+
+    def extra_repr(self) -> str:
+        return f"tau_s={self.tau_s}, tau_t={self.tau_t}"
 
 
 def relational_loss(
@@ -37,7 +64,7 @@ def relational_loss(
     tau_s: float,
     tau_t: float,
     chunk: int | None = None,
-) -> RelationalLoss:
+) -> Relation:
     """Cross-entropy of the student's relation to the queue against the teacher's (Eq. 3-5).
 
     Exact: no approximation, float32 arithmetic whatever autocast, the inputs' dtype or the global
@@ -63,7 +90,7 @@ def relational_loss(
             derivative.
     """
     _check(student, teacher, queue, tau_s, tau_t, chunk)
-    return RelationalLoss(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
+    return Relation(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
 
 
 class _Relational(torch.autograd.Function):
@@ -159,9 +186,13 @@ def _check(student, teacher, queue, tau_s, tau_t, chunk):
         raise UserError(
             f"relational loss: empty student {tuple(student.shape)} or queue {tuple(queue.shape)}"
         )
+    _check_temperatures(tau_s, tau_t)
+    if chunk is not None and chunk < 1:
+        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")
+
+
+def _check_temperatures(tau_s: float, tau_t: float) -> None:
     if not (0 < tau_s < math.inf and 0 < tau_t < math.inf):
         raise UserError(
             f"temperatures must be above 0 and finite; got tau_s {tau_s}, tau_t {tau_t}"
         )
-    if chunk is not None and chunk < 1:
-        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")

@@ -1,64 +1,92 @@
-"""FeatureQueue: the FIFO memory Q of past teacher embeddings (ReSSL, Section 3.2)."""
+"""The FIFO memory Q of past teacher embeddings (ReSSL, Section 3.2)."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import UserError
 
 
-class FeatureQueue:
-    """A ring of K embeddings over two tensors that the owning module registers as buffers.
+class FeatureQueue(nn.Module):
+    """A memory of K embeddings for any training loop; with several ranks the same one on each.
 
-    The view holds no state of its own: `rows` (K, D) and `ptr` (1,), long, are written in place,
-    so that both are saved, restored and moved as the buffers `queue` and `queue_ptr` of a module.
-    `ptr` is the row that the next key replaces, the oldest one.
+    Args:
+        size: K.
+        dim: D, numbers an embedding.
+        gather: enqueue the keys of all ranks, in rank order, where there is a process group.
+        seed: of the first rows, random unit vectors, which all ranks draw alike.
+
+    Attributes:
+        rows: (K, D) float32, a buffer.
+        ptr: (1,) long, a buffer: the row that the next key replaces, the oldest one.
+
+    Example:
+        queue = FeatureQueue(4096, 128)
+        loss, target_entropy = RelationalLoss()(z_s, z_t, queue.rows)
+        queue.enqueue(z_t)
 
     Raises:
-        UserError: fewer than one row, or tensors of another shape.
+        UserError: size or dim below 1.
     """
 
-    def __init__(self, rows: Tensor, ptr: Tensor):
-        if rows.dim() != 2 or rows.numel() == 0:
-            raise UserError(f"queue: (K, D) rows with K >= 1 expected; got {tuple(rows.shape)}")
-        if ptr.shape != (1,) or ptr.dtype != torch.long:
-            raise UserError(f"queue_ptr: one long expected; got {tuple(ptr.shape)} of {ptr.dtype}")
-        self.rows, self.ptr = rows, ptr
+    rows: Tensor
+    ptr: Tensor
+
+    def __init__(self, size: int, dim: int, gather: bool = True, seed: int = 0) -> None:
+        super().__init__()
+        rows = random_rows(size, dim, torch.Generator().manual_seed(seed))
+        self.register_buffer("rows", rows)
+        self.register_buffer("ptr", torch.zeros(1, dtype=torch.long))
+        self.gather = gather
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    @staticmethod
-    def random_rows(size: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
-        """(size, dim) random unit vectors, what the memory holds before the first step.
-
-        Raises:
-            UserError: size or dim below 1.
-        """
-        if size < 1 or dim < 1:
-            raise UserError(
-                f"queue of {size} rows of {dim} numbers: queue_size and proj_output_dim must be "
-                "at least 1"
-            )
-        device = generator.device if generator is not None else None
-        return F.normalize(torch.randn(size, dim, generator=generator, device=device), dim=1)
-
-    @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """Replace the oldest rows by `keys` (n, D), any n; of more than K keys the last K stay.
-
-        In place and without waiting for the device: the position stays a tensor throughout.
+        """Replace the oldest rows by `keys` (n, D), any n, which may differ between ranks.
 
         Raises:
             UserError: keys of another width.
         """
-        if keys.dim() != 2 or keys.shape[1] != self.rows.shape[1]:
-            raise UserError(
-                f"queue of {tuple(self.rows.shape)}: keys (n, {self.rows.shape[1]}) expected; "
-                f"got {tuple(keys.shape)}"
-            )
-        size, skipped = len(self), max(len(keys) - len(self), 0)
-        keys = keys[skipped:].to(self.rows.dtype)
-        places = torch.arange(skipped, skipped + len(keys), device=self.ptr.device)
-        self.rows.index_copy_(0, places.add_(self.ptr).remainder_(size), keys)
-        self.ptr.add_(skipped + len(keys)).remainder_(size)
+        enqueue(self.rows, self.ptr, distributed.gather(keys) if self.gather else keys)
+
+    def extra_repr(self) -> str:
+        return f"size={len(self)}, dim={self.rows.shape[1]}, gather={self.gather}"
+
+
+def random_rows(size: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
+    """(size, dim) random unit vectors, what a memory holds before the first step.
+
+    Raises:
+        UserError: size or dim below 1.
+    """
+    if size < 1 or dim < 1:
+        raise UserError(
+            f"queue of {size} rows of {dim} numbers: queue_size and proj_output_dim must be "
+            "at least 1"
+        )
+    device = generator.device if generator is not None else None
+    return F.normalize(torch.randn(size, dim, generator=generator, device=device), dim=1)
+
+
+@torch.no_grad()
+def enqueue(rows: Tensor, ptr: Tensor, keys: Tensor) -> None:
+    """Replace the oldest of `rows` (K, D) by `keys` (n, D), any n; of more than K the last K stay.
+
+    `rows` and `ptr` (1,), the oldest row's place, change in place and without waiting for the
+    device: they may be buffers of any module.
+
+    Raises:
+        UserError: keys of another width.
+    """
+    if keys.dim() != 2 or keys.shape[1] != rows.shape[1]:
+        raise UserError(
+            f"queue of {tuple(rows.shape)}: keys (n, {rows.shape[1]}) expected; "
+            f"got {tuple(keys.shape)}"
+        )
+    size, skipped = len(rows), max(len(keys) - len(rows), 0)
+    keys = keys[skipped:].to(rows.dtype)
+    places = torch.arange(skipped, skipped + len(keys), device=ptr.device)
+    rows.index_copy_(0, places.add_(ptr).remainder_(size), keys)
+    ptr.add_(skipped + len(keys)).remainder_(size)

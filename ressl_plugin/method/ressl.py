@@ -21,7 +21,7 @@ from ressl_plugin.method import backbone, batchnorm
 from ressl_plugin.method.infonce import info_nce
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.online import OnlineEvaluation
-from ressl_plugin.method.queue import FeatureQueue
+from ressl_plugin.method.queue import enqueue, random_rows
 from ressl_plugin.method.schedule import WarmupCosine
 from ressl_plugin.method.skip_nonfinite import SkipNonfinite
 from ressl_plugin.utils import distributed, sampling
@@ -95,8 +95,8 @@ class ReSSL(host.MomentumBase):
         trained = [m for m in (self.backbone, self.projector, self.predictor) if m is not None]
         self.joins_crops = not any(batchnorm.has_batch_norm(m) for m in trained)
 
-        rows = FeatureQueue.random_rows(kwargs.queue_size, kwargs.proj_output_dim)
-        self.register_buffer("queue", rows)
+        # the host's names, which is why this is no FeatureQueue
+        self.register_buffer("queue", random_rows(kwargs.queue_size, kwargs.proj_output_dim))
         self.register_buffer("queue_ptr", torch.zeros(1, dtype=torch.long))
         # every rank pushes the same gathered rows, so DDP need not broadcast K x D each forward
         self._ddp_params_and_buffers_to_ignore = ["queue", "queue_ptr"]
@@ -131,7 +131,7 @@ class ReSSL(host.MomentumBase):
             total = (1 - share) * loss + share * info_nce(z_s, z_t, self.queue, tau)
         if self.skips and not distributed.all_true(total.isfinite()):
             return self._leave_out()
-        self.memory.enqueue(distributed.gather(z_t, even))
+        enqueue(self.queue, self.queue_ptr, distributed.gather(z_t, even))
 
         class_loss, classes = self.classify(feats, teacher["feats"], targets)
         self.seen = Seen(loss.detach(), entropy, z_t, feats.detach(), classes, targets)
@@ -290,11 +290,6 @@ class ReSSL(host.MomentumBase):
         """Student encoder and head, teacher encoder and head, predictor if there is one."""
         parts = [self.backbone, self.projector, self.momentum_backbone, self.momentum_projector]
         return parts + ([self.predictor] if self.predictor is not None else [])
-
-    @property
-    def memory(self) -> FeatureQueue:
-        """The queue as a FIFO over this module's buffers."""
-        return FeatureQueue(self.queue, self.queue_ptr)
 
     @property
     def learnable_params(self) -> list[dict]:

@@ -6,14 +6,16 @@ same views on every device, and no device ever waits to learn which images an op
 """
 
 import math
+from collections.abc import Mapping, Sequence
 from functools import cache, partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.precision import float32_products
 from ressl_plugin.views import ops
+from ressl_plugin.views.recipe import read
 
 CPU_PIXELS = 1 << 18
 TRIES = 10  # RandomResizedCrop's, before it falls back to the largest crop of an allowed shape
@@ -39,6 +41,39 @@ class Params(NamedTuple):
 
     def map(self, change):
         return Params(*(None if value is None else change(value) for value in self))
+
+
+class Views:
+    """A view recipe as a callable on batches of uint8 images.
+
+    Args:
+        augmentations: the list of a config (presets.py has the presets), a role for each view.
+        mean_std: three floats each, for entries that give none (else ImageNet's).
+        interpolation: bicubic or bilinear.
+
+    Example:
+        views = Views([{"preset": "contrastive"}, {"preset": "weak"}])
+        (contrastive,), weak = views(images)  # (N, 3, 224, 224) each
+
+    Raises:
+        UserError: naming the entry.
+    """
+
+    def __init__(
+        self,
+        augmentations: Sequence[Mapping[str, Any]],
+        mean_std: tuple[Sequence[float], Sequence[float]] | None = None,
+        interpolation: str = "bicubic",
+    ) -> None:
+        self.recipe = read(augmentations, mean_std, interpolation)
+
+    def __call__(
+        self, images: torch.Tensor, generator: torch.Generator | None = None
+    ) -> tuple[list[torch.Tensor], torch.Tensor]:
+        """Images uint8 (N, H, W, 3) or (N, 3, H, W), on any device, to the student's views and the
+        teacher's, (N, 3, S, S) float32 each, normalised; `generator` as in `draw`."""
+        drawn = draw(images, self.recipe, generator)
+        return [drawn[i] for i in self.recipe.student], drawn[self.recipe.teacher]
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from ranks import on_ranks
 from torch import nn
 
 from ressl_plugin.method.loss import relational_loss
-from ressl_plugin.method.queue import FeatureQueue
+from ressl_plugin.method.queue import FeatureQueue, enqueue
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.average_meter import AverageMeter
@@ -48,12 +48,15 @@ def crossing():
     out["bad_on_1"] = bool(distributed.all_true(torch.tensor(r != 1)))
     out["good"] = bool(distributed.all_true(torch.tensor(True)))
 
-    queue, ptr = torch.zeros(K, D), torch.zeros(1, dtype=torch.long)
-    out["queues"] = []
+    torch.manual_seed(r)  # the first rows are drawn alike all the same
+    queue, own = FeatureQueue(K, D), FeatureQueue(K, D, gather=False)
+    out["queues"] = [(queue.rows.clone(), 0)]
     for step in range(4):
-        n = 4 if step < 3 else SIZES[r]
-        FeatureQueue(queue, ptr).enqueue(distributed.gather(unit(n, 10 * step + r)))
-        out["queues"].append((queue.clone(), int(ptr)))
+        keys = unit(4 if step < 3 else SIZES[r], 10 * step + r)
+        queue.enqueue(keys)
+        own.enqueue(keys)
+        out["queues"].append((queue.rows.clone(), int(queue.ptr)))
+    out["own_keys"] = torch.equal(own.rows[:4], unit(4, r))
 
     z_s = unit(4, 100 + r).requires_grad_()
     loss = relational_loss(z_s, unit(4, 200 + r), unit(K, 3), 0.1, 0.04).loss
@@ -111,14 +114,15 @@ def test_gathered_rows_come_in_rank_order(ranks):
 
 
 def test_queue_is_alike_on_all_ranks_at_every_step_in_global_batch_order(ranks):
-    queue, ptr = torch.zeros(K, D), torch.zeros(1, dtype=torch.long)
-    for step in range(4):
-        sizes = [4] * RANKS if step < 3 else SIZES
-        keys = torch.cat([unit(n, 10 * step + r) for r, n in enumerate(sizes)])
-        FeatureQueue(queue, ptr).enqueue(keys)
+    queue, ptr = FeatureQueue(K, D).rows, torch.zeros(1, dtype=torch.long)
+    for step in range(-1, 4):
+        if step >= 0:
+            sizes = [4] * RANKS if step < 3 else SIZES
+            keys = torch.cat([unit(n, 10 * step + r) for r, n in enumerate(sizes)])
+            enqueue(queue, ptr, keys)
         for out in ranks:
-            assert torch.equal(out["queues"][step][0], queue), step
-            assert out["queues"][step][1] == int(ptr)
+            assert torch.equal(out["queues"][step + 1][0], queue), step
+            assert out["queues"][step + 1][1] == int(ptr) and out["own_keys"]
 
 
 def test_loss_of_a_global_batch_is_one_processs(ranks):

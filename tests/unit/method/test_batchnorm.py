@@ -194,6 +194,16 @@ def test_any_strides():
     compare(plain(), batch((8, 3, 4, 5)).permute(0, 3, 1, 2)[:, :, ::2], 2)
 
 
+def test_a_layer_of_ones_own_is_a_converted_one():
+    layer = batchnorm.GroupBatchNorm2d(4, momentum=0.3, groups=2).double()
+    converted = batchnorm.to_groups(nn.BatchNorm2d(4, momentum=0.3), 2).double()
+    x = batch((6, 4, 3, 3))
+    assert type(layer) is type(converted) and torch.equal(layer(x), converted(x))
+    assert torch.equal(layer.running_var, converted.running_var) and "groups=2" in repr(layer)
+    with pytest.raises(UserError, match="at least 1"):
+        batchnorm.GroupBatchNorm1d(4, groups=0)
+
+
 def network():
     nested = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nested)

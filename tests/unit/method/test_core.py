@@ -13,8 +13,8 @@ from ressl_plugin.method import loss
 ROOT = Path(__file__).parents[3]
 METHOD = Path(loss.__file__).parent
 CORE = ("loss", "attention", "infonce", "queue", "batchnorm", "metrics")
-# of ours; utils.precision (full float32 products), which the views need as well
-LEAVES = ("errors", "precision")
+# of ours; precision (full float32 products), which the views need as well; gathered keys
+LEAVES = ("errors", "precision", "distributed")
 WITHOUT = ("solo", "lightning", "pytorch_lightning", "hydra", "omegaconf", "timm", "torchvision")
 
 
@@ -23,6 +23,8 @@ def imports(file):
     for node in ast.walk(ast.parse(file.read_text())):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module == "ressl_plugin.utils":
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module
 
@@ -38,7 +40,7 @@ def test_imports_are_torchs_and_the_cores(name):
 
 
 def run_without(*words):
-    """Python code with nothing of WITHOUT to be imported, in a process of its own."""
+    """What Python code prints with nothing of WITHOUT to be imported, in a process of its own."""
     blocked = f"import sys; sys.modules.update(dict.fromkeys({WITHOUT}))"
     code = "\n".join([blocked, *words])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -50,25 +52,36 @@ def test_a_loss_and_a_memory_in_anybodys_loop():
     out = run_without(
         "import torch",
         "from torch.nn.functional import normalize",
-        "from ressl_plugin.method.loss import relational_loss",
-        "from ressl_plugin.method.queue import FeatureQueue",
-        "import ressl_plugin.method.infonce, ressl_plugin.method.batchnorm",
-        "rows, ptr = FeatureQueue.random_rows(64, 8), torch.zeros(1, dtype=torch.long)",
-        "z_s = normalize(torch.randn(4, 8, requires_grad=True), dim=1)",
-        "z_t = normalize(torch.randn(4, 8), dim=1)",
-        "found = relational_loss(z_s, z_t, rows, 0.1, 0.04)",
-        "found.loss.backward()",
-        "FeatureQueue(rows, ptr).enqueue(z_t)",
-        "assert torch.equal(rows[:4], z_t) and int(ptr) == 4",
+        "from ressl_plugin import GroupBatchNorm1d, info_nce, to_groups",
+        "from ressl_plugin import FeatureQueue, RelationalLoss",
+        "queue, criterion = FeatureQueue(64, 8), RelationalLoss(0.1, 0.04)",
+        "head = to_groups(torch.nn.Sequential(GroupBatchNorm1d(8, groups=2)), 4)",
+        "z_s = normalize(head(torch.randn(8, 8, requires_grad=True)), dim=1)",
+        "z_t = normalize(torch.randn(8, 8), dim=1)",
+        "found = criterion(z_s, z_t, queue.rows)",
+        "(found.loss + info_nce(z_s, z_t, queue.rows, 0.2)).backward()",
+        "queue.enqueue(z_t)",
+        "assert torch.equal(queue.rows[:8], z_t) and int(queue.ptr) == 8",
         "print(float(found.loss))",
     )
     assert 0 < float(out) < 20
 
 
+def test_what_they_cost_beside_torch():
+    """Nothing is imported that torch has not imported: milliseconds."""
+    out = run_without(
+        "import torch, sys",
+        "before = set(sys.modules)",
+        "from ressl_plugin import FeatureQueue, RelationalLoss, info_nce, to_groups",
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})",
+    )
+    assert {name for name in out.split() if name not in sys.stdlib_module_names} == {"ressl_plugin"}
+
+
 def test_the_packages_top_has_them():
     """README's example, with PyTorch alone."""
     readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n(.*?relational_loss.*?)```", readme, re.DOTALL)
+    (example,) = re.findall(r"```python\n([^`]*?RelationalLoss.*?)```", readme, re.DOTALL)
     given = (
         "import torch",
         "student = torch.nn.Linear(8, 128)",

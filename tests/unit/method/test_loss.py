@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional as F
 
 from ressl_plugin.method.infonce import info_nce
-from ressl_plugin.method.loss import relational_loss
+from ressl_plugin.method.loss import RelationalLoss, relational_loss
 from ressl_plugin.utils.errors import UserError
 
 
@@ -208,3 +208,13 @@ def test_says_what_is_wrong(shapes, options, message):
     rows, options = [torch.ones(shape) for shape in shapes], {"tau_s": 0.1, "tau_t": 0.04} | options
     with pytest.raises(UserError, match=message):
         relational_loss(*rows, **options)
+
+
+def test_the_criterion():
+    rows = unit(4, 8, seed=1), unit(4, 8, seed=2), unit(50, 8, seed=3)
+    criterion = RelationalLoss(tau_s=0.2, tau_t=0.05)
+    for found, want in zip(criterion(*rows), relational_loss(*rows, 0.2, 0.05)):
+        assert torch.equal(found, want)
+    assert repr(criterion) == "RelationalLoss(tau_s=0.2, tau_t=0.05)" and not criterion.state_dict()
+    with pytest.raises(UserError, match="temperatures"):
+        RelationalLoss(tau_t=0)

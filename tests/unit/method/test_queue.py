@@ -2,13 +2,12 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ressl_plugin.method.queue import FeatureQueue
+from ressl_plugin.method.queue import FeatureQueue, random_rows
 from ressl_plugin.utils.errors import UserError
 
 
 def make(size, dim=3):
-    rows = FeatureQueue.random_rows(size, dim, torch.Generator().manual_seed(0))
-    return FeatureQueue(rows, torch.zeros(1, dtype=torch.long))
+    return FeatureQueue(size, dim)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 16])
@@ -51,7 +50,7 @@ def test_never_reads_a_number_back():
 
 
 def test_random_rows_are_unit_and_repeatable():
-    rows = [FeatureQueue.random_rows(50, 8, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
+    rows = [random_rows(50, 8, torch.Generator().manual_seed(s)) for s in (1, 1, 2)]
     assert torch.equal(rows[0], rows[1]) and not torch.equal(rows[0], rows[2])
     torch.testing.assert_close(rows[0].norm(dim=1), torch.ones(50))
 
@@ -67,13 +66,41 @@ def test_half_keys_and_keys_with_a_graph():
 @pytest.mark.parametrize(
     "build",
     [
-        lambda: FeatureQueue.random_rows(0, 8),
-        lambda: FeatureQueue.random_rows(8, 0),
-        lambda: FeatureQueue(torch.empty(0, 8), torch.zeros(1, dtype=torch.long)),
-        lambda: FeatureQueue(torch.ones(4, 8), torch.zeros(1)),
+        lambda: FeatureQueue(0, 8),
+        lambda: FeatureQueue(8, 0),
+        lambda: random_rows(8, 0),
         lambda: make(4).enqueue(torch.ones(2, 5)),
     ],
 )
 def test_what_cannot_be_a_queue(build):
     with pytest.raises(UserError, match="queue"):
         build()
+
+
+def test_it_goes_on_from_its_state_dict():
+    queue, again = make(5), FeatureQueue(5, 3, seed=1)
+    queue.enqueue(torch.ones(2, 3))
+    assert not torch.equal(again.rows, queue.rows)
+    assert queue.state_dict().keys() == {"rows", "ptr"}
+    again.load_state_dict(queue.state_dict())
+    for one in (queue, again):
+        one.enqueue(torch.full((4, 3), 2.0))
+    assert torch.equal(again.rows, queue.rows) and again.ptr.tolist() == [1]
+
+
+def test_it_moves_with_its_module():
+    """To the meta device, which every machine has; the pointer stays a whole number."""
+    model = torch.nn.ModuleDict({"queue": make(5)}).to("meta", torch.float16)
+    queue = model["queue"]
+    assert {queue.rows.device.type, queue.ptr.device.type} == {"meta"}
+    assert (queue.rows.dtype, queue.ptr.dtype) == (torch.float16, torch.long)
+    queue.enqueue(torch.ones(2, 3, device="meta"))
+    assert "size=5, dim=3, gather=True" in repr(queue) and not list(model.parameters())
+
+
+def test_its_first_rows_are_its_own_seeds():
+    torch.manual_seed(0)
+    state, queue = torch.random.get_rng_state(), make(5)
+    assert torch.equal(torch.random.get_rng_state(), state), "ranks may be seeded apart"
+    torch.manual_seed(1)
+    assert torch.equal(make(5).rows, queue.rows)

@@ -224,3 +224,17 @@ def test_a_batch_in_parts_is_the_batch(monkeypatch):
         drawn.append([*views, batched.apply_colour(x, recipe.crops[0], seeded(1))])
     for others in drawn[1:]:
         assert all(torch.allclose(a, b, atol=1e-4) for a, b in zip(drawn[0], others))
+
+
+def test_views_by_role():
+    """A list whose teacher stands between two of the student's."""
+    entries = [
+        {"preset": "contrastive", "crop_size": 16},
+        {"preset": "weak", "crop_size": 16},
+        {"preset": "contrastive", "crop_size": 8},
+    ]
+    views = batched.Views(entries, ((0.5,) * 3, (0.2,) * 3), "bilinear")
+    drawn = batched.draw(images(), read(entries, ((0.5,) * 3, (0.2,) * 3), "bilinear"), seeded(1))
+    contrastive, weak = views(images(), seeded(1))
+    assert torch.equal(weak, drawn[1]) and [len(v) for v in contrastive] == [12, 12]
+    assert all(map(torch.equal, contrastive, (drawn[0], drawn[2])))
