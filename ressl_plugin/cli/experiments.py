@@ -36,10 +36,16 @@ def benchmark(commands):
         from ressl_plugin.experiments import benchmark
 
         target, overrides = read_config(args)
-        benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out)
+        benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out, args.settings)
 
     sub = command(commands, "benchmark", call, help="several methods on the same data and budget")
     with_config(sub)
     sub.add_argument("--methods", nargs="+", help="default: all seven")
     sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a run for each")
+    sub.add_argument(
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="what methods have of their own: rates, epochs, recipes, as in methods.yaml",
+    )
     sub.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the runs")

@@ -174,12 +174,30 @@ def _data(commands):
             report.refuse()
         elif args.what == "digits":
             print(data.make_digits(args.folder))
+        elif args.what in data.PACKED:
+            if args.source is None:
+                raise UserError(f"ressl data {args.what}: --from SOURCE is needed, see --help")
+            print(data.pack(args.what, args.source, args.folder, args.hold_out))
         else:
             print(data.arrange_tiny_imagenet(args.folder))
 
-    sub = command(commands, "data", call, help="make, arrange or check a folder of images")
-    sub.add_argument("what", choices=("digits", "check", "tiny-imagenet"))
-    sub.add_argument("folder", type=Path)
+    sub = command(commands, "data", call, help="make, arrange or check images")
+    sub.add_argument("what", choices=("digits", "check", "tiny-imagenet", "cifar10", "cifar100"))
+    sub.add_argument("folder", type=Path, help="folder; cifar10, cifar100: the .npz to write")
+    sub.add_argument(
+        "--from",
+        dest="source",
+        type=Path,
+        metavar="SOURCE",
+        help="cifar10, cifar100: archive, torchvision's folder, or one with train/ and test/",
+    )
+    sub.add_argument(
+        "--hold-out",
+        type=int,
+        default=0,
+        metavar="N",
+        help="cifar10, cifar100: N of the training images in the place of the test images",
+    )
     sub.add_argument("--no-labels", action="store_true", help="check: a flat folder of images")
 
 

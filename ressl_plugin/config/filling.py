@@ -122,6 +122,7 @@ def _filled(given: dict, cls, kind: str = "pretrain", demanded: str = "") -> Dic
                 switch = f"; {key}.enabled=false switches it off" if "enabled" in default else ""
                 value = str(given[key])[:40]
                 raise UserError(f"config: {key}={value}: a {name} is expected{switch}")
+    _spread_path(given.get("data"))
     try:
         full = OmegaConf.create(OmegaConf.to_container(OmegaConf.merge(defaults(cls), given)))
     except OmegaConfBaseException as error:
@@ -130,6 +131,12 @@ def _filled(given: dict, cls, kind: str = "pretrain", demanded: str = "") -> Dic
     if missing:
         raise UserError(f"config: {', '.join(missing)} must be given")
     return full
+
+
+def _spread_path(data: dict | None) -> None:
+    """`data.path` into the two keys that it stands for; it wins over those of the recipe."""
+    if data and data.get("path") is not None:
+        data.update(train_path=data["path"], val_path=data["path"], path=None)
 
 
 def _drop_dead_keys(given: dict) -> None:

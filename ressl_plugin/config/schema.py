@@ -120,6 +120,7 @@ class Momentum:
 class Data:
     dataset: str = MISSING
     # a run that goes on compares what its data are, not where they lie
+    path: str | None = key(None, trains=False)  # + one place that holds both: sets the next two
     train_path: str | None = key(None, trains=False)
     val_path: str | None = key(None, trains=False)
     format: str = key("image_folder", one_of("image_folder", "dali", "h5", "npz"))  # + npz

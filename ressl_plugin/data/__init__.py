@@ -14,10 +14,12 @@ from ressl_plugin.data.evaluation import (
 from ressl_plugin.data.identity import identify
 from ressl_plugin.data.images import load_image
 from ressl_plugin.data.memory import MemoryImages
+from ressl_plugin.data.packing import PACKED, pack
 from ressl_plugin.data.statistics import interpolation, mean_std, view_recipe
 from ressl_plugin.data.tiny_imagenet import arrange as arrange_tiny_imagenet
 
 __all__ = [
+    "PACKED",
     "BatchedLoader",
     "MemoryImages",
     "WorkerLoader",
@@ -34,6 +36,7 @@ __all__ = [
     "load_image",
     "make_digits",
     "mean_std",
+    "pack",
     "row_of",
     "view_recipe",
 ]

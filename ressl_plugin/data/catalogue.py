@@ -17,6 +17,7 @@ class DataSet:
 
     classes: int | None = None  # no more class folders than these; None: any number
     images: tuple[int, int] | None = None  # for pre-training and for testing, as the paper has them
+    digests: tuple[str | None, str | None] = (None, None)  # of both, see packing.py
     size: int = 224  # pixels a side, where neither the views nor data.image_size say
     as_they_are: bool = False  # evaluated without resizing: all are of `size`
     solo: Statistics = IMAGENET  # of data.statistics=solo
@@ -34,6 +35,7 @@ DATASETS = {
     "cifar10": DataSet(
         classes=10,
         images=(50_000, 10_000),
+        digests=("c7be9d1613885ce69f5598ebca33d754", "d49cf1c8964e72b3654fbc5f9ff89806"),
         size=32,
         as_they_are=True,
         solo=MEAN_STD["cifar10"],

@@ -103,13 +103,14 @@ def _torchvision(data, split, key, path):
 
 
 def _npz(data, split, key, path):
-    images, labels, classes = read_npz(path, key)
+    part = "test" if split == "val" else "train"
+    images, labels, classes = read_npz(path, key, part)
     if split == "val" and data.get("train_path") and Path(str(data.train_path)).is_file():
         known = read_npz(Path(str(data.train_path)))[2]
         if len(classes) > len(known) > 0:
             raise UserError(f"{key}={path} has label {len(classes) - 1}, the training set has none")
         classes = known or classes
-    return ArrayImages(images, labels, classes, checksums(path))
+    return ArrayImages(images, labels, classes, checksums(path, part))
 
 
 def _folder(data, split, key, path):

@@ -12,6 +12,7 @@ from ressl_plugin.data.images import printable
 from ressl_plugin.utils.errors import UserError
 
 IMAGES, LABELS = ("x", "images"), ("y", "labels")
+SPLITS = ("train", "test")  # of a file that holds both: x_train, y_train, x_test, y_test
 # What reading a damaged file raises; RuntimeError where a flag of the archive itself is hit.
 READING = (ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
            lzma.LZMAError)  # fmt: skip
@@ -20,13 +21,15 @@ HEADER = (*READING, MemoryError, OverflowError, SyntaxError, TypeError, tokenize
 FEWEST_CLASSES = 2**16  # labels may always count as far, however few the images are
 
 
-def read_npz(path, key="data.train_path"):
+def read_npz(path, key="data.train_path", split="train"):
     """File -> (images uint8 (N, H, W, 3), labels int64 (N,), classes list of str).
 
     Keys: `x` or `images`, uint8 of shape (N, H, W, 3), (N, H, W, 1) or (N, H, W); optionally `y` or
     `labels`, integers (N,), -1 for none; optionally `classes`, N strings. Without labels all are
-    -1. Raises UserError naming the file and the key. `key`: the config key to name. Nothing is
-    unpickled, and a header that promises more than the file holds fills no memory.
+    -1. A file that holds both splits, as Keras writes them, has `x_train`, `y_train`, `x_test`,
+    `y_test` in their place, and `split` tells which are read. Raises UserError naming the file and
+    the key. `key`: the config key to name. Nothing is unpickled, and a header that promises more
+    than the file holds fills no memory.
     """
     path = Path(path)
     if not path.is_file():
@@ -36,19 +39,29 @@ def read_npz(path, key="data.train_path"):
             if file.read(6) == np.lib.format.MAGIC_PREFIX:
                 raise UserError(f"{path} is a single array; save it with np.savez(FILE, x=images)")
         with zipfile.ZipFile(path) as archive:
-            images = _images(path, archive)
-            labels = _labels(path, archive, len(images))
+            of_images, of_labels = _names(archive, split)
+            images = _images(path, archive, of_images)
+            labels = _labels(path, archive, len(images), of_labels)
             classes = _classes(path, archive, labels)
     except READING as error:
         raise UserError(f"{path} is no readable .npz ({error})") from error
     return images, labels, classes
 
 
-def checksums(path):
+def checksums(path, split="train"):
     """Key -> CRC-32 of a .npz that read_npz has read, as sorted pairs: of the arrays, not of how
-    they are compressed."""
+    they are compressed, and without those of the other split."""
+    (other,) = {*SPLITS} - {split}
     with zipfile.ZipFile(path) as archive:
-        return sorted((entry.filename, entry.CRC) for entry in archive.infolist())
+        entries = [e for e in archive.infolist() if not e.filename.endswith(f"_{other}.npy")]
+        return sorted((entry.filename, entry.CRC) for entry in entries)
+
+
+def _names(archive, split):
+    """The keys that images and labels may be under."""
+    if any(f"x_{name}" in _keys(archive) for name in SPLITS):
+        return (f"x_{split}",), (f"y_{split}",)
+    return IMAGES, LABELS
 
 
 def _keys(archive):
@@ -74,12 +87,12 @@ def _only(path, archive, names):
     return found[0] if found else None
 
 
-def _images(path, archive):
-    name = _only(path, archive, IMAGES)
+def _images(path, archive, names):
+    name = _only(path, archive, names)
     if name is None:
         raise UserError(
             f"{path} has the keys {printable(', '.join(_keys(archive))) or 'none'}; images are "
-            "under x or images"
+            f"under {' or '.join(names)}"
         )
     images = _array(path, archive, name)
     if images.dtype != np.uint8:
@@ -93,8 +106,8 @@ def _images(path, archive):
     return np.repeat(images, 3, axis=-1) if images.shape[-1] == 1 else images
 
 
-def _labels(path, archive, count):
-    name = _only(path, archive, LABELS)
+def _labels(path, archive, count, names):
+    name = _only(path, archive, names)
     if name is None:
         return np.full(count, -1, dtype=np.int64)
     labels = _array(path, archive, name)

@@ -15,6 +15,8 @@ import numpy as np
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin import config, run
+from ressl_plugin.config import yaml_files
+from ressl_plugin.config.kinds import nearest
 from ressl_plugin.experiments import sweep
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils import files
@@ -25,6 +27,9 @@ from ressl_plugin.views import recipe
 log = logging.getLogger(__name__)
 
 METHODS_FILE = config.RECIPES / "benchmark" / "methods.yaml"
+# what an entry of methods.yaml may have, the first three always
+ENTRY = ("title", "backprop", "views", "by_default", "method", "recipe", "max_epochs",
+         "method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler")  # fmt: skip
 LABELS = (1, 5)  # a class, drawn ten times
 COLUMNS = [  # title, evaluator, how its protocol begins, metric
     ("linear", "linear", "", "top1"),
@@ -35,7 +40,9 @@ COLUMNS = [  # title, evaluator, how its protocol begins, metric
 ]
 
 
-def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out: Path) -> str:
+def benchmark(
+    target: str, overrides: list[str], methods, seeds: list[int], out: Path, own: Path | None = None
+) -> str:
     """Train and evaluate every method with every seed, print the table and write it to `out`.
 
     Args:
@@ -43,6 +50,7 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
         methods: names in scripts/benchmark/methods.yaml; None for all seven.
         seeds: one training each.
         out: directory of the cells and of benchmark.md, benchmark.tex.
+        own: a file like methods.yaml, which stands before it; see `read_methods`.
 
     Raises:
         UserError: unknown method, a recipe that cannot work, a cell of another config in `out`,
@@ -50,7 +58,7 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
         RunFault: a cell failed; the others are in the table.
     """
     base = config.finish(config.load(target, overrides))
-    settings = read_methods(base)
+    settings = read_methods(base, own)
     usual = [name for name, its in settings.items() if its.get("by_default", True)]
     names = list(dict.fromkeys(methods or usual))
     unknown = [name for name in names if name not in settings]
@@ -72,28 +80,53 @@ def benchmark(target: str, overrides: list[str], methods, seeds: list[int], out:
     return text
 
 
-def read_methods(base: DictConfig) -> dict[str, dict]:
-    """methods.yaml with the recipe's values in it: method -> title, backprop, views, changes."""
+def read_methods(base: DictConfig, own: Path | None = None) -> dict[str, dict]:
+    """methods.yaml with the recipe's values in it: method -> title, backprop, views, changes.
+
+    Args:
+        own: another such file, whose entries change those of methods.yaml or are new ones.
+
+    Raises:
+        UserError: that file cannot be read, has a key that is none of ENTRY, or a new method
+            without what ENTRY demands.
+    """
     given = OmegaConf.merge({"recipe": base}, OmegaConf.load(METHODS_FILE))
     found = OmegaConf.to_container(given, resolve=True)
     del found["recipe"]
+    for name, changes in (yaml_files.read(own) if own else {}).items():
+        if not isinstance(changes, dict):
+            raise UserError(f"{own}: {name}: the settings of a method are expected, key: value")
+        for key in changes.keys() - set(ENTRY):
+            raise UserError(f"{own}: {name}: unknown key {key}{nearest(key, ENTRY)}")
+        found[name] = OmegaConf.to_container(OmegaConf.merge(found.get(name, {}), changes))
+        if lacking := [key for key in ENTRY[:3] if key not in found[name]]:
+            raise UserError(f"{own}: {name}: {' and '.join(lacking)} needed")
     return found
 
 
-def cell_config(base: DictConfig, method: str, settings: dict, seed: int, out: Path) -> DictConfig:
-    """The complete config of one training."""
-    cfg = OmegaConf.to_container(base)
+def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Path) -> DictConfig:
+    """The complete config of one training of the method that stands under `name` in methods.yaml.
+
+    Raises:
+        UserError: its own recipe is not there; settings that cannot work.
+    """
+    cfg, own = OmegaConf.to_container(base), base
+    if recipe_name := settings.get("recipe"):
+        own = config.finish(config.load(recipe_name, []))
+        for node in ("momentum", "optimizer", "scheduler"):
+            cfg[node] = OmegaConf.to_container(own[node])
     cfg.update(
-        method=method,
-        name=f"{method}-seed{seed}",
+        method=settings.get("method", name),
+        name=f"{name}-seed{seed}",
         seed=seed,
-        run_dir=str(Path(out) / f"{method}-seed{seed}"),
+        run_dir=str(Path(out) / f"{name}-seed{seed}"),
         resume=True,
-        check_val_every_n_epoch=cfg["max_epochs"],
-        method_kwargs=settings["method_kwargs"],
-        batchnorm=settings.get("batchnorm", {}),
-        augmentations=views(base, settings["views"]),
+        max_epochs=settings.get("max_epochs", base.max_epochs),
+        method_kwargs=settings.get("method_kwargs", own.method_kwargs),
+        batchnorm=settings.get("batchnorm", own.batchnorm if own is not base else {}),
+        augmentations=views(own, settings["views"]),
     )
+    cfg["check_val_every_n_epoch"] = cfg["max_epochs"]
     cfg["knn_eval"]["enabled"] = False  # the evaluators follow once the training is done
     for node in ("momentum", "optimizer", "scheduler"):
         cfg[node].update(settings.get(node, {}))
@@ -174,7 +207,8 @@ def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:
     for folder in folders:
         if records := results.read(folder):
             cfg = run.read_config(folder / "config.yaml")
-            groups.setdefault(cfg.method, []).append((cfg, records))
+            name = cfg.name.removesuffix(f"-seed{cfg.seed}")
+            groups.setdefault(name, []).append((cfg, records))
     if not groups:
         raise UserError(f"no results in {', '.join(map(str, folders))}; run the benchmark first")
     rows = []
@@ -211,10 +245,12 @@ def _caption(groups) -> str:
     cells = [cell for group in groups.values() for cell in group]
     cfg, records = cells[0]
     seeds = sorted({cfg.seed for cfg, _ in cells})
+    epochs = [cfg.max_epochs for cfg, _ in cells]
+    epochs = " to ".join(map(str, sorted({min(epochs), max(epochs)})))
     versions = records[-1].get("versions") or {}
     return (
         f"{cfg.data.train_path or cfg.data.dataset}: {cfg.backbone.name}, stem "
-        f"{cfg.backbone.stem}, {cfg.max_epochs} epochs, batch {cfg.optimizer.batch_size}, seeds "
+        f"{cfg.backbone.stem}, {epochs} epochs, batch {cfg.optimizer.batch_size}, seeds "
         f"{', '.join(map(str, seeds))}; top-1 in %, mean ± standard deviation over the seeds; "
         f"peak memory {'resident' if cfg.accelerator == 'cpu' else 'allocated on the GPU'} in "
         f"training; torch {versions.get('torch', '?')}, solo-learn "

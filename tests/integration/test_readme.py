@@ -21,6 +21,7 @@ ELSEWHERE = {
     "python main_pretrain.py": "tests/unit/method/test_registry.py",
     "python -m ressl_plugin main_knn.py": "tests/unit/method/test_registry.py",
     "ressl pretrain imagenet/ressl devices=8": "tests/distributed/test_pretrain.py",
+    "ressl data cifar10": "tests/unit/data/test_packing.py",
     "torchrun": "tests/distributed/test_pretrain.py",
     "sbatch": "tests/integration/test_slurm.py",
 }

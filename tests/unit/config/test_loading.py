@@ -216,6 +216,11 @@ def test_every_recipe_is_complete(name):
     assert config.find(name).with_suffix(".sh").is_file()
 
 
+def test_one_path_is_the_place_of_both_splits(minimal):
+    cfg = finished(minimal, "data.path=both.npz")
+    assert (cfg.data.train_path, cfg.data.val_path, cfg.data.path) == ("both.npz", "both.npz", None)
+
+
 def test_finishing_twice_changes_nothing(minimal):
     once = finished(minimal)
     assert OmegaConf.to_container(config.finish(once)) == OmegaConf.to_container(once)

@@ -93,6 +93,44 @@ def test_numbers_come_from_the_results_files(out, tmp_path):
     assert "BYOL" in text and "SimCLR" not in text
 
 
+def test_settings_of_their_own(words, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "simclr: {optimizer: {lr: 0.5}, max_epochs: 7}\n"
+        "warm: {title: Warm, backprop: 1x, views: recipe, method: ressl, recipe: digits/ressl_v2}\n"
+    )
+    base = config.finish(config.load("digits/ressl", [*words[1:], "data.num_classes=3"]))
+    settings = benchmark.read_methods(base, own)
+    simclr, warm, byol = (
+        benchmark.cell_config(base, name, settings[name], 1, tmp_path)
+        for name in ("simclr", "warm", "byol")
+    )
+    assert (simclr.optimizer.lr, simclr.max_epochs, simclr.check_val_every_n_epoch) == (0.5, 7, 7)
+    assert simclr.method_kwargs.temperature == 0.2  # of methods.yaml
+    assert (byol.optimizer.lr, byol.max_epochs) == (base.optimizer.lr, 1)
+    theirs = config.finish(config.load("digits/ressl_v2", []))
+    assert (warm.method, warm.name) == ("ressl", "warm-seed1")
+    assert warm.method_kwargs == theirs.method_kwargs != base.method_kwargs
+    assert warm.optimizer == theirs.optimizer
+    assert recipe.read(warm.augmentations) == recipe.read(theirs.augmentations)
+    assert warm.backbone == base.backbone and warm.data == base.data
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("simclr: {optimiser: {lr: 0.5}}", "simclr: unknown key optimiser; did you mean optimizer"),
+        ("simclr: 0.5", "simclr: the settings of a method are expected"),
+        ("mine: {method: ressl, views: recipe}", "mine: title and backprop needed"),
+    ],
+)
+def test_mistakes_in_them(text, message, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(text)
+    with pytest.raises(UserError, match=f"own.yaml: {message}"):
+        benchmark.read_methods(config.finish(config.load("digits/ressl")), own)
+
+
 @pytest.mark.parametrize("method", ["byol", "simclr", "ressl_host"])
 def test_all_have_the_same_stem(method, tmp_path):
     pretrain.registry.register()
