@@ -34,6 +34,7 @@ measure launches "" python benchmarks/launches.py
 measure busy "" python benchmarks/busy.py
 measure gather "" python benchmarks/gather.py
 measure warmup "" python benchmarks/warmup.py
+measure quality "" python benchmarks/quality.py
 measure soak "" python benchmarks/soak.py
 measure kill "" python benchmarks/kill.py --points 24 --whole 2
 python benchmarks/report.py

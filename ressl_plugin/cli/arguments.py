@@ -102,6 +102,10 @@ def evaluator(commands, declared: dict):
     def call(args):
         evaluate = importlib.import_module(declared["module"]).evaluate
         target, overrides = read_config(args) if recipes else (args.run, args.overrides)
+        if args.best:
+            from ressl_plugin.run import directories
+
+            target = directories.best(target)
         evaluate(target, overrides, **{name: getattr(args, name) for name in names})
 
     recipes = declared.get("recipes")
@@ -120,6 +124,7 @@ def evaluator(commands, declared: dict):
             metavar="key=value",
             help="other values than the run's own, such as data.val_path=DIR",
         )
+    sub.add_argument("--best", action="store_true", help="of RUN/best.ckpt (checkpoint.best)")
     sub.add_argument("--device", help="auto, cpu, cuda, cuda:1")
     sub.set_defaults(**declared["defaults"])
     words = (flag.lstrip("-").replace("-", "_") for flag in declared["arguments"])

@@ -38,6 +38,7 @@ def check(cfg: DictConfig) -> None:
         settings.check_method(plain["method_kwargs"], cfg.max_epochs)
     check_momentum(cfg)
     check_batchnorm(cfg)
+    check_best(cfg)
 
 
 def check_linear(cfg: DictConfig) -> None:
@@ -208,6 +209,23 @@ def check_momentum(cfg: DictConfig) -> None:
             f"config: momentum.base_tau={base}, momentum.final_tau={final}: "
             "0 <= base_tau <= final_tau <= 1 is needed (equal: constant m)"
         )
+
+
+def check_best(cfg: DictConfig) -> None:
+    """What tells the best checkpoint is measured, and the method measures it.
+
+    Raises:
+        UserError: otherwise.
+    """
+    if cfg.quality_eval.enabled and cfg.method != "ressl":
+        raise UserError(
+            f"config: quality_eval.enabled=true method={cfg.method}: it is a part of method=ressl; "
+            "`ressl quality RUN` evaluates a run of any method"
+        )
+    best = cfg.checkpoint.best
+    section = {None: None, "linear": None, "knn": "knn_eval"}.get(best, "quality_eval")
+    if section and not cfg[section].enabled:
+        raise UserError(f"config: checkpoint.best={best}: {section}.enabled=true measures it")
 
 
 def check_temperatures(kwargs: DictConfig) -> None:

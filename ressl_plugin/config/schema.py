@@ -184,6 +184,13 @@ class KNN:
 
 
 @dataclass
+class Quality:  # +
+    # RankMe, alpha-ReQ, uniformity and alignment, without labels; of ReSSL
+    enabled: bool = False
+    every: int = key(1, _COUNT)  # epochs between two evaluations
+
+
+@dataclass
 class Performance:
     disable_channel_last: bool = False
     compile: bool = False  # + torch.compile student and teacher
@@ -198,6 +205,10 @@ class Checkpoint:
     frequency: int = key(1, _COUNT)  # epochs
     every_n_steps: int = key(0, _NATURAL)  # + also every so many steps; 0: only at epochs
     keep_prev: bool = key(False, instead="the last checkpoint and the one before are kept")
+    # + also keep the epoch that is best by this online metric, as best.ckpt
+    best: str | None = key(
+        None, NULL | one_of("knn", "linear", "rankme", "alpha_req", "uniformity")
+    )
 
 
 @dataclass
@@ -256,6 +267,7 @@ class Config:
     optimizer: Optimizer = key(Optimizer)
     scheduler: Scheduler = key(Scheduler)
     knn_eval: KNN = key(KNN, trains=False)
+    quality_eval: Quality = key(Quality, trains=False)
     performance: Performance = key(Performance)
     checkpoint: Checkpoint = key(Checkpoint, trains=False)
     auto_resume: AutoResume = key(AutoResume, trains=False)
@@ -285,6 +297,7 @@ class MethodConfig:
     batchnorm: BatchNorm = key(BatchNorm)
     momentum: Momentum = key(Momentum)
     knn_eval: KNN = key(KNN)
+    quality_eval: Quality = key(Quality)
     performance: Performance = key(Performance)
     faults: Faults = key(Faults)
 

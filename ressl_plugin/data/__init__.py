@@ -10,6 +10,7 @@ from ressl_plugin.data.evaluation import (
     evaluation_loader,
     evaluation_transform,
     given_loader,
+    picture_transform,
 )
 from ressl_plugin.data.identity import identify
 from ressl_plugin.data.images import load_image
@@ -37,6 +38,7 @@ __all__ = [
     "make_digits",
     "mean_std",
     "pack",
+    "picture_transform",
     "row_of",
     "view_recipe",
 ]

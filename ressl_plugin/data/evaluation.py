@@ -40,6 +40,14 @@ def evaluation_transform(cfg, any_size=False):
     return transforms.Compose([*steps, transforms.ToTensor(), normalise])
 
 
+def picture_transform(cfg):
+    """PIL RGB -> uint8 (3, S, S): an image to draw views of, as large as they may show of it."""
+    size = crop_size(cfg)
+    stored = round(size * 256 / 224) if size >= 96 else size
+    fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
+    return transforms.Compose(fit)
+
+
 def evaluation_loader(cfg, split="val", need_labels=True):
     """DataLoader of (images (N, 3, S, S), targets (N,)), in order, nothing dropped.
 

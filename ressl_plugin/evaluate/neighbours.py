@@ -116,15 +116,10 @@ def neighbours_of_run(
     Raises:
         UserError: images are missing.
     """
-    from torchvision import transforms
-
     cfg, backbone = run.cfg, run.backbone()
     loader = data.evaluation_loader(cfg, "train", need_labels=False)
     bank, targets = extract(backbone, loader, device)
-    size = data.crop_size(cfg)
-    stored = round(size * 256 / 224) if size >= 96 else size
-    fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
-    pictures = transforms.Compose(fit)
+    pictures = data.picture_transform(cfg)
     train = data.build_dataset(cfg, "train", pictures)
     others = split == "val" and held_out(cfg)  # than those of the bank
     asked = data.build_dataset(cfg, "val", pictures) if others else train

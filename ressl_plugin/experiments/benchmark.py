@@ -127,7 +127,9 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         augmentations=views(own, settings["views"]),
     )
     cfg["check_val_every_n_epoch"] = cfg["max_epochs"]
-    cfg["knn_eval"]["enabled"] = False  # the evaluators follow once the training is done
+    # the evaluators follow once the training is done
+    cfg["knn_eval"]["enabled"] = cfg["quality_eval"]["enabled"] = False
+    cfg["checkpoint"]["best"] = None
     for node in ("momentum", "optimizer", "scheduler"):
         cfg[node].update(settings.get(node, {}))
     return config.finish(OmegaConf.create(cfg))

@@ -30,6 +30,12 @@ def sampled(features: Tensor, most: int = MOST) -> Tensor:
     return features if n <= most else features[torch.arange(most) * n // most]
 
 
+def of_features(features: Tensor) -> dict[str, float]:
+    """`rankme`, `alpha_req` and `uniformity` of [N, d] by name, of a sample of the rows if many."""
+    features = sampled(features)
+    return {call.__name__: call(features) for call in (rankme, alpha_req, uniformity)}
+
+
 def rankme(features: Tensor) -> float:
     """exp of the entropy of the singular values' shares: how many directions features [N, d] use.
 

@@ -1,14 +1,16 @@
-"""The online classifier and the online kNN: how good the features are while they are learned."""
+"""Online classifier, kNN and label-free metrics: how good features are while they are learned."""
 
 from __future__ import annotations
 
 import logging
 import math
+from collections import deque
 
 import torch
 from lightning.pytorch import Callback
 from torch import Tensor
 
+from ressl_plugin.method import metrics
 from ressl_plugin.utils import distributed, knn
 from ressl_plugin.utils.average_meter import AverageMeter
 
@@ -18,7 +20,7 @@ STATE = "ressl_epoch"  # in a checkpoint: what a run that is resumed in mid-epoc
 
 
 class OnlineEvaluation(Callback):
-    """What a `ReSSL` module logs: means of its steps, online classifiers, kNN.
+    """What a `ReSSL` module logs: means of its steps, online classifiers, kNN, quality.
 
     Attributes:
         means: the epoch's means of everything that is logged.
@@ -29,6 +31,8 @@ class OnlineEvaluation(Callback):
         # for the online kNN, this rank's features and labels: of the epoch, of the clean images
         self._bank: list[tuple[Tensor, Tensor]] = []
         self._clean: list[tuple[Tensor, Tensor]] = []
+        # and for the quality of a run without clean images: those of the epoch's last steps
+        self._late: deque[Tensor] = deque()
         self._bankless: int | None = None  # an epoch whose first features an interruption has lost
         self._behind: list[dict] | None = None  # means of a checkpoint, until there is a device
 
@@ -38,15 +42,22 @@ class OnlineEvaluation(Callback):
         """Say what the run will not have."""
         if module.knn_eval and not trainer.enable_validation and distributed.rank() == 0:
             log.info("knn_eval: no images to validate on, so there will be no val_knn_acc1")
+        if module.cfg.quality_eval.enabled and not trainer.enable_validation:
+            log.info("quality_eval: no images to validate on; of training views, as train_rankme")
 
     def on_train_epoch_start(self, trainer, module) -> None:
         """An epoch that an exception has ended may have left something."""
         self._bank.clear()
         self._clean.clear()
+        self._late.clear()
 
     def on_train_epoch_end(self, trainer, module) -> None:
         """After its last validation: each one takes all features of the epoch so far."""
         self._bank.clear()
+        if self._late and self._bankless != module.current_epoch:
+            feats = torch.cat(list(self._late))
+            module.log_dict(self._quality("train", feats), sync_dist=True)
+        self._late.clear()
         self._bankless = None
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
@@ -60,7 +71,14 @@ class OnlineEvaluation(Callback):
             "target_entropy": seen.entropy / uniform,
             "embedding_spread": 1 - seen.z.mean(0).square().sum(),
         }
+        if quality := _quality_due(module):
+            # of what the loss brings together: student and teacher, contrastive and weak view
+            stats["train_alignment"] = (seen.z_s - seen.z).square().sum(-1).mean()
         self.means.add(stats, len(seen.z))
+        if quality and not trainer.enable_validation:
+            self._late.append(_kept(seen.feats))
+            if len(self._late) > metrics.MOST // (len(seen.feats) * distributed.world()) + 1:
+                self._late.popleft()
         for name, (loss, logits) in seen.classes.items():
             self._judge(loss, logits, seen.targets, name)
         if seen.classes and module.knn_eval and self._knn_epoch(trainer, module):
@@ -97,15 +115,25 @@ class OnlineEvaluation(Callback):
             found["momentum_val"] = module.momentum_classifier(feats)
         for name, logits in found.items():
             self._judge(module.class_loss(logits, targets), logits, targets, name, "val")
-        if self._bank:
+        if self._bank or _quality_due(module):
             self._clean.append((_kept(out["feats"]), targets))
 
     def validated(self, module) -> dict[str, Tensor | float]:
-        """Means over the clean images, and the kNN accuracies. A collective operation."""
+        """Means over the clean images, kNN accuracies, quality. A collective operation."""
         found = {k.replace("class_loss", "loss"): v for k, v in self.means.pop("val").items()}
         if self._bank:
             found["val_knn_acc1"], found["val_knn_acc5"] = self._knn_accuracies(module)
+        if self._clean and _quality_due(module):
+            found |= self._quality("val", _joined(self._clean)[0])
+        self._clean.clear()
         return found
+
+    @staticmethod
+    def _quality(split: str, feats: Tensor) -> dict[str, float]:
+        """RankMe, alpha-ReQ and uniformity over all ranks' features. A collective operation."""
+        feats = metrics.sampled(feats, max(1, metrics.MOST // distributed.world()))
+        found = metrics.of_features(distributed.gather(feats))
+        return {f"{split}_{name}": value for name, value in found.items()}
 
     @torch.no_grad()
     def _knn_accuracies(self, module) -> tuple[float, float]:
@@ -118,7 +146,6 @@ class OnlineEvaluation(Callback):
         metric = module.knn
         train, labels = knn.labelled(*_joined(self._bank))
         test, targets = map(distributed.gather, knn.labelled(*_joined(self._clean)))
-        self._clean.clear()
         near, voted = knn.nearest(train, labels, test, metric.k, metric.distance_fx)
         if distributed.world() > 1:
             near, voted = (distributed.gather(x.t()).t() for x in (near, voted))
@@ -134,7 +161,7 @@ class OnlineEvaluation(Callback):
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
         """With the epoch's means so far, of every rank. Its features are too many to be saved:
         a checkpoint knows only that there were some. A collective operation."""
-        lost = bool(self._bank) or self._bankless == module.current_epoch
+        lost = bool(self._bank or self._late) or self._bankless == module.current_epoch
         checkpoint[STATE] = {
             "means": self._behind or distributed.gather_objects(self.means.state()),
             "bankless": module.current_epoch if lost else None,
@@ -153,14 +180,20 @@ class OnlineEvaluation(Callback):
             return
         if self._bankless == module.current_epoch and distributed.rank() == 0:
             log.info(
-                "epoch %d will have no val_knn_acc1: the run was resumed within it, and the "
-                "features of its first images are not in the checkpoint",
+                "epoch %d will have no val_knn_acc1 or train_rankme: the run was resumed within "
+                "it, and the features of its first images are not in the checkpoint",
                 module.current_epoch,
             )
         if len(behind) == distributed.world():
             self.means.load([behind[distributed.rank()]], module.device)
         else:  # means are over all ranks: it does not matter which one holds what
             self.means.load(behind, module.device, counts=distributed.rank() == 0)
+
+
+def _quality_due(module) -> bool:
+    """Whether this epoch's features are to be judged without labels."""
+    settings = module.cfg.quality_eval
+    return settings.enabled and (module.current_epoch + 1) % settings.every == 0
 
 
 def _kept(feats: Tensor) -> Tensor:

@@ -42,6 +42,7 @@ class Seen(NamedTuple):
     loss: Tensor  # (), the relational loss, without InfoNCE
     entropy: Tensor  # (), of the target relation
     z: Tensor  # (N, D), the teacher's embeddings
+    z_s: Tensor  # (V, N, D), the student's, of each view
     feats: Tensor  # (N, d), the student's of the first view
     classes: dict[str, tuple[Tensor, Tensor]]  # online classifier -> loss (), logits (N, classes)
     targets: Tensor  # (N,), -1 where there is no label
@@ -134,7 +135,9 @@ class ReSSL(host.MomentumBase):
         enqueue(self.queue, self.queue_ptr, distributed.gather(z_t, even))
 
         class_loss, classes = self.classify(feats, teacher["feats"], targets)
-        self.seen = Seen(loss.detach(), entropy, z_t, feats.detach(), classes, targets)
+        self.seen = Seen(
+            loss.detach(), entropy, z_t, z_s.detach(), feats.detach(), classes, targets
+        )
         if self._trainer is not None and batch_idx % self.cfg.performance.log_every == 0:
             self.log("loss", self.seen.loss, prog_bar=True, logger=False)
         return total + class_loss

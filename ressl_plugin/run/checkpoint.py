@@ -5,10 +5,11 @@ written or read. Order of a save; a crash between any two steps leaves a file th
 
     RUN/.last.ckpt.tmp      written, synced, read back from the disk and checked
     RUN/previous/last.ckpt  becomes a second name of the last good RUN/last.ckpt
+    RUN/best.ckpt           becomes one of the new file, where that is the best so far
     RUN/last.ckpt           is replaced by the new file
 
-The disk holds up to three checkpoints for a moment, two otherwise. Where it has no room for
-three, the one before the last is given up first.
+The disk holds up to three checkpoints (and the best) for a moment, two otherwise. Where it has no
+room for three, the one before the last is given up first.
 """
 
 import contextlib
@@ -27,7 +28,7 @@ from ressl_plugin.utils.errors import CheckpointError, Damaged, NotSaved, UserEr
 
 log = logging.getLogger(__name__)
 
-NAME = "last.ckpt"
+NAME, BEST = "last.ckpt", "best.ckpt"
 PREVIOUS = "previous"
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EROFS, errno.EACCES, errno.EPERM}
@@ -68,20 +69,21 @@ def check_place(path) -> None:
         UserError: something that is no file has the name of one, or no folder that of a folder.
     """
     path = Path(path)
-    for file in (path, previous(path), _temporary(path)):
+    for file in (path, previous(path), path.with_name(BEST), _temporary(path)):
         if os.path.lexists(file) and not file.is_file():
             raise UserError(f"{file} is no file: checkpoints go there; move it away")
     if os.path.lexists(previous(path).parent) and not previous(path).parent.is_dir():
         raise UserError(f"{previous(path).parent} is no folder: checkpoints go there; move it away")
 
 
-def save(path, state: dict) -> Path:
+def save(path, state: dict, best: bool = False) -> Path:
     """Write ``state`` to ``path``; until that is certain, what was there stays in place.
 
     Args:
         path: file to write; its directory is made if absent. The file that stood there, if it is
             intact, is kept as ``previous/<name>`` beside it.
         state: tensors, numbers, strings, and dicts, lists and tuples of them.
+        best: it is the run's best so far, and stays as ``best.ckpt`` beside it, too.
 
     Raises:
         NotSaved: the disk is full, the directory cannot be written, or the file reads back
@@ -100,6 +102,8 @@ def save(path, state: dict) -> Path:
             _write(temporary, content)
         verify(temporary)
         _keep_previous(path)
+        if best:  # before `path`, whose state says how good the best is
+            _keep_best(temporary, path.with_name(BEST))
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except (OSError, Damaged) as error:
@@ -256,17 +260,30 @@ def _keep_previous(path):
     target.parent.mkdir(exist_ok=True)
     if target.exists() and os.path.samefile(path, target):
         return
-    link = target.with_name(f".{target.name}.tmp")
-    _remove(link)
     try:
-        os.link(path, link)
+        _put(path, target, os.link)
     except OSError as error:
         if error.errno in FULL:
             raise
         os.replace(path, target)  # no hard links here: the good file is never without a name
-    else:
-        os.replace(link, target)
     _sync_directory(target.parent)
+
+
+def _keep_best(path, target):
+    try:
+        _put(path, target, os.link)
+    except OSError as error:
+        if error.errno in FULL:
+            raise
+        _put(path, target, lambda path, copy: _write(copy, path.read_bytes()))  # no hard links here
+
+
+def _put(path, target, make):
+    """Replace ``target`` by what ``make`` makes of the file at ``path``."""
+    made = _temporary(target)
+    _remove(made)
+    make(path, made)
+    os.replace(made, target)
 
 
 def _is_good(path) -> bool:

@@ -91,7 +91,11 @@ TRAINING = {
     "loops": {"fit_loop": {"epoch_progress": PROGRESS, **LOOP}, "*_loop": LOOP},
     "optimizer_states": [{"state": DICT, "param_groups": [DICT]}],
     "lr_schedulers": [{"last_epoch": COUNT}],
-    "callbacks?": {"CollapseMonitor?": {"collapsed_at": COUNT | NULL}, "*": DICT},
+    "callbacks?": {
+        "CollapseMonitor?": {"collapsed_at": COUNT | NULL},
+        "CheckpointCallback?": {"criterion?": TEXT, "score?": NUMBER},
+        "*": DICT,
+    },
     # what the plugin adds; the host's checkpoints have none of it
     "ressl_config?": Maybe({
         "optimizer": {"batch_size": COUNT, "*": PLAIN},

@@ -96,6 +96,18 @@ def open_run(path: str | Path) -> Run:
     raise UserError(f"{folder}: no config.yaml or args.json beside the checkpoint {file.name}")
 
 
+def best(path: str | Path) -> Path:
+    """The checkpoint that `checkpoint.best` has kept in a run directory.
+
+    Raises:
+        UserError: there is none.
+    """
+    file = Path(path) / checkpoint.BEST
+    if not file.is_file():
+        raise UserError(f"--best: no {file}; a training with checkpoint.best=knn (…) keeps one")
+    return file
+
+
 def read_config(path: Path) -> DictConfig:
     """config.yaml of a run, or args.json of one that the host made."""
     cfg = OmegaConf.create(yaml_files.read(path))  # JSON is YAML, too

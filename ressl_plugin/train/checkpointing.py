@@ -24,6 +24,7 @@ from ressl_plugin.method.schedule import apply_settings, settings
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_buffers, check_optimizers
 from ressl_plugin.run.plain_values import to_plain
+from ressl_plugin.train.best import Best
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import CheckpointError, NotSaved, RunFault
 from ressl_plugin.utils.rng import gather_rng, restore_rng
@@ -53,7 +54,7 @@ class AtomicCheckpointIO(CheckpointIO):
     def save_checkpoint(self, checkpoint_, path, storage_options=None):
         for state in checkpoint_.get("lr_schedulers", ()):
             state.pop("get_lr", None)  # the host's static_lr: made anew at every start
-        checkpoint.save(path, to_plain(checkpoint_))
+        checkpoint.save(path, to_plain(checkpoint_), **(storage_options or {}))
 
     def load_checkpoint(self, path, map_location="cpu", weights_only=None):
         loaded, self._loaded = self._loaded, None
@@ -67,7 +68,7 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 class CheckpointCallback(Checkpoint):
-    """Saves RUN/last.ckpt, and restores what Lightning does not.
+    """Saves RUN/last.ckpt and RUN/best.ckpt, and restores what Lightning does not.
 
     Lightning calls a `Checkpoint` after all other callbacks, at the end of an epoch after the
     module itself, too.
@@ -93,6 +94,7 @@ class CheckpointCallback(Checkpoint):
         self.frequency = frequency or settings.get("frequency") or 1
         steps = settings.get("every_n_steps") if every_n_steps is None else every_n_steps
         self.every_n_steps = steps or 0
+        self.best = Best(settings.get("best"))
         self.signals = signals or {
             signal.SIGINT: KeyboardInterrupt(),
             signal.SIGTERM: SIGTERMException(128 + signal.SIGTERM),
@@ -148,12 +150,15 @@ class CheckpointCallback(Checkpoint):
         stop = self._agreed_stop(trainer)
         epoch = trainer.current_epoch + 1
         last = epoch == trainer.max_epochs
-        if stop or last or self._due or epoch % self.frequency == 0:
-            self._save(trainer, must=stop or last)
+        best = self.best.beaten(trainer)
+        if stop or last or best or self._due or epoch % self.frequency == 0:
+            self._save(trainer, must=stop or last, best=best)
         if stop:
             self._leave(trainer)
 
     def on_train_end(self, trainer, pl_module):
+        if self.best.criterion and self.best.score is None:
+            log.warning("checkpoint.best=%s: never logged, so there is none", self.best.criterion)
         if self._saved != trainer.global_step:
             self._save(trainer, must=True)
         self._restore_handlers()  # Lightning's, before it puts back those before its own
@@ -176,7 +181,7 @@ class CheckpointCallback(Checkpoint):
 
     # Saving
 
-    def _save(self, trainer, must):
+    def _save(self, trainer, must, best=False):
         self._due, failure = False, None
         # Weights are alike on all ranks, batch-norm statistics are not: rank 0 decides.
         if not trainer.strategy.broadcast(all_finite(trainer)):
@@ -186,7 +191,8 @@ class CheckpointCallback(Checkpoint):
             log.error(why)
             return
         try:
-            trainer.save_checkpoint(self.path, weights_only=False)
+            more = {"best": True} if best else None
+            trainer.save_checkpoint(self.path, weights_only=False, storage_options=more)
         except (CheckpointError, NotSaved, OSError) as error:
             failure = str(error)
             trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
@@ -197,6 +203,13 @@ class CheckpointCallback(Checkpoint):
             raise NotSaved(failure)
         else:
             log.error("%s; training goes on", failure)
+
+    def state_dict(self):
+        """What a resumed run must know: how good the best epoch was."""
+        return self.best.state()
+
+    def load_state_dict(self, state):
+        self.best.load(state)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint):
         checkpoint[CONFIG] = self.config

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import logging
+import math
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -156,10 +157,11 @@ def make_trainer(
         callbacks.append(Progress(refresh=cfg.performance.log_every))
     if cfg.checkpoint.enabled:  # the last: it saves what the others know
         callbacks.append(CheckpointCallback(folder, cfg))
+    periods = [one.every for one in (cfg.knn_eval, cfg.quality_eval) if one.enabled]
     settings = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": cfg.performance.log_every,
-        "check_val_every_n_epoch": cfg.knn_eval.every if cfg.knn_eval.enabled else 1,
+        "check_val_every_n_epoch": math.gcd(*periods) or 1,
         "use_distributed_sampler": False,  # every back end shards its own data
         "strategy": strategy(cfg),
         "benchmark": True,

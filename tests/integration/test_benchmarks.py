@@ -106,6 +106,30 @@ def test_warmup(script, tmp_path):
     assert found["plain_pixels_5"] == found["warmup_pixels_5"] < found["plain_pixels_all"]
 
 
+def test_quality(script, tmp_path):
+    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto", "accelerator=cpu"]
+    small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
+    file = tmp_path / "figures.json"
+    options = ["--seeds", "1", "--epochs", "3", "--every", "1", "--json", str(file)]
+    found = script("quality").main([*TINY, *options, *small])
+    assert json.loads(file.read_text()) == found
+    metrics = {key.removesuffix("_picked") for key in found if key.endswith("_picked")}
+    assert {"knn", "rankme", "alpha_req", "uniformity", "alignment", "lidar"} <= metrics
+    for name in metrics:
+        assert abs(found[f"{name}_spearman"]) <= 1 and 10 < found[f"{name}_picked"] <= 100
+        assert found[f"{name}_below_best"] >= 0
+
+
+def test_quality_ranks_and_picks(script):
+    checkpoints = [(1, 50.0, 9.0, float("nan")), (2, 70.0, 7.0, 1.0), (3, 60.0, 8.0, 3.0)]
+    rows = [{"epoch": e, "linear": a, "knn": a, "rankme": r, "alpha_req": q, "uniformity": -r,
+             "alignment": a, "lidar": 1 / a, "last": e} for e, a, r, q in checkpoints]  # fmt: skip
+    found = script("quality").verdict([rows])
+    assert (found["knn_spearman"], found["knn_picked"], found["knn_below_best"]) == (1, 70, 0)
+    assert (found["rankme_spearman"], found["rankme_picked"]) == (-1, 50)
+    assert (found["alpha_req_spearman"], found["last_picked"]) == (1, 60)
+
+
 def test_gpu_dry_run(script, tmp_path):
     found = script("gpu").main(["--dry-run", "--out", str(tmp_path)])
     table = (tmp_path / "gpu.md").read_text()

@@ -109,6 +109,7 @@ def tiny(command):
         "compare": ["--draws", "2", "--device", "cpu"],
         "knn": ["--device", "cpu"],
         "figures": ["--device", "cpu"],
+        "quality": ["--images", "8", "--views", "2", "--device", "cpu"],
     }.get(name, [])
     if name == "linear" and words[1].endswith(".yaml"):
         more = ["max_epochs=1", "data.num_workers=0", "accelerator=cpu",

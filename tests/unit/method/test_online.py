@@ -67,8 +67,8 @@ def test_features_wait_in_half_precision_and_hold_no_batch():
         feats, targets = both.to(dtype).chunk(2)[0], torch.arange(8)
         with torch.autocast("cpu", torch.bfloat16):
             _, classes = model.classify(feats, None, targets)
-        none = torch.zeros(())
-        model.seen = Seen(none, none, torch.ones(8, 16), feats, classes, targets)
+        none, z = torch.zeros(()), torch.ones(8, 16)
+        model.seen = Seen(none, none, z, z[None], feats, classes, targets)
         model.online.on_train_batch_end(None, model, None, None, 0)
         held, _ = model.online._bank.pop()
         assert held.dtype == dtype and not held.requires_grad

@@ -1,0 +1,48 @@
+"""Which epoch's checkpoint is the best so far: `checkpoint.best`."""
+
+from __future__ import annotations
+
+import math
+
+# criterion -> names in the log, the first that is there counts; its score, the higher the better
+CRITERIA = {
+    "knn": (("val_knn_acc1",), float),
+    "linear": (("val_acc1",), float),
+    "rankme": (("val_rankme", "train_rankme"), float),
+    "alpha_req": (("val_alpha_req", "train_alpha_req"), lambda alpha: -abs(alpha - 1)),
+    "uniformity": (("val_uniformity", "train_uniformity"), lambda value: -value),
+}
+
+
+class Best:
+    """The highest score that an epoch of this run has had.
+
+    Attributes:
+        criterion: a key of CRITERIA; None: no epoch is better than another.
+        score: None until it has been logged.
+    """
+
+    def __init__(self, criterion: str | None):
+        self.criterion, self.score = criterion, None
+
+    def beaten(self, trainer) -> bool:
+        """Whether this epoch is better than all before it; its score is remembered then."""
+        if self.criterion is None:
+            return False
+        names, score = CRITERIA[self.criterion]
+        found = [float(trainer.callback_metrics[n]) for n in names if n in trainer.callback_metrics]
+        # one that an earlier epoch has logged is not above itself
+        now = score(found[0]) if found else -math.inf
+        better = now > (-math.inf if self.score is None else self.score)  # False for NaN, too
+        if better := trainer.strategy.broadcast(better):
+            self.score = now
+        return better
+
+    def state(self) -> dict:
+        """For the checkpoint; nothing where there is nothing to know."""
+        return {} if self.score is None else {"criterion": self.criterion, "score": self.score}
+
+    def load(self, state: dict) -> None:
+        """Take over from the interrupted run, if it had the same criterion."""
+        if state.get("criterion") == self.criterion:
+            self.score = state["score"]
