@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Every CPU measurement, one after the other on an otherwise idle machine, about 80 minutes; then
+# Every CPU measurement, one after the other on an otherwise idle machine, about 85 minutes; then
 # RESULTS.md from what they wrote. With SOLO_LEARN=<checkout of the main branch> the step is
 # measured against that generation of the host as well.
 # Usage: bash benchmarks/cpu.sh [name ...]      names as below; default: all
@@ -32,6 +32,7 @@ measure end_to_end "" python benchmarks/end_to_end.py --pairs 3
 measure growth "" python benchmarks/growth.py --pairs 3
 measure launches "" python benchmarks/launches.py
 measure busy "" python benchmarks/busy.py
+measure saving "" python benchmarks/saving.py --pairs 9
 measure gather "" python benchmarks/gather.py
 measure warmup "" python benchmarks/warmup.py
 measure quality "" python benchmarks/quality.py

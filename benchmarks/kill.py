@@ -82,7 +82,7 @@ def watch(log: Path, kill: tuple[str, int, float] | None) -> None:
             result = function(*args, **kwargs)
             if kind == "step":
                 note("loss", [args[0].trainer.global_step, float(result.detach())])
-            note("end")
+            note("end", kind)
             return result
 
         return call
@@ -168,11 +168,11 @@ def draw(reference: Path, kind: str, rng: random.Random) -> tuple[str, int, floa
     A step lasts until something else begins: its gradients, the optimizer, the teacher's update.
     """
     seen = events(reference)
-    ends = KINDS if kind == "step" else ("end",)
+    ends = (lambda e: e[0] in KINDS) if kind == "step" else (lambda e: e[::2] == ["end", kind])
     spans = []
     for n, (name, begin, _) in enumerate(seen):
         if name == kind:
-            end = next((time for later, time, _ in seen[n + 1 :] if later in ends), begin)
+            end = next((event[1] for event in seen[n + 1 :] if ends(event)), begin)
             spans.append(end - begin)
     which = rng.randrange(len(spans))
     return kind, which + 1, rng.uniform(0, max(spans[which], 0.001))

@@ -30,6 +30,8 @@ BARS = [
     ("operations of a GPU in a step of the CIFAR recipe", "launches", "device_ops", 800, "≤"),
     ("waits for a GPU in it", "launches", "waits", 0, "≤"),
     ("graph breaks of views, student, teacher", "launches", "graph_breaks", 0, "≤"),
+    ("stall of a training by a checkpoint, written meanwhile / waited for", "saving",
+     "stall_ratio", 0.15, "≤"),
     ("memory growth over 5,000 steps after warm-up, %", "soak", "growth_percent", 1.0, "≤"),
     ("runs killed with SIGKILL, resumed, bit-equal", "kill", "bit_equal", 20, "≥"),
     ("step, ours / Algorithm 1 in plain PyTorch, paper's stem", "step", "time_ratio_plain",

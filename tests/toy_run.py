@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ressl_plugin.run import checkpoint
-from ressl_plugin.train import checkpointing
+from ressl_plugin.train import checkpoint_io, checkpointing
 from ressl_plugin.utils import distributed
 
 EPOCHS, BATCHES, BATCH = 3, 5, 4
@@ -127,7 +127,7 @@ def train(run, loader, kill_at=None, fault=None, resume=True, validate=True, eve
     trainer = pl.Trainer(
         **{"max_epochs": EPOCHS, "accelerator": "cpu", "devices": 1, **kwargs},
         callbacks=[callback],
-        plugins=[checkpointing.AtomicCheckpointIO()],
+        plugins=[checkpoint_io.AtomicCheckpointIO()],
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,

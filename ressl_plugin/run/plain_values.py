@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter, OrderedDict
 from enum import Enum
 from pathlib import Path
@@ -14,19 +15,24 @@ from ressl_plugin.utils.errors import CheckpointError
 
 
 def to_plain(value, where="checkpoint"):
-    """Tensors and plain values of ``value``: what ``weights_only`` reads back.
+    """A copy of ``value`` of tensors in host memory and plain values: what ``weights_only`` reads
+    back. What becomes of ``value`` later does not change it.
 
     Raises:
         CheckpointError: something else, named by its place.
     """
-    if value is None or isinstance(value, (torch.Tensor, bool, int, float, str, bytes)):
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if value is None or isinstance(value, (bool, int, float, str, bytes)):
         return value.value if isinstance(value, Enum) else value
     if isinstance(value, (torch.Size, torch.dtype, torch.device, Counter)):
         return value
     if isinstance(value, Container):
         return OmegaConf.to_container(value, resolve=True)
     if isinstance(value, OrderedDict) and all(isinstance(t, torch.Tensor) for t in value.values()):
-        return value  # a state dict: it carries its modules' versions as an attribute
+        copied = copy.copy(value)  # a state dict: it carries its modules' versions as an attribute
+        copied.update((key, to_plain(tensor)) for key, tensor in value.items())
+        return copied
     if isinstance(value, dict):
         return {to_plain(k, where): to_plain(v, f"{where}[{k!r}]") for k, v in value.items()}
     if isinstance(value, (list, tuple)):

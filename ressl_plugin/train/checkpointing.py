@@ -16,15 +16,14 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin.config.diff import plain_config
 from ressl_plugin.method.schedule import apply_settings, settings
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_buffers, check_optimizers
-from ressl_plugin.run.plain_values import to_plain
 from ressl_plugin.train.best import Best
+from ressl_plugin.train.checkpoint_io import NotFinite
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import CheckpointError, NotSaved, RunFault
 from ressl_plugin.utils.rng import gather_rng, restore_rng
@@ -39,32 +38,6 @@ class Preempted(SystemExit):
 
     def __init__(self):
         super().__init__(os.EX_TEMPFAIL)
-
-
-class AtomicCheckpointIO(CheckpointIO):
-    """Lightning's files through `checkpoint.save` and `checkpoint.load`.
-
-    Args:
-        loaded: the checkpoint that the training goes on from, which need not be read again.
-    """
-
-    def __init__(self, loaded: checkpoint.Loaded | None = None):
-        self._loaded = loaded
-
-    def save_checkpoint(self, checkpoint_, path, storage_options=None):
-        for state in checkpoint_.get("lr_schedulers", ()):
-            state.pop("get_lr", None)  # the host's static_lr: made anew at every start
-        checkpoint.save(path, to_plain(checkpoint_), **(storage_options or {}))
-
-    def load_checkpoint(self, path, map_location="cpu", weights_only=None):
-        loaded, self._loaded = self._loaded, None
-        if loaded is not None and Path(path) == loaded.path:
-            return loaded.hand_over()
-        # whatever the caller says: nothing is unpickled
-        return checkpoint.load(path, map_location or "cpu")
-
-    def remove_checkpoint(self, path):
-        Path(path).unlink(missing_ok=True)
 
 
 class CheckpointCallback(Checkpoint):
@@ -83,8 +56,9 @@ class CheckpointCallback(Checkpoint):
         signals: signal number -> exception. The step is finished, the state saved, and the
             exception raised, on all ranks; the same signal again stops at once.
 
-    A save that fails (full disk) is logged and training goes on, if an earlier checkpoint of this
-    process exists; the first and the last save must succeed.
+    A save is written while the training goes on, and waited for by the next one. One that fails
+    (full disk) is logged and training goes on, if an earlier checkpoint of this process exists; the
+    first and the last save must succeed, and are waited for.
     """
 
     def __init__(self, run_dir, config, frequency=None, every_n_steps=None, signals=None):
@@ -105,6 +79,7 @@ class CheckpointCallback(Checkpoint):
         self._signal = None  # the number of the signal that asks for it
         self._asked = distributed.AnyRank()  # whether one of them was told to stop
         self._saved = None  # global step of this process's last save
+        self._writing = None  # and of the one that is under way
         self._due = False  # a save is due, and waits for a step that can be resumed from
         self._whole = None  # batches done when last a step, and all that is called after it, was
         self._states = None  # RNG of every rank, to be restored
@@ -137,8 +112,8 @@ class CheckpointCallback(Checkpoint):
         self._whole = _batches(trainer)
         stop = self._agreed_stop(trainer)
         step = trainer.global_step
-        if self.every_n_steps and step and step % self.every_n_steps == 0 and step != self._saved:
-            self._due = True
+        if self.every_n_steps and step and step % self.every_n_steps == 0:
+            self._due |= step not in (self._saved, self._writing)
         if not can_resume_here(trainer):
             return  # a step later, or after the epoch
         if stop or self._due:
@@ -159,6 +134,7 @@ class CheckpointCallback(Checkpoint):
     def on_train_end(self, trainer, pl_module):
         if self.best.criterion and self.best.score is None:
             log.warning("checkpoint.best=%s: never logged, so there is none", self.best.criterion)
+        self._settle(trainer)
         if self._saved != trainer.global_step:
             self._save(trainer, must=True)
         self._restore_handlers()  # Lightning's, before it puts back those before its own
@@ -167,11 +143,12 @@ class CheckpointCallback(Checkpoint):
         """Save if the failure fell between two steps, else say which checkpoint is the last."""
         self._restore_handlers()
         calm = self._whole == _batches(trainer) and trainer.training and trainer.world_size == 1
-        if calm and self._saved != trainer.global_step and can_resume_here(trainer):
-            try:
-                self._save(trainer, must=False)
-            except (CheckpointError, NotSaved) as error:  # the exception itself is the news
-                log.error("%s", error)
+        try:
+            self._settle(trainer, agreed=False)  # other ranks may be anywhere
+            if calm and self._saved != trainer.global_step and can_resume_here(trainer):
+                self._save(trainer, must=True)
+        except (CheckpointError, RunFault) as error:  # the exception itself is the news
+            log.error("%s", error)
         if trainer.is_global_zero:
             log.warning(self._kept())
 
@@ -182,25 +159,35 @@ class CheckpointCallback(Checkpoint):
     # Saving
 
     def _save(self, trainer, must, best=False):
-        self._due, failure = False, None
-        # Weights are alike on all ranks, batch-norm statistics are not: rank 0 decides.
-        if not trainer.strategy.broadcast(all_finite(trainer)):
-            why = f"not saved: the state is not finite; {self._kept()}"
+        """Have the state written; wait for that where it must succeed."""
+        self._settle(trainer)
+        self._due = False
+        more = {"best": True} if best else None
+        trainer.save_checkpoint(self.path, weights_only=False, storage_options=more)
+        self._writing = trainer.global_step
+        if must or self._saved is None:
+            self._settle(trainer, must)
+
+    def _settle(self, trainer, must=False, agreed=True):
+        """Wait for the save under way; `agreed`: all ranks do, and hear from rank 0 what it is."""
+        if self._writing is None:
+            return
+        failure = trainer.strategy.checkpoint_io.wait()
+        if agreed:
+            # Weights are alike on all ranks, batch-norm statistics are not: rank 0 decides.
+            failure = trainer.strategy.broadcast(failure)
+        step, self._writing = self._writing, None
+        if failure is None:
+            self._saved = step
+        elif isinstance(failure, NotFinite):
+            why = f"{failure}; {self._kept()}"
             if must and self._stop is None:
                 raise RunFault(f"{why}. Try a lower optimizer.lr or precision=32-true")
             log.error(why)
-            return
-        try:
-            more = {"best": True} if best else None
-            trainer.save_checkpoint(self.path, weights_only=False, storage_options=more)
-        except (CheckpointError, NotSaved, OSError) as error:
-            failure = str(error)
-            trainer.strategy.barrier("Trainer.save_checkpoint")  # where the other ranks wait
-        failure = trainer.strategy.broadcast(failure)
-        if failure is None:
-            self._saved = trainer.global_step
+        elif not isinstance(failure, (CheckpointError, NotSaved, OSError)):
+            raise failure
         elif must or self._saved is None:
-            raise NotSaved(failure)
+            raise NotSaved(str(failure))
         else:
             log.error("%s; training goes on", failure)
 
@@ -321,14 +308,3 @@ def lay_out(optimizers: list) -> None:
                 alike = isinstance(value, torch.Tensor) and value.shape == weight.shape
                 if alike and value.stride() != weight.stride():
                     state[name] = torch.empty_like(weight, dtype=value.dtype).copy_(value)
-
-
-def all_finite(trainer) -> bool:
-    """Whether the module's floating tensors and the optimizers' are finite, all of them."""
-    tensors = list(trainer.lightning_module.state_dict().values())
-    for optimizer in trainer.optimizers:
-        for state in optimizer.state.values():
-            tensors += [t for t in state.values() if isinstance(t, torch.Tensor)]
-    flags = [t.isfinite().all().reshape(()) for t in tensors if t.is_floating_point()]
-    devices = {f.device for f in flags}
-    return all(torch.stack([f for f in flags if f.device == d]).all().item() for d in devices)

@@ -19,7 +19,8 @@ from ressl_plugin.config import checks
 from ressl_plugin.data.training import PretrainData
 from ressl_plugin.method import backbone, registry
 from ressl_plugin.run import checkpoint, metrics
-from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
+from ressl_plugin.train.checkpoint_io import AtomicCheckpointIO
+from ressl_plugin.train.checkpointing import CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.faults import Faults, reported
 from ressl_plugin.train.host_config import host_config

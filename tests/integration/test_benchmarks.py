@@ -85,6 +85,21 @@ def test_busy(script, tmp_path):
                           for name in ("nothing", "passive")}  # fmt: skip
 
 
+def test_saving(script, tmp_path, capsys):
+    file = tmp_path / "saving.json"
+    options = ["--batch", "4", "--size", "8", "--steps", "2", "--json", str(file)]
+    found = script("saving").main([*TINY, *options])
+    assert json.loads(file.read_text()) == found and set(found) == {"stall_ratio", "held_ratio"}
+    assert 0 < found["held_ratio"] < 1 and "152 MB" in capsys.readouterr().out
+
+
+def test_a_stall_is_what_a_round_lasts_longer(script):
+    saving = script("saving")
+    order, seconds = [*saving.SIDES, *saving.SIDES[::-1]], [1.0, 1.5, 3.0, 5.0, 2.5, 2.0]
+    assert saving.rounds_of(order, seconds) == [(1.0, 1.5, 3.0), (2.0, 2.5, 5.0)]
+    assert saving.stalls(order, seconds) == [(0.0, 0.5, 2.0), (0.0, 0.5, 3.0)]
+
+
 @pytest.mark.distributed
 def test_gather(script, tmp_path):
     found = figures(script, "gather", tmp_path, "--largest", "4096")

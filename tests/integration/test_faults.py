@@ -23,7 +23,7 @@ from ressl_plugin.cli import main
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, directories, results
-from ressl_plugin.train import checkpointing, faults, pretrain
+from ressl_plugin.train import checkpoint_io, faults, pretrain
 from ressl_plugin.utils.errors import RunFault, UserError
 
 pytestmark = pytest.mark.timeout(300)
@@ -232,7 +232,7 @@ def test_a_run_is_not_overwritten_by_resuming_another(images, tmp_path):
 
 def test_weights_that_are_not_finite_at_the_end_are_a_fault(images, tmp_path, monkeypatch):
     """Not a run of status 0 that left nothing."""
-    monkeypatch.setattr(checkpointing, "all_finite", lambda trainer: False)
+    monkeypatch.setattr(checkpoint_io, "all_finite", lambda state: False)
     code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
     assert code == main.FAULT and "the state is not finite" in last_line(text)
     assert "none: too early" in last_line(text)

@@ -194,8 +194,12 @@ def test_to_plain(tmp_path):
         "path": Path("x"),
         "weights": OrderedDict(w=torch.ones(2)),
     }
-    checkpoint.save(tmp_path / "x.ckpt", to_plain(value))
+    value["weights"]._metadata = {"": {"version": 2}}
+    plain = to_plain(value)
+    value["weights"]["w"].zero_(), value["numbers"].clear()
+    checkpoint.save(tmp_path / "x.ckpt", plain)
     found = checkpoint.load(tmp_path / "x.ckpt")
+    assert found["weights"]["w"].tolist() == [1, 1] and found["weights"]._metadata
     assert found["cfg"] == {"a": 1, "b": 1}
     assert found["numbers"] == [0.5, 3, 2, (1, 2)]
     assert found["array"].tolist() == [0, 1, 2] and found["path"] == "x"

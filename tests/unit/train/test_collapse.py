@@ -12,7 +12,8 @@ from ressl_plugin import config
 from ressl_plugin.method import ressl
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.run import checkpoint, results
-from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback
+from ressl_plugin.train.checkpoint_io import AtomicCheckpointIO
+from ressl_plugin.train.checkpointing import CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.pretrain import pretrain
 

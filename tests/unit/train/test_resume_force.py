@@ -13,7 +13,8 @@ from toy_run import equal
 from ressl_plugin.cli import main
 from ressl_plugin.method.schedule import WarmupCosine
 from ressl_plugin.run import checkpoint
-from ressl_plugin.train.checkpointing import AtomicCheckpointIO, CheckpointCallback, Preempted
+from ressl_plugin.train.checkpoint_io import AtomicCheckpointIO
+from ressl_plugin.train.checkpointing import CheckpointCallback, Preempted
 
 BATCHES = 4
 SETTINGS = {"lr": 0.1, "weight_decay": 0.0, "momentum": 0.9}
