@@ -36,12 +36,14 @@ def benchmark(commands):
         from ressl_plugin.experiments import benchmark
 
         target, overrides = read_config(args)
-        benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out, args.settings)
+        benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out,
+                            args.settings, tuple(args.labels))  # fmt: skip
 
     sub = command(commands, "benchmark", call, help="several methods on the same data and budget")
     with_config(sub)
     sub.add_argument("--methods", nargs="+", help="default: all seven")
     sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a run for each")
+    sub.add_argument("--labels", type=int, nargs="+", default=[1, 5], help="a class")
     sub.add_argument(
         "--settings",
         type=Path,

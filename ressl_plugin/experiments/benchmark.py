@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +32,17 @@ METHODS_FILE = config.RECIPES / "benchmark" / "methods.yaml"
 ENTRY = ("title", "backprop", "views", "by_default", "method", "recipe", "max_epochs",
          "method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler")  # fmt: skip
 LABELS = (1, 5)  # a class, drawn ten times
-COLUMNS = [  # title, evaluator, how its protocol begins, metric
-    ("linear", "linear", "", "top1"),
-    *((f"{n} label{'s' * (n > 1)} a class", "few-labels", f"linear, {n} ", "top1") for n in LABELS),
-    ("kNN", "knn", "", "top1"),
-    ("images/s", "training", "", "images/s"),
-    ("peak MB", "training", "", "peak MB"),
-]
+EVALUATORS = ("linear", "few-labels", "knn", "training")
 
 
 def benchmark(
-    target: str, overrides: list[str], methods, seeds: list[int], out: Path, own: Path | None = None
+    target: str,
+    overrides: list[str],
+    methods,
+    seeds: list[int],
+    out: Path,
+    own: Path | None = None,
+    labels: tuple[int, ...] = LABELS,
 ) -> str:
     """Train and evaluate every method with every seed, print the table and write it to `out`.
 
@@ -51,12 +52,15 @@ def benchmark(
         seeds: one training each.
         out: directory of the cells and of benchmark.md, benchmark.tex.
         own: a file like methods.yaml, which stands before it; see `read_methods`.
+        labels: numbers of labels a class for the linear classifiers of few labels.
 
     Raises:
         UserError: unknown method, a recipe that cannot work, a cell of another config in `out`,
             images or labels that are not there.
         RunFault: a cell failed; the others are in the table.
     """
+    if min(labels) < 1:
+        raise UserError(f"--labels {min(labels)}: labels a class, from 1 on")
     base = config.finish(config.load(target, overrides))
     settings = read_methods(base, own)
     usual = [name for name, its in settings.items() if its.get("by_default", True)]
@@ -69,7 +73,7 @@ def benchmark(
     for cfg in cells:
         sweep.same_experiment(cfg)
     sweep.check_images(cells)
-    failed = sweep.each(cells, run_cell)
+    failed = sweep.each(cells, partial(run_cell, labels=labels))
     folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
     text = table(folders, settings)
     files.replace(Path(out) / "benchmark.md", text.encode())
@@ -115,6 +119,7 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         own = config.finish(config.load(recipe_name, []))
         for node in ("momentum", "optimizer", "scheduler"):
             cfg[node] = OmegaConf.to_container(own[node])
+        cfg["optimizer"]["batch_size"] = base.optimizer.batch_size
     cfg.update(
         method=settings.get("method", name),
         name=f"{name}-seed{seed}",
@@ -126,7 +131,9 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         batchnorm=settings.get("batchnorm", own.batchnorm if own is not base else {}),
         augmentations=views(own, settings["views"]),
     )
-    cfg["check_val_every_n_epoch"] = cfg["max_epochs"]
+    cfg["check_val_every_n_epoch"] = min(
+        cfg["max_epochs"], base.get("check_val_every_n_epoch") or cfg["max_epochs"]
+    )
     # the evaluators follow once the training is done
     cfg["knn_eval"]["enabled"] = cfg["quality_eval"]["enabled"] = False
     cfg["checkpoint"]["best"] = None
@@ -162,15 +169,15 @@ def views(base: DictConfig, kind: str) -> list[dict]:
     return made[kind]
 
 
-def run_cell(cfg: DictConfig) -> None:
+def run_cell(cfg: DictConfig, labels: tuple[int, ...] = LABELS) -> None:
     """Train and evaluate, whichever is still to be done; keep one checkpoint."""
     folder = Path(cfg.run_dir)
     if complete(folder):
         return
     if not sweep.finished(folder, cfg.max_epochs):
         sweep.train(cfg, meter=True)
-    if not all(sweep.evaluated(folder, e) for e in ("linear", "few-labels", "knn")):
-        evaluate(folder)
+    if not all(sweep.evaluated(folder, e) for e in EVALUATORS[:3]):
+        evaluate(folder, labels)
     if not sweep.evaluated(folder, "training"):
         log.warning("%s: its images/s were not measured to the end; train it anew for them", folder)
     shutil.rmtree(folder / checkpoint.PREVIOUS, ignore_errors=True)
@@ -178,10 +185,10 @@ def run_cell(cfg: DictConfig) -> None:
 
 def complete(folder: Path) -> bool:
     """Whether a cell has every number of the table."""
-    return all(sweep.evaluated(folder, evaluator) for _, evaluator, _, _ in COLUMNS)
+    return all(sweep.evaluated(folder, evaluator) for evaluator in EVALUATORS)
 
 
-def evaluate(folder: Path) -> None:
+def evaluate(folder: Path, labels: tuple[int, ...]) -> None:
     """Append the frozen backbone's linear, few-label and kNN accuracy to the cell's results."""
     from ressl_plugin.evaluate import compare, logistic, subject
 
@@ -192,7 +199,7 @@ def evaluate(folder: Path) -> None:
     found = logistic.probe(*parts, seed=seed, device=device)
     record = {"evaluator": "linear", "protocol": logistic.NAME, "data": name, "metric": "top1",
               "value": found["top1"], "seeds": [seed], "details": {"l2": found["l2"]}}  # fmt: skip
-    few = compare.compare({opened.cfg.method: parts}, name, per_class=LABELS)
+    few = compare.compare({opened.cfg.method: parts}, name, per_class=labels)
     for one in [record, *few]:
         one.pop("representation", None)
         about = {"data_sets": subject.data_sets_of(opened), **subject.weights_of(opened)}
@@ -209,18 +216,33 @@ def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:
     for folder in folders:
         if records := results.read(folder):
             cfg = run.read_config(folder / "config.yaml")
-            name = cfg.name.removesuffix(f"-seed{cfg.seed}")
+            name = folder.name.removesuffix(f"-seed{cfg.seed}")
             groups.setdefault(name, []).append((cfg, records))
     if not groups:
         raise UserError(f"no results in {', '.join(map(str, folders))}; run the benchmark first")
-    rows = []
+    found = [record for cells in groups.values() for _, records in cells for record in records]
+    rows, shown = [], columns(found)
     for method in (m for m in settings if m in groups):
         cells = groups[method]
-        numbers = [_number(cells, *column[1:]) for column in COLUMNS]
+        numbers = [_number(cells, *column[1:]) for column in shown]
         rows.append([settings[method]["title"], settings[method]["backprop"], *numbers])
-    header = ["method", "backprop", *(title for title, *_ in COLUMNS)]
+    header = ["method", "backprop", *(title for title, *_ in shown)]
     lead = {"markdown": "{}\n\n", "latex": "% {}\n"}.get(format, "")
     return lead.format(_caption(groups)) + render(header, rows, format)
+
+
+def columns(records: list[dict]) -> list[tuple[str, str, str, str]]:
+    """Of the table: title, evaluator, how its protocol begins, metric."""
+    protocols = {r["protocol"] for r in records if r["evaluator"] == "few-labels"}
+    counts = sorted({int(p.split()[1]) for p in protocols})
+    return [
+        ("linear", "linear", "", "top1"),
+        *((f"{n} label{'s' * (n > 1)} a class", "few-labels", f"linear, {n} ", "top1")
+          for n in counts),
+        ("kNN", "knn", "", "top1"),
+        ("images/s", "training", "", "images/s"),
+        ("peak MB", "training", "", "peak MB"),
+    ]  # fmt: skip
 
 
 def _number(cells, evaluator: str, protocol: str, metric: str) -> str:

@@ -5,11 +5,14 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 MOST_LAUNCHES = 1300  # device operations of a step
+SPLITS = {"train": 60, "test": 20}
 TINY = ["--pairs", "1", "--threads", "1"]
 
 
@@ -179,3 +182,40 @@ def test_pairs_take_turns_and_ratios_are_of_neighbours(script):
     assert runs == [{"a": 1, "b": 2}, {"a": 4, "b": 3}]
     middle, low, high = common.ratio(runs, "a", "b")
     assert (middle, low, high) == (pytest.approx(11 / 12), 0.5, pytest.approx(4 / 3))
+
+
+@pytest.mark.slow
+def test_photographs(script, tmp_path, monkeypatch):
+    """Its stages, at a size that means nothing; a second call trains nothing."""
+    draw = np.random.default_rng(0)
+    images = {s: draw.integers(0, 256, (n, 32, 32, 3), np.uint8) for s, n in SPLITS.items()}
+    arrays = {f"x_{s}": x for s, x in images.items()}
+    arrays |= {f"y_{s}": np.arange(len(x)) % 10 for s, x in images.items()}
+    np.savez(tmp_path / "cifar10.npz", **arrays)
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        "ressl_fast: {title: fast, backprop: 1x, views: recipe, method: ressl, recipe: cifar/ressl}"
+    )
+    options = [
+        "--data", str(tmp_path / "cifar10.npz"), "--held-out", str(tmp_path / "cifar10.npz"),
+        "--out", str(tmp_path / "out"), "--methods", "ressl", "simclr", "ressl_fast",
+        "--settings", str(own), "--seeds", "1", "--rates", "0.1", "0.2", "--rate-epochs", "2",
+        "--epochs", "2", "--minutes", "0.01", "optimizer.batch_size=16", "knn_eval.k=2",
+        "backbone.kwargs={channels: [8, 8, 16, 16]}", "method_kwargs.queue_size=16",
+        "check_val_every_n_epoch=1", "enable_progress_bar=false",
+    ]  # fmt: skip
+    photographs = script("photographs")
+    monkeypatch.setattr(photographs, "LABELS", (1, 2))
+    file = tmp_path / "figures.json"
+    found = photographs.main([*options, "--threads", "1", "--json", str(file)])
+    assert json.loads(file.read_text()) == found
+    names = {f"{k}_{m}_{b}" for k in ("linear", "knn") for b in ("2epochs", "0.01min")
+             for m in ("ressl", "simclr", "ressl_fast")}  # fmt: skip
+    assert set(found) == names | {"linear_best_other_2epochs", "linear_best_other_0.01min"}
+    rates = OmegaConf.load(tmp_path / "out" / "rates.yaml")
+    assert set(rates) == {"ressl", "simclr", "ressl_fast"}
+    assert (tmp_path / "out" / "minutes.png").is_file()
+    stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("**/last.ckpt")}
+    assert len(stamps) == 3 * 4
+    assert photographs.main([*options, "--threads", "1"]) == found
+    assert {p: p.stat().st_mtime_ns for p in stamps} == stamps

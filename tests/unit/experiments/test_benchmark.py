@@ -72,6 +72,11 @@ def test_unknown_method(words, tmp_path):
         benchmark.benchmark("digits/ressl", words[1:], ["simclr2"], [1], tmp_path)
 
 
+def test_labels_a_class_are_at_least_one(words, tmp_path, capsys):
+    assert main(["benchmark", *words, "--labels", "0", "--out", str(tmp_path)]) == 2
+    assert "--labels 0: labels a class, from 1 on" in capsys.readouterr().err
+
+
 def test_numbers_come_from_the_results_files(out, tmp_path):
     settings = benchmark.read_methods(config.finish(config.load("digits/ressl")))
     folders = []
@@ -111,7 +116,7 @@ def test_settings_of_their_own(words, tmp_path):
     theirs = config.finish(config.load("digits/ressl_v2", []))
     assert (warm.method, warm.name) == ("ressl", "warm-seed1")
     assert warm.method_kwargs == theirs.method_kwargs != base.method_kwargs
-    assert warm.optimizer == theirs.optimizer
+    assert warm.optimizer == {**theirs.optimizer, "batch_size": 8}
     assert recipe.read(warm.augmentations) == recipe.read(theirs.augmentations)
     assert warm.backbone == base.backbone and warm.data == base.data
 
