@@ -29,6 +29,8 @@ BARS = {"device_ops": 800, "waits": 0, "graph_breaks": 0}
 DEVICE = "meta"
 NOTHING = ("empty", "new_empty", "detach", "_unsafe_view", "set_", "lift_fresh", "alias")
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "masked_select")
+OF_SEVERAL = {"group_moments": 2, "group_normalise": 1, "group_gradients": 4}
+_BACKWARD = torch.ops.aten.native_batch_norm_backward.out
 KINDS = ("device_ops", "host_ops", "copies", "waits")
 
 
@@ -84,8 +86,9 @@ def _works(func, name: str) -> bool:
 
 
 def _kernels(func) -> int:
-    """On a GPU this one computes three tensors and then copies each to where it should be."""
-    return 4 if func is torch.ops.aten.native_batch_norm_backward.out else 1
+    """Launches of one operation: of group batch norm's what method/batchnorm_kernels.py makes; of
+    PyTorch's backward pass of it three tensors, and a copy of each to where it should be."""
+    return OF_SEVERAL.get(func.__name__.split(".")[0], 4 if func is _BACKWARD else 1)
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:

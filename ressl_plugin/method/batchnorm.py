@@ -4,8 +4,9 @@ A group is a contiguous chunk of the batch, as a rank's share of a batch is. So 
 R ranks in G groups are normalised exactly as R x b images on one in R x G groups.
 """
 
+import importlib.util
 from collections.abc import Iterable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, TypeGuard
 
 import torch
@@ -15,6 +16,9 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from ressl_plugin.utils.errors import UserError
+
+KERNEL_DEVICES = ["cuda", "meta"]
+KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class _Grouped(_BatchNorm):
@@ -40,6 +44,9 @@ class _Grouped(_BatchNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
+        _check_batch(x, self.groups)
+        if _has_kernels(x) and not torch.compiler.is_compiling():
+            return self._by_kernels(x)
         y, mean, var = group_batch_norm(x, self.weight, self.bias, self.groups, self.eps)
         if self.running_mean is not None:
             with torch.no_grad():
@@ -51,6 +58,13 @@ class _Grouped(_BatchNorm):
                 self.running_mean.lerp_(mean.to(self.running_mean.dtype), step)
                 self.running_var.lerp_(var.to(self.running_var.dtype), step)
         return y
+
+    def _by_kernels(self, x: Tensor) -> Tensor:
+        x = _dense(x, x)
+        running = self.running_mean, self.running_var, self.num_batches_tracked
+        with torch.no_grad():
+            moments = _moments(x, *running, self.groups, self.momentum, self.eps)
+        return _apply(x, moments, self.weight, self.bias, self.groups)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, groups={self.groups}"
@@ -128,11 +142,7 @@ def group_batch_norm(
     Raises:
         UserError: fewer than two samples for some group.
     """
-    if x.shape[0] < 2 * groups:
-        raise UserError(
-            f"batchnorm.groups: a batch of {x.shape[0]} leaves fewer than 2 samples to some of "
-            f"{groups} groups; at least {2 * groups} a device are needed, or fewer groups"
-        )
+    _check_batch(x, groups)
     if torch.compiler.is_compiling():
         normalise = _traced
     elif x.device.type != "cpu" and len(x) % groups == 0:
@@ -140,6 +150,98 @@ def group_batch_norm(
     else:
         normalise = _GroupBatchNorm.apply
     return normalise(x, weight, bias, groups, eps)
+
+
+def _check_batch(x: Tensor, groups: int) -> None:
+    if x.shape[0] < 2 * groups:
+        raise UserError(
+            f"batchnorm.groups: a batch of {x.shape[0]} leaves fewer than 2 samples to some of "
+            f"{groups} groups; at least {2 * groups} a device are needed, or fewer groups"
+        )
+
+
+def _has_kernels(x: Tensor) -> bool:
+    """Whether batchnorm_kernels.py can compute it; meta tensors stand for a GPU's."""
+    return x.device.type in KERNEL_DEVICES and x.dtype in KERNEL_TYPES and _has_triton()
+
+
+@cache
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
+
+
+# Operators, so that a compiler and meta tensors need not look inside. The first writes the running
+# statistics, and what writes to its inputs can have no gradient: so there are two on the way.
+
+
+@torch.library.custom_op(
+    "ressl_plugin::group_moments", mutates_args=("running_mean", "running_var", "batches")
+)
+def _moments(
+    x: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    batches: Tensor | None,
+    groups: int,
+    momentum: float | None,
+    eps: float,
+) -> Tensor:
+    from ressl_plugin.method import batchnorm_kernels
+
+    tracked = running_mean, running_var, batches
+    return batchnorm_kernels.statistics(x, *tracked, groups, momentum, eps)
+
+
+@_moments.register_fake
+def _(x, running_mean, running_var, batches, groups, momentum, eps):
+    return x.new_empty(2, groups, x.shape[1], dtype=torch.float32)
+
+
+@torch.library.custom_op("ressl_plugin::group_normalise", mutates_args=())
+def _apply(
+    x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int
+) -> Tensor:
+    from ressl_plugin.method import batchnorm_kernels
+
+    return batchnorm_kernels.normalise(x, moments, weight, bias, groups)
+
+
+@_apply.register_fake
+def _(x, moments, weight, bias, groups):
+    return torch.empty_like(x)
+
+
+@torch.library.custom_op("ressl_plugin::group_gradients", mutates_args=())
+def _gradients(
+    grad: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, groups: int
+) -> tuple[Tensor, Tensor]:
+    from ressl_plugin.method import batchnorm_kernels
+
+    return batchnorm_kernels.gradients(grad, x, moments, weight, groups)
+
+
+@_gradients.register_fake
+def _(grad, x, moments, weight, groups):
+    return torch.empty_like(x), x.new_empty(2, x.shape[1], dtype=torch.float32)
+
+
+def _keep(ctx, inputs, output):
+    x, moments, weight, bias, ctx.groups = inputs
+    ctx.dtypes = [None if p is None else p.dtype for p in (weight, bias)]
+    ctx.save_for_backward(x, moments, weight)
+
+
+def _apply_backward(ctx, grad):
+    x, moments, weight = ctx.saved_tensors
+    by_x, (by_bias, by_weight) = _gradients(_dense(grad, x), x, moments, weight, ctx.groups)
+    by_weight, by_bias = (
+        None if dtype is None else by.to(dtype)
+        for by, dtype in zip((by_weight, by_bias), ctx.dtypes)
+    )
+    return by_x, None, by_weight, by_bias, None
+
+
+_apply.register_autograd(_apply_backward, setup_context=_keep)
 
 
 def _folded(x, weight, bias, groups, eps):

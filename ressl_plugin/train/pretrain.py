@@ -22,6 +22,7 @@ from ressl_plugin.run import checkpoint, metrics
 from ressl_plugin.train.checkpoint_io import AtomicCheckpointIO
 from ressl_plugin.train.checkpointing import CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
+from ressl_plugin.train.compiling import EagerValidation, compile_networks
 from ressl_plugin.train.faults import Faults, reported
 from ressl_plugin.train.host_config import host_config
 from ressl_plugin.train.loggers import loggers
@@ -104,9 +105,7 @@ def build(cfg: DictConfig) -> pl.LightningModule:
         model = model.to(memory_format=torch.channels_last)
     if cfg.performance.compile:
         # ours are one graph each, but for a profile's clocks; of the host's methods nobody knows
-        whole = cfg.method == "ressl" and not cfg.profile
-        for network in getattr(model, "networks", [model.backbone]):
-            network.compile(fullgraph=whole)
+        compile_networks(model, whole=cfg.method == "ressl" and not cfg.profile)
     return model
 
 
@@ -153,6 +152,7 @@ def make_trainer(
         Faults(folder, cfg.faults.non_finite),
         LearningRateMonitor("step") if launched_first() else None,  # needs a logger
         Profile(folder, cfg.precision) if cfg.profile else None,
+        EagerValidation() if cfg.performance.compile else None,
     ]
     if cfg.get("enable_progress_bar", True):
         callbacks.append(Progress(refresh=cfg.performance.log_every))

@@ -1,0 +1,30 @@
+"""torch.compile of a run: the networks once each, for the batches that they are trained on."""
+
+import lightning.pytorch as pl
+import torch
+
+
+def compile_networks(model: pl.LightningModule, whole: bool) -> None:
+    """Compile a method's networks where they are, the first time that each is called.
+
+    Args:
+        model: of ours, or of the host's methods, of which the backbone is compiled.
+        whole: refuse a network that is not one graph.
+    """
+    for network in getattr(model, "networks", [model.backbone]):
+        network.compile(fullgraph=whole)
+
+
+class EagerValidation(pl.Callback):
+    """Validation runs uncompiled: its batches are of other sizes, the last of yet another, and
+    nothing is differentiated, so that each network would be compiled anew for a few of them."""
+
+    def on_validation_start(self, *_) -> None:
+        """What is compiled for training stays so."""
+        torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self, *_) -> None:
+        """Back to it."""
+        torch.compiler.set_stance("default")
+
+    on_exception = on_validation_end  # other runs of this process may follow
