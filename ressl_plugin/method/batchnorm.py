@@ -5,6 +5,7 @@ R ranks in G groups are normalised exactly as R x b images on one in R x G group
 """
 
 import importlib.util
+import logging
 from collections.abc import Iterable
 from functools import cache, lru_cache
 from typing import Any, TypeGuard
@@ -17,7 +18,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from ressl_plugin.utils.errors import UserError
 
-KERNEL_DEVICES = ["cuda", "meta"]
+log = logging.getLogger(__name__)
+
+KERNEL_DEVICES = ("cuda", "meta")
 KERNEL_TYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -45,7 +48,7 @@ class _Grouped(_BatchNorm):
     def _normalise(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         _check_batch(x, self.groups)
-        if _has_kernels(x) and not torch.compiler.is_compiling():
+        if not torch.compiler.is_compiling() and _has_kernels(x):
             return self._by_kernels(x)
         y, mean, var = group_batch_norm(x, self.weight, self.bias, self.groups, self.eps)
         if self.running_mean is not None:
@@ -161,13 +164,34 @@ def _check_batch(x: Tensor, groups: int) -> None:
 
 
 def _has_kernels(x: Tensor) -> bool:
-    """Whether batchnorm_kernels.py can compute it; meta tensors stand for a GPU's."""
-    return x.device.type in KERNEL_DEVICES and x.dtype in KERNEL_TYPES and _has_triton()
+    """Whether batchnorm_kernels.py is for it; meta tensors stand for a GPU's."""
+    if x.device.type not in KERNEL_DEVICES or x.dtype not in KERNEL_TYPES:
+        return False
+    return _gpu_takes_kernels() if x.is_cuda else _has_triton()
+
+
+def _has_triton() -> bool:
+    return importlib.util.find_spec("triton") is not None
 
 
 @cache
-def _has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+def _gpu_takes_kernels() -> bool:
+    """Whether Triton is there, knows the GPU, and has the compiler that it needs to start."""
+    if not _has_triton() or torch.cuda.get_device_capability() < (7, 0):
+        return False
+    from triton.runtime import driver
+
+    try:
+        driver.active.utils  # noqa: B018 (it is built when asked for)
+    except Exception as error:  # of Triton, of a compiler, of a linker: nothing of ours is called
+        log.warning(
+            "batch norm in groups: PyTorch's kernels, which are slower: Triton cannot build any "
+            "here, for want of a C compiler or of Python's headers (%s: %s)",
+            type(error).__name__,
+            error,
+        )
+        return False
+    return True
 
 
 # Operators, so that a compiler and meta tensors need not look inside. The first writes the running
@@ -186,10 +210,9 @@ def _moments(
     momentum: float | None,
     eps: float,
 ) -> Tensor:
-    from ressl_plugin.method import batchnorm_kernels
+    from ressl_plugin.method.batchnorm_kernels import statistics
 
-    tracked = running_mean, running_var, batches
-    return batchnorm_kernels.statistics(x, *tracked, groups, momentum, eps)
+    return statistics(x, running_mean, running_var, batches, groups, momentum, eps)
 
 
 @_moments.register_fake
@@ -201,9 +224,9 @@ def _(x, running_mean, running_var, batches, groups, momentum, eps):
 def _apply(
     x: Tensor, moments: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int
 ) -> Tensor:
-    from ressl_plugin.method import batchnorm_kernels
+    from ressl_plugin.method.batchnorm_kernels import normalise
 
-    return batchnorm_kernels.normalise(x, moments, weight, bias, groups)
+    return normalise(x, moments, weight, bias, groups)
 
 
 @_apply.register_fake
@@ -215,9 +238,9 @@ def _(x, moments, weight, bias, groups):
 def _gradients(
     grad: Tensor, x: Tensor, moments: Tensor, weight: Tensor | None, groups: int
 ) -> tuple[Tensor, Tensor]:
-    from ressl_plugin.method import batchnorm_kernels
+    from ressl_plugin.method.batchnorm_kernels import gradients
 
-    return batchnorm_kernels.gradients(grad, x, moments, weight, groups)
+    return gradients(grad, x, moments, weight, groups)
 
 
 @_gradients.register_fake

@@ -1,4 +1,4 @@
-"""The kernels of batchnorm.py for a GPU, in Triton: three forward, two back, whatever the groups.
+"""Batch norm in groups on a GPU, in Triton: three launches forward and four back.
 
 A batch (N, C, ...) of N samples of `size` positions is a matrix of positions x channels: in
 channels_last its rows are where they are, in the contiguous format `inner` = size positions of a

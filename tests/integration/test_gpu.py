@@ -1,5 +1,6 @@
 """What only a CUDA device can show: kernels, half precision, no waiting, resuming on the device."""
 
+import copy
 import io
 import math
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from torch.nn import functional as F
 
 from ressl_plugin import config
 from ressl_plugin.data import BatchedLoader
+from ressl_plugin.method import batchnorm
+from ressl_plugin.method.batchnorm import GroupBatchNorm2d
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.train import pretrain
@@ -156,6 +159,27 @@ def test_compiled_networks_and_views_agree_with_eager():
     )
     for a, b in zip(plain, compiled):
         assert ((a - b).abs() * 255 * 0.229).quantile(0.99) < 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(256, 64, 32, 32), (66, 512, 4, 4), (66, 2048, 7, 7)])
+def test_group_batch_norm_is_float64s(dtype, layout, shape):
+    assert batchnorm._gpu_takes_kernels()
+    layer = GroupBatchNorm2d(shape[1], groups=8)
+    torch.nn.init.uniform_(layer.weight)
+    x = (3 * torch.randn(shape) + 2).to(dtype).to(memory_format=layout)
+    results = []
+    for one, images in ((copy.deepcopy(layer).cuda(), x.cuda()), (layer.double(), x.double())):
+        y = one(images.requires_grad_())
+        (y * y.detach().sin()).sum().backward()
+        results.append([y, images.grad, one.weight.grad, one.bias.grad, *one.buffers()])
+    assert results[0][0].is_contiguous(memory_format=layout)
+    for i, (found, wanted) in enumerate(zip(*results)):
+        wanted = wanted.double()
+        # y itself is rounded, and with it what is made of it
+        bound = 1e-5 if dtype == torch.float32 or i > 3 else 2 * torch.finfo(dtype).eps
+        assert (found.cpu() - wanted).abs().max() <= bound * wanted.abs().max()
 
 
 def run(root, folder, **changes):

@@ -12,7 +12,8 @@ from ressl_plugin.method import loss
 
 ROOT = Path(__file__).parents[3]
 METHOD = Path(loss.__file__).parent
-CORE = ("loss", "attention", "infonce", "queue", "batchnorm", "metrics")
+CORE = ("loss", "attention", "infonce", "queue", "batchnorm", "batchnorm_kernels", "metrics")
+OUTSIDE = ("torch", "triton")  # which comes with PyTorch, and is for a GPU
 # of ours; precision (full float32 products), which the views need as well; gathered keys
 LEAVES = ("errors", "precision", "distributed")
 WITHOUT = ("solo", "lightning", "pytorch_lightning", "hydra", "omegaconf", "timm", "torchvision")
@@ -36,7 +37,7 @@ def test_imports_are_torchs_and_the_cores(name):
     allowed = set() if name in LEAVES else ours | {f"ressl_plugin.utils.{leaf}" for leaf in LEAVES}
     for module in imports(folder / f"{name}.py"):
         first = module.split(".")[0]
-        assert first == "torch" or first in sys.stdlib_module_names or module in allowed, module
+        assert first in OUTSIDE or first in sys.stdlib_module_names or module in allowed, module
 
 
 def run_without(*words):
