@@ -55,6 +55,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3])
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--every", type=int, default=5, help="epochs between two checkpoints")
+    parser.add_argument("--views", type=int, default=10, help="of an image, for LiDAR")
     parser.add_argument("--train", type=Path, help="training images, an .npz")
     parser.add_argument("--val", type=Path, help="validation images, an .npz")
     parser.add_argument("--recipe", default="digits/ressl")
@@ -100,8 +101,8 @@ def study(args, place: Path, seed: int) -> list[dict[str, float]]:
         epoch = int(file.stem.removeprefix("epoch-"))
         top1 = logistic.probe(*features, seed=seed, device=device)["top1"]
         near = knn.default_cell(*features)["top1"]
-        rows.append({"epoch": epoch, "linear": top1, "knn": near,
-                     **quality.measure(opened, device), "last": float(epoch)})  # fmt: skip
+        measured = quality.measure(opened, device, views=args.views)
+        rows.append({"epoch": epoch, "linear": top1, "knn": near, **measured, "last": float(epoch)})
     return rows
 
 
@@ -114,7 +115,9 @@ def verdict(studies: list[list[dict[str, float]]]) -> dict[str, float]:
             scores = [-math.inf if math.isnan(row[name]) else score(row[name]) for row in rows]
             accuracies = [row["linear"] for row in rows]
             picked = accuracies[scores.index(max(scores))]
-            found.append((spearmanr(scores, accuracies)[0], picked, max(accuracies) - picked))
+            ordered = len(set(scores)) > 1 and len(set(accuracies)) > 1
+            rank = float(spearmanr(scores, accuracies)[0]) if ordered else 0.0
+            found.append((rank, picked, max(accuracies) - picked))
         means = [statistics.mean(column) for column in zip(*found)]
         keys = ("spearman", "picked", "below_best")
         figures |= {f"{name}_{key}": value for key, value in zip(keys, means)}

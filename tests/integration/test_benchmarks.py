@@ -150,7 +150,7 @@ def test_quality(script, tmp_path):
     small = ["backbone.name=timm:resnet10t", "backbone.stem=auto", "accelerator=cpu"]
     small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
     file = tmp_path / "figures.json"
-    options = ["--seeds", "1", "--epochs", "3", "--every", "1", "--json", str(file)]
+    options = ["--seeds", "1", "--epochs", "2", "--every", "1", "--views", "2", "--json", str(file)]
     found = script("quality").main([*TINY, *options, *small])
     assert json.loads(file.read_text()) == found
     metrics = {key.removesuffix("_picked") for key in found if key.endswith("_picked")}
