@@ -45,7 +45,7 @@ def _is_override(word: str, command: str) -> bool:
     if in_a_folder and os.path.isfile(f"{word}.yaml"):  # as config.find reads it
         return False
     # of the user's files, maybe solo-learn's "name-id-ep=999.ckpt"
-    on_files = ("import", *(evaluator["name"] for evaluator in declared()))
+    on_files = ("import", "report", *(evaluator["name"] for evaluator in declared()))
     return command not in on_files or not (in_a_folder or os.path.exists(word))
 
 

@@ -1,4 +1,4 @@
-"""`ressl paper` and `ressl benchmark`: arguments of the commands that run many trainings."""
+"""`ressl paper`, `ressl benchmark`, `ressl report`: arguments of the commands on many runs."""
 
 from __future__ import annotations
 
@@ -27,6 +27,20 @@ def paper(commands):
     sub.add_argument("--cells", nargs="+", help="only these, as --plan names them")
     sub.add_argument("--plan", action="store_true", help="list cells and commands, run nothing")
     sub.add_argument("--device", default="auto", help="of the evaluators: auto, cpu, cuda, cuda:1")
+
+
+def report(commands):
+    """Add `ressl report`."""
+
+    def call(args):
+        from ressl_plugin.experiments.report import report
+
+        print(report(args.runs, args.out, args.overrides, args.device))
+
+    sub = command(commands, "report", call, help="runs as one HTML page to pass on")
+    sub.add_argument("runs", nargs="+", type=Path)
+    sub.add_argument("--out", type=Path, default=Path("report.html"), help="page to make")
+    sub.add_argument("--device", default="auto", help="for the pictures: auto, cpu, cuda, cuda:1")
 
 
 def benchmark(commands):

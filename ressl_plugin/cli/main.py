@@ -83,7 +83,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"ressl_plugin {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     evaluators = [partial(evaluator, declared=one) for one in declared()]
-    experiments = (cli_experiments.paper, cli_experiments.benchmark)
+    experiments = (cli_experiments.paper, cli_experiments.benchmark, cli_experiments.report)
     for add in (_pretrain, *evaluators, _table, *experiments, _views, _data, _import, _export):
         add(commands)
     return top

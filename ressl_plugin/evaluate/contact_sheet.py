@@ -45,6 +45,18 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
     if images < 1:
         raise UserError(f"--images {images}: at least 1")
     cfg = config.finish(config.load(target, overrides))
+    drawn = _encoded(of_config(cfg, images, backend), out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    files.replace(out, drawn)
+    return out
+
+
+def of_config(cfg, images: int = 6, backend: str = "batched") -> Image.Image:
+    """The sheet of a complete config; see `write`.
+
+    Raises:
+        UserError: the data are missing, a back end that cannot draw the recipe.
+    """
     read = data.view_recipe(cfg)
     dataset = data.build_dataset(cfg, "pretrain")
     rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).long().unique().tolist()
@@ -57,9 +69,7 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
         draw = HostViews(cfg) if backend == "host" else _batched(read, cfg.seed)
         # one at a time: their sizes may differ
         views = zip(*(draw(image) for image in originals))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(out, _encoded(sheet(originals, read, views), out))
-    return out
+    return sheet(originals, read, views)
 
 
 def _encoded(picture, out: Path) -> bytes:

@@ -51,17 +51,25 @@ def evaluate(path, overrides, device="auto") -> list[Path]:
         size = run.cfg.method_kwargs.get("queue_size")
         made += curves(run.dir, folder / "curves", size)
     place = device_named(device)
-    loader = data.evaluation_loader(run.cfg, "train", need_labels=False)
-    images = _sample(loader)  # the paper's are training images, too
-    x, y = extract(run.backbone(), images, place)
-    untrained, _ = extract(run.backbone(trained=False), images, place)
-    classes = loader.dataset.classes
-    spaces = {"untrained": untrained, method_name(run.cfg): x}
-    made += feature_space(spaces, y, folder / "features", classes)
+    made += feature_space_of_run(run, folder / "features", place)
     made += neighbours_of_run(run, folder / "neighbours", place)
     for file in made:
         print(file)
     return made
+
+
+def feature_space_of_run(run, path: str | Path, device) -> list[Path]:
+    """`feature_space` of the untrained and of the trained backbone, on training images.
+
+    Raises:
+        UserError: images are missing, or fewer than 5.
+    """
+    loader = data.evaluation_loader(run.cfg, "train", need_labels=False)
+    images = _sample(loader)  # the paper's are training images, too
+    x, y = extract(run.backbone(), images, device)
+    untrained, _ = extract(run.backbone(trained=False), images, device)
+    spaces = {"untrained": untrained, method_name(run.cfg): x}
+    return feature_space(spaces, y, path, loader.dataset.classes)
 
 
 def _sample(loader: DataLoader, limit: int = 10_000) -> DataLoader:
@@ -85,35 +93,37 @@ PANELS = {
         "kNN": ("val_knn_acc1", "knn_acc1"),
         "teacher, online linear": ("momentum_val_acc1",),
     },
+    "effective rank": {"RankMe": ("val_rankme", "train_rankme")},
 }
 
 
-def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None) -> list[Path]:
-    """Loss, entropy of the target relation over log K, and accuracies, each per epoch.
+def curves(
+    metrics: str | Path,
+    path: str | Path,
+    queue_size: int | None = None,
+    behind: Sequence[str | Path] = (),
+) -> list[Path]:
+    """Loss, entropy of the target relation over log K, accuracies and RankMe, each per epoch.
 
     Args:
         metrics: a run directory, or a metrics.csv.
         path: where to, without suffix.
         queue_size: K; with it the loss panel shows log K, where a collapsed run stays.
+        behind: metrics of other runs, drawn in grey.
 
     Raises:
         UserError: nothing to draw in the file.
     """
     columns = read_metrics(Path(metrics))
-    panels = {}
-    for label, lines in PANELS.items():
-        found = {}
-        for line, names in lines.items():
-            there = [name for name in names if name in columns]
-            if there:
-                found[line] = columns[there[0]]
-        if found:
-            panels[label] = found
+    panels = _panels(columns)
+    others = [_panels(read_metrics(Path(other))) for other in behind]
     if not panels:
         raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
     with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (label, lines) in zip(axes, panels.items()):
+            for epochs, values in (of for other in others for of in other.get(label, {}).values()):
+                ax.plot(epochs + 1, values, color="0.8", lw=0.6, zorder=1)
             for i, (line, (epochs, values)) in enumerate(lines.items()):
                 marker = MARKERS[i] if len(epochs) <= 30 else None
                 ax.plot(epochs + 1, values, color=PALETTE[i], label=line, marker=marker, ms=2.2)
@@ -123,7 +133,7 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
             if label == "entropy / log K":
                 ax.set_ylim(0, 1.03)
                 ax.axhline(1, color="0.5", lw=0.7, ls="--", label="uniform (collapse)")
-            if len(ax.lines) > 1:
+            if len(ax.get_legend_handles_labels()[0]) > 1:
                 ax.legend(frameon=False)
         figure.align_ylabels(axes)
         axes[-1].set_xlabel("epoch")
@@ -132,6 +142,16 @@ def curves(metrics: str | Path, path: str | Path, queue_size: int | None = None)
         if first == last:  # a lone epoch would be given ticks of its hundredths
             axes[-1].set(xlim=(first - 1, first + 1), xticks=[first])
     return paths
+
+
+def _panels(columns: dict) -> dict[str, dict[str, tuple]]:
+    """Of PANELS what there is to draw: label of the axis -> label of the line -> its column."""
+    panels = {}
+    for label, lines in PANELS.items():
+        there = {line: [n for n in names if n in columns] for line, names in lines.items()}
+        if found := {line: columns[names[0]] for line, names in there.items() if names}:
+            panels[label] = found
+    return panels
 
 
 # --- feature space ------------------------------------------------------------------------------

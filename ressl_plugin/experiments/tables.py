@@ -7,7 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ressl_plugin.evaluate.subject import method_name
-from ressl_plugin.experiments.grouping import evaluations, groups, summary
+from ressl_plugin.experiments.grouping import Evaluated, evaluations, groups, summary
 from ressl_plugin.experiments.paper_numbers import other_images, tables
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number, render
@@ -27,33 +27,44 @@ def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
     Raises:
         UserError: no results in any of the runs; a broken results file; an unknown format.
     """
-    lines = []
-    for group in groups(runs):
-        cfg = group[0].cfg
-        label = group[0].dir.name + (f" … ({len(group)} runs)" if len(group) > 1 else "")
-        for records in evaluations(group):
-            first = records[0]
-            value, spread = summary(records)
-            paper = _paper_number(cfg, first, group[0].trained_on)
-            seen = (first.get("data_sets") or {}).get("val") or {}
-            lines.append(
-                [
-                    label,
-                    first.get("representation") or method_name(cfg),
-                    _data_name(cfg, first),
-                    seen.get("images", ""),
-                    _epochs(cfg, first),
-                    f"{first['evaluator']}: {first['protocol']}",
-                    first["metric"],
-                    *_numbers(value, spread, paper, format),
-                ]
-            )
+    lines = [line for group in groups(runs) for line in lines_of(group, format)]
     if not lines:
         names = ", ".join(str(run) for run in runs)
         raise UserError(f"no results in {names}; evaluate first (`ressl linear RUN`, ...)")
-    ours = ["ours", "spread", "paper", "table"] if format == "csv" else ["ours", "paper"]
-    header = ["run", "method", "data", "images", "epochs", "evaluation", "metric", *ours, "diff."]
-    return render(header, lines, format)
+    ours = ["ours", "spread", "paper", "table"] if format == "csv" else OURS
+    return render([*COLUMNS, *ours, "diff."], lines, format)
+
+
+COLUMNS = ["run", "method", "data", "images", "epochs", "evaluation", "metric"]
+OURS = ["ours", "paper"]
+
+
+def label(group: list[Evaluated]) -> str:
+    """What a line calls the runs of one experiment."""
+    return group[0].dir.name + (f" … ({len(group)} runs)" if len(group) > 1 else "")
+
+
+def lines_of(group: list[Evaluated], format: str = "markdown") -> list[list]:
+    """The lines of one experiment's runs: COLUMNS, OURS and the difference."""
+    cfg, lines = group[0].cfg, []
+    for records in evaluations(group):
+        first = records[0]
+        value, spread = summary(records)
+        paper = _paper_number(cfg, first, group[0].trained_on)
+        seen = (first.get("data_sets") or {}).get("val") or {}
+        lines.append(
+            [
+                label(group),
+                first.get("representation") or method_name(cfg),
+                data_name(cfg, first["data"]),
+                seen.get("images", ""),
+                _epochs(cfg, first),
+                f"{first['evaluator']}: {first['protocol']}",
+                first["metric"],
+                *_numbers(value, spread, paper, format),
+            ]
+        )
+    return lines
 
 
 def _epochs(cfg, record):
@@ -88,14 +99,14 @@ def _paper_number(cfg, record, trained_on) -> tuple[float, int] | None:
     return None
 
 
-def _data_name(cfg, record) -> str:
-    """The name of the images that a record is of; a folder's own name where the data set has none.
+def data_name(cfg, name: str) -> str:
+    """The name of images that a record calls `name`; a folder's own where the data set has none.
 
     `datasets/digits/train` is digits.
     """
     data = cfg.get("data") or {}
-    if record["data"] not in ("custom", "npz") or not isinstance(data.get("train_path"), str):
-        return record["data"]
+    if name not in ("custom", "npz") or not isinstance(data.get("train_path"), str):
+        return name
     place = Path(data["train_path"])
-    name = place.parent.name if place.stem.lower() in ("train", "training") else place.stem
-    return name or record["data"]
+    of_a_split = place.stem.lower() in ("train", "training")
+    return (place.parent.name if of_a_split else place.stem) or name
