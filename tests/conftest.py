@@ -11,6 +11,11 @@ _KNOWN = tempfile.TemporaryDirectory(prefix="ressl-tests-")
 os.environ["RESSL_CACHE"] = _KNOWN.name  # nothing of a test stays in the user's
 
 
+def pytest_addoption(parser):
+    help = "write the losses of this version into golden_losses.json"
+    parser.addoption("--renew-golden", action="store_true", help=help)
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_known(tmp_path_factory, monkeypatch):
     """No test profits from what another one has found out about its images."""
