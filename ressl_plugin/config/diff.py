@@ -23,21 +23,39 @@ def plain_config(config) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
+# How a batch is spread over processes
+_SPREAD = ("optimizer.batch_size", "batchnorm.groups", "devices", "num_nodes", "strategy")
+
+
 def config_differences(saved, now) -> list[str]:
     """Settings that differ and bear on training, as ``key: saved -> now``, sorted.
 
     Left out is what cannot change a weight (`NEUTRAL`: places, reports, workers). `max_epochs` is
     not: the schedule follows from it. A key that an earlier version did not have had its default.
+    Nor is another number of processes that share the same batch and groups one.
     """
     old, new = decisive(saved), decisive(now)
     for side, other in ((old, new), (new, old)):
         side.update({k: v for k, v in _defaults().items() if k in other and k not in side})
     absent = object()
+    spread = _SPREAD if _together(old) == _together(new) is not None else ()
     return [
         f"{key}: {old.get(key, 'absent')} -> {new.get(key, 'absent')}"
         for key in sorted(old.keys() | new.keys())
-        if old.get(key, absent) != new.get(key, absent)
+        if old.get(key, absent) != new.get(key, absent) and key not in spread
     ]
+
+
+def _together(flat: dict) -> tuple[int, int] | None:
+    """Images and batch-norm groups of a step on all processes: where these are alike, and images do
+    not change places within a process, another number of processes computes the same."""
+    devices, groups = flat.get("devices"), flat.get("batchnorm.groups") or 1
+    devices = len(devices) if isinstance(devices, list) else devices
+    permuted = flat.get("batchnorm.permute") and groups > 1
+    if not isinstance(devices, int) or permuted or flat.get("batchnorm.mode") == "shuffle":
+        return None
+    ranks = devices * flat.get("num_nodes", 1)
+    return flat["optimizer.batch_size"] * ranks, groups * ranks
 
 
 def decisive(config) -> dict:

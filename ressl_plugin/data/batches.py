@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.sampling import seed_of
+from ressl_plugin.utils.sampling import Share, SharedGenerator, seed_of
 
 
 class Steps:
@@ -61,14 +61,15 @@ class Steps:
         return {"epoch": self.epoch, "step": self.step, "finished": finished, **self._order_key()}
 
     def load_state_dict(self, state):
-        """The next iteration goes on after the last batch given out. Raises UserError if the
-        position is within an epoch and the data set, the batch, the seed or the number of
-        processes is another one."""
+        """The next iteration goes on after the last batch given out, however many processes shared
+        it. Raises UserError if the position is within an epoch and the data set, the global batch
+        or the seed is another one."""
         between = state["finished"] or state["step"] == 0
-        for name, value in self._order_key().items():
-            if state[name] != value and not between:
+        then, now = _global_batch(state), _global_batch(self._order_key())
+        for name, value in now.items():
+            if then[name] != value and not between:
                 raise UserError(
-                    f"the checkpoint's {name} is {state[name]}, now it is {value}; in the middle "
+                    f"the checkpoint's {name} is {then[name]}, now it is {value}; in the middle "
                     "of an epoch it must stay the same"
                 )
         self.epoch = state["epoch"]
@@ -89,13 +90,18 @@ class Steps:
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         return torch.randperm(self.count, generator=generator)
 
-    def indexes(self, order, step):
-        """-> this rank's part of global batch `step`."""
+    def share(self, step):
+        """-> which images of global batch `step` are this rank's."""
         total = self.batch_size * self.world_size
         last = step == self._steps - 1 and not self.drop_last
-        batch = order[step * total :] if last else order[step * total : (step + 1) * total]
-        parts = batch.tensor_split(self.world_size)
-        return parts[self.rank]
+        images = self.count - step * total if last else total
+        each, more = divmod(images, self.world_size)
+        first = self.rank * each + min(self.rank, more)
+        return Share(images, slice(first, first + each + (self.rank < more)))
+
+    def indexes(self, order, step):
+        """-> this rank's part of global batch `step`."""
+        return order[step * self.batch_size * self.world_size :][self.share(step).rows]
 
     def _positions(self):
         """Steps to do, from the resumed one on; counts each as given out before it is."""
@@ -105,13 +111,19 @@ class Steps:
             yield step
 
 
+def _global_batch(key):
+    """Of Steps.state_dict, what fixes the order: by how many processes it is shared does not."""
+    images = key["batch_size"] * key["world_size"]
+    return {"images": key["images"], "images a step": images, "seed": key["seed"]}
+
+
 class BatchedLoader(Steps):
     """Iterable over (indexes (B,), views, targets (B,)), all on the images' device.
 
     images: uint8 (N, H, W, 3); targets: int64 (N,), or None for -1; draw(images uint8 (B, H, W, 3),
     generator) -> list of tensors; the rest as Steps. Nothing but index arithmetic happens here: no
-    worker processes. Each step's generator is seeded by (seed, epoch, step, rank): any step can be
-    drawn again without those before it, which makes a resume in mid-epoch exact.
+    worker processes. Each step's generator (a SharedGenerator) is seeded by (seed, epoch, step):
+    any step can be drawn again without those before it, which makes a resume in mid-epoch exact.
     """
 
     def __init__(self, images, targets, draw, batch_size, **options):
@@ -125,10 +137,11 @@ class BatchedLoader(Steps):
     def __iter__(self):
         device = self.images.device
         order = self.order().to(device)  # once an epoch; the steps only slice it
-        generator = torch.Generator()  # on the host: the device never waits for a draw
+        generator = SharedGenerator()  # on the host: the device never waits for a draw
         for step in self._positions():
             indexes = self.indexes(order, step)
-            generator.manual_seed(seed_of(self.seed, self.epoch, step, self.rank))
+            generator.share = self.share(step)
+            generator.manual_seed(seed_of(self.seed, self.epoch, step, 0))
             views = self.draw(self.images[indexes], generator)
             yield indexes, views, self.targets[indexes]
 

@@ -2,8 +2,8 @@
 do the colour on the training device, so that one arithmetic serves all back ends.
 
 Nothing here draws a random number inside DALI. Every crop and every flip come from a generator
-seeded by (seed, epoch, step, rank), as does the colour, so a batch does not depend on what was
-drawn before it, and a run that is resumed in mid-epoch sees what it would have seen.
+seeded by (seed, epoch, step), as does the colour, so a batch does not depend on what was drawn
+before it, and a run that is resumed in mid-epoch sees what it would have seen.
 """
 
 import copy
@@ -17,6 +17,7 @@ import torch
 from ressl_plugin import data
 from ressl_plugin.data.batches import Steps
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.sampling import SharedGenerator
 from ressl_plugin.views import batched
 from ressl_plugin.views.dali import draw, pipeline
 
@@ -111,10 +112,11 @@ class DaliLoader(Steps):
         self.pipeline.build()
 
     def __iter__(self):
-        generator = torch.Generator()
+        generator = SharedGenerator()
         stream = torch.cuda.current_stream(self.device) if self.on_gpu else None
         for step in self._positions():
             indexes, crops = self._take((self.epoch, step), stream)
+            generator.share = self.share(step)
             generator.manual_seed(int(self._seed(self.epoch, step, 1).generate_state(1)[0]))
             views = []
             for crop, view in zip(crops, self.crops):
@@ -124,7 +126,7 @@ class DaliLoader(Steps):
             yield [indexes.to(self.device), views, self.targets[indexes].to(self.device)]
 
     def _seed(self, epoch, step, stream):
-        return np.random.SeedSequence([self.seed, epoch, step, self.rank, stream])
+        return np.random.SeedSequence([self.seed, epoch, step, 0, stream])
 
     def _feed(self):
         """DALI's source: the paths of the batch that comes next, and what is random in it."""
@@ -137,7 +139,8 @@ class DaliLoader(Steps):
         self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
         rng = np.random.default_rng(self._seed(epoch, step, 0))
         names = [np.frombuffer(os.fsencode(self.paths[i]), np.uint8) for i in indexes]
-        return names, *draw(self.crops, len(indexes), rng)
+        share = self._ahead.share(step)  # of what is drawn for all ranks, alike on each
+        return names, *(part[share.rows] for part in draw(self.crops, share.total, rng))
 
     def _take(self, place, stream):
         """Indexes (N,) and uint8 crops (N, 3, S, S) of a batch. What DALI was asked for ahead and

@@ -210,8 +210,8 @@ class CheckpointCallback(Checkpoint):
             self._factor = then / _images_a_step(self.config, trainer.world_size)
         if self._states and len(self._states) != trainer.world_size:
             log.warning(
-                "the checkpoint was written by %d processes, now there are %d: random numbers "
-                "start afresh and the run is not the same one",
+                "the checkpoint was written by %d processes, now there are %d: images and views go "
+                "on, what networks draw themselves (dropout) starts afresh",
                 len(self._states),
                 trainer.world_size,
             )

@@ -1,17 +1,42 @@
 """Seeds of what is drawn at random while a run trains.
 
-A generator is seeded by where the training stands (epoch, step, rank) and not carried along: so any
-step can be drawn again without those before it, a resume in the middle of an epoch is exact, and it
-does not matter which back end draws the views.
+A generator is seeded by where the training stands (epoch, step) and not carried along: so any step
+can be drawn again without those before it, a resume in the middle of an epoch is exact, and it does
+not matter which back end draws the views. Nor how many ranks share a batch: each draws for all of
+its images, some kilobytes, and takes the rows of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Share(NamedTuple):
+    """A rank's images among those of a global batch."""
+
+    total: int
+    rows: slice
+
+
+class SharedGenerator(torch.Generator):
+    """A generator on the CPU that is seeded alike on all ranks; `rand` draws from it."""
+
+    share: Share | None = None
+
+
+def rand(n: int, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+    """(n, *shape) of [0, 1) on the CPU, a row an image.
+
+    Of a SharedGenerator they are those that one process would have drawn for the same images.
+    """
+    total, rows = getattr(generator, "share", None) or (n, slice(None))
+    device = "cpu" if generator is None else generator.device
+    return torch.rand(total, *shape, generator=generator, device=device)[rows].cpu()
 
 
 def seed_of(*numbers: int) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from ressl_plugin.utils import sampling
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.precision import float32_products
 from ressl_plugin.views import ops
@@ -153,10 +154,8 @@ def draw_params(view, n, height, width, generator=None):
 
 
 def _uniform(generator):
-    device = "cpu" if generator is None else generator.device
-
     def uniform(*shape, low=0.0, high=1.0):
-        return torch.rand(*shape, generator=generator, device=device).cpu() * (high - low) + low
+        return sampling.rand(*shape, generator=generator) * (high - low) + low
 
     return uniform
 

@@ -6,12 +6,12 @@ import torch
 
 from ressl_plugin.data import BatchedLoader, WorkerLoader
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.sampling import seed_of
+from ressl_plugin.utils.sampling import rand, seed_of
 
 
 def noisy(images, generator):
     """A stand-in for the views: what they show is the image and the generator's state."""
-    noise = torch.rand(len(images), generator=generator, device=images.device)
+    noise = rand(len(images), generator=generator)
     return [images.float().mean((1, 2, 3)) + noise, noise]
 
 
@@ -63,10 +63,18 @@ def test_shards_are_disjoint_and_complete(world_size, count):
     assert min(sizes) > 0
 
 
-def test_two_ranks_see_the_batches_of_one_process():
-    one = [batch[0] for batch in loader(32, 8)]
-    ranks = [[b[0] for b in loader(32, 4, rank=rank, world_size=2)] for rank in (0, 1)]
-    assert all(torch.equal(a, torch.cat(bc)) for a, bc in zip(one, zip(*ranks)))
+@pytest.mark.parametrize(("count", "world_size"), [(32, 2), (34, 2), (45, 4), (32, 4)])
+def test_ranks_see_the_batches_and_views_of_one_process(count, world_size):
+    """In a last batch of unequal parts, too."""
+    one = list(loader(count, 8, drop_last=False))
+    ranks = [
+        list(loader(count, 8 // world_size, rank=r, world_size=world_size, drop_last=False))
+        for r in range(world_size)
+    ]
+    for batch, parts in zip(one, zip(*ranks), strict=True):
+        together = [(i, *views, targets) for i, views, targets in parts]
+        for whole, *pieces in zip((batch[0], *batch[1], batch[2]), *together):
+            assert torch.equal(whole, torch.cat(pieces))
 
 
 def test_epochs_and_seeds_differ_and_repeat():
@@ -129,8 +137,11 @@ def test_resume_with_another_batch_size():
     broken = loader()
     steps = iter(broken)
     next(steps)
-    with pytest.raises(UserError, match="batch_size is 4, now it is 2"):
+    with pytest.raises(UserError, match="images a step is 4, now it is 2"):
         loader(batch_size=2).load_state_dict(broken.state_dict())
+    shared = loader(batch_size=2, rank=1, world_size=2)  # the same batch on two processes
+    shared.load_state_dict(broken.state_dict())
+    assert torch.equal(next(iter(shared))[0], list(loader())[1][0][2:])
     list(steps)
     loader(batch_size=2).load_state_dict(broken.state_dict())  # between epochs it may change
 
