@@ -20,12 +20,21 @@ def on_ranks(world, work, folder, *args, group=False):
 
     The environment is that of a launcher. group: make the process group (gloo) for `work`, too.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     if "<locals>" in work.__qualname__:  # cannot be named to a server, and needs no second rank
-        return [_forked(work, folder / "rank0.pt", port)]
+        folder.mkdir(parents=True, exist_ok=True)
+        return [_forked(work, folder / "rank0.pt", _free_port())]
+    ranks = started(world, work, folder, *args, group=group)
+    for process in ranks:
+        process.join()
+    codes = [process.exitcode for process in ranks]
+    assert codes == [0] * world, codes
+    return results(world, folder)
+
+
+def started(world, work, folder, *args, group=False):
+    """The processes of `on_ranks`, at work; see `results`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = _free_port()
     # by file: the name of its module may be that of the host's own package `tests`
     named = (inspect.getfile(work), work.__name__)
     server = multiprocessing.get_context("forkserver")
@@ -38,11 +47,19 @@ def on_ranks(world, work, folder, *args, group=False):
     ]
     for process in ranks:
         process.start()
-    for process in ranks:
-        process.join()
-    codes = [process.exitcode for process in ranks]
-    assert codes == [0] * world, codes
-    return [torch.load(folder / f"rank{r}.pt", weights_only=False) for r in range(world)]
+    return ranks
+
+
+def results(world, folder):
+    """What each rank's work has returned; None of one that did not get as far."""
+    files = [folder / f"rank{r}.pt" for r in range(world)]
+    return [torch.load(f, weights_only=False) if f.exists() else None for f in files]
+
+
+def _free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def _forked(work, file, port):

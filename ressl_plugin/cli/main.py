@@ -16,7 +16,7 @@ from ressl_plugin.evaluate import declared
 from ressl_plugin.utils import packages, pipes, terminal
 from ressl_plugin.utils.errors import OF_THE_MACHINE, RunFault, UserError
 
-USER_MISTAKE, FAULT, INTERRUPTED = 2, 3, 130
+USER_MISTAKE, FAULT, INTERRUPTED = 2, RunFault.status, 130
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -24,7 +24,8 @@ def main(argv: list[str] | None = None) -> int:
 
     Exit status: 0; 2, the user's mistake; 3, a fault of the run (loss not finite, a worker killed,
     a file gone); stopped with everything saved: 130 by Ctrl-C, 143 by SIGTERM, 75 by SIGUSR1 (the
-    cluster wants the machine back; start again with resume=true). A bug: a traceback and 1.
+    cluster wants the machine back; start again with resume=true). 75, too, where another of the
+    run's processes is gone, or a step did not end. A bug: a traceback and 1.
     """
     pipes.outlive_readers()
     terminal.show_everything()
@@ -55,7 +56,7 @@ def guarded(call) -> int:
         return USER_MISTAKE
     except RunFault as error:
         print(f"ressl: {error}", file=sys.stderr)
-        return FAULT
+        return error.status
     except KeyboardInterrupt:
         print("ressl: interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -241,6 +241,7 @@ class AutoUmap:
 @dataclass
 class Faults:
     non_finite: str = key("stop", one_of("stop", "skip"))  # + stop, or skip the step and count it
+    timeout: float = key(30.0, _NOT_NEGATIVE)  # + minutes that a step may take; 0: any number
 
 
 @dataclass

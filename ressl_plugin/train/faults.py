@@ -10,17 +10,19 @@ from pathlib import Path
 
 import lightning.pytorch as pl
 import torch
+import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.train.checkpointing import Preempted
 from ressl_plugin.utils import distributed
-from ressl_plugin.utils.errors import OF_THE_MACHINE, CheckpointError, RunFault, UserError
+from ressl_plugin.utils.errors import OF_THE_MACHINE, CheckpointError, RankLost, RunFault, UserError
 
 NONE = "no checkpoint was made"
 HOPELESS = 100  # steps left out in a row
 SKIPPED = "ressl_skipped_steps"
+_FROM_GLOO = "gloo/transport"  # in its messages, of which torch makes plain RuntimeErrors
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -110,7 +112,7 @@ def last_good(folder: Path) -> str:
     return NONE
 
 
-def _goes_on(folder: Path, once: str = "") -> str:
+def goes_on(folder: Path, once: str = "") -> str:
     """The end of a message: from where the run can be continued, if from anywhere."""
     good = last_good(folder)
     return good if good == NONE else f"{good}, resume=true continues from it{once}"
@@ -142,6 +144,7 @@ def reported(trainer: pl.Trainer, folder: Path):
 
     Raises:
         KeyboardInterrupt, SIGTERMException: see `told_to_stop`.
+        RankLost: another rank was killed.
         RunFault: a data worker was killed, memory or disk are full, an image cannot be read any
             more, though it could when the run began.
     """
@@ -156,16 +159,20 @@ def reported(trainer: pl.Trainer, folder: Path):
         if not any(c.stepping for c in trainer.callbacks if isinstance(c, Faults)):
             raise UserError(text) from error
         raise RunFault(
-            f"{text}; {_goes_on(folder, ' once the images are as they were')}"
+            f"{text}; {goes_on(folder, ' once the images are as they were')}"
         ) from error
     except OF_THE_MACHINE as error:
         # what ended the run ended a worker first
         stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
         if stop is not None and is_a_workers_death(error):
             raise stop from error
+        if trainer.world_size > 1 and is_a_lost_rank(error):
+            raise RankLost(
+                f"rank {trainer.global_rank}: another rank is gone; {goes_on(folder)}"
+            ) from error
         if (known := explain(error)) is None:
             raise
-        raise RunFault(f"{known}; {_goes_on(folder)}") from error
+        raise RunFault(f"{known}; {goes_on(folder)}") from error
 
 
 def explain(error: Exception) -> str | None:
@@ -199,6 +206,12 @@ def is_a_workers_death(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return False
+
+
+def is_a_lost_rank(error: BaseException) -> bool:
+    """Whether a collective operation has found that another rank is gone."""
+    from_gloo = isinstance(error, RuntimeError) and _FROM_GLOO in str(error)
+    return from_gloo or isinstance(error, (dist.DistBackendError, dist.DistNetworkError))
 
 
 def _from_a_worker(error: Exception) -> bool:

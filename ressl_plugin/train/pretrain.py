@@ -37,6 +37,7 @@ from ressl_plugin.train.resume import (
 )
 from ressl_plugin.train.settling import settled
 from ressl_plugin.train.throughput import Meter
+from ressl_plugin.train.watchdog import Watchdog
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.launch import launched_first
 from ressl_plugin.utils.progress import quiet
@@ -59,7 +60,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
 
     Raises:
         UserError: anything about the config, the data or the run directory that cannot work.
-        RunFault: the run had to stop: the loss is not finite, a file vanished.
+        RunFault: the run had to stop: the loss is not finite, a file vanished, a rank is gone.
         KeyboardInterrupt, SIGTERMException, Preempted: told to stop; the step is done and saved.
     """
     registry.register()
@@ -150,6 +151,7 @@ def make_trainer(
     callbacks = [
         CollapseMonitor(cfg.scheduler.warmup_epochs),
         Faults(folder, cfg.faults.non_finite),
+        Watchdog(folder, cfg.faults.timeout),
         LearningRateMonitor("step") if launched_first() else None,  # needs a logger
         Profile(folder, cfg.precision) if cfg.profile else None,
         EagerValidation() if cfg.performance.compile else None,

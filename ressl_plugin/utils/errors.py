@@ -1,6 +1,7 @@
 """The exceptions that say what happened in one line: a user's mistake, and a run's fault."""
 
 import multiprocessing
+import os
 import pickle
 
 LONGEST = 3000  # characters: a message may quote what somebody else wrote
@@ -29,6 +30,14 @@ class UserError(Exception):
 
 class RunFault(Exception):
     """A run that had to stop; the message names the reason and the last good checkpoint."""
+
+    status = 3  # of the process that it ends
+
+
+class RankLost(RunFault):
+    """One of several processes is gone, and the others cannot go on: start the run again."""
+
+    status = os.EX_TEMPFAIL
 
 
 class CheckpointError(UserError):

@@ -12,10 +12,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(
-    ("status", "requeued", "end"),
-    [(0, False, 0), (os.EX_TEMPFAIL, True, 0), (138, True, 0), (3, False, 3), (143, False, 143)],
-)
-def test_slurm_script_requeues_what_was_stopped_in_time(tmp_path, status, requeued, end):
+    ("status", "restarts", "requeued", "end"),
+    [
+        (0, 0, False, 0), (os.EX_TEMPFAIL, 9, True, 0), (138, 0, True, 0), (3, 0, False, 3),
+        (143, 0, False, 143), (137, 4, True, 0), (137, 5, False, 137),
+    ],
+)  # fmt: skip
+def test_slurm_script_requeues_what_was_stopped_in_time(tmp_path, status, restarts, requeued, end):
     for name, body in {
         "srun": f'echo "$@" > {tmp_path}/srun; exit {status}',
         "scontrol": f'echo "$@" > {tmp_path}/scontrol',
@@ -26,6 +29,7 @@ def test_slurm_script_requeues_what_was_stopped_in_time(tmp_path, status, requeu
         program.chmod(0o755)
     env = {
         "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        "SLURM_RESTART_COUNT": f"{restarts}",
         "SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4",
     }  # fmt: skip
     script = ROOT / "scripts" / "slurm" / "pretrain.sbatch"

@@ -1,0 +1,81 @@
+"""A step that does not end ends the run, which can then be started again."""
+
+from __future__ import annotations
+
+import faulthandler
+import math
+import os
+import sys
+import threading
+import time
+from pathlib import Path
+
+import lightning.pytorch as pl
+
+from ressl_plugin.train.faults import goes_on, is_a_lost_rank
+
+PAUSE = 5.0  # seconds between two looks at the clock
+TO_LEAVE = 30.0  # seconds that a process has to end in once another rank is gone
+
+
+class Watchdog(pl.Callback):
+    """End the process with 75 when nothing has happened for `minutes`.
+
+    The clock starts anew with every batch, of training and of validation. What each thread was
+    doing is then on standard error. A thread looks at it: one that holds Python's lock for so long,
+    which no library waits with, is not noticed.
+    """
+
+    def __init__(self, folder: Path, minutes: float):
+        self.folder, self.minutes = folder, minutes
+        self._deadline = math.inf
+        self._ended = threading.Event()
+
+    def setup(self, trainer, module, stage) -> None:
+        """Also what comes before the first step is one."""
+        self._ended.clear()
+        self._alive()
+        threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
+
+    def teardown(self, trainer, module, stage) -> None:
+        """The run is over."""
+        self._ended.set()
+
+    def on_exception(self, trainer, module, exception) -> None:
+        """The run is over; nothing waits for a rank that is gone, not even what tidies up."""
+        if trainer.world_size > 1 and is_a_lost_rank(exception):
+            self._deadline = time.monotonic() + TO_LEAVE
+        else:
+            self._ended.set()
+
+    def on_train_batch_start(self, *_) -> None:
+        """A sign of life."""
+        self._alive()
+
+    def on_train_batch_end(self, *_) -> None:
+        """A sign of life."""
+        self._alive()
+
+    def on_validation_batch_start(self, *_) -> None:
+        """A sign of life."""
+        self._alive()
+
+    def on_validation_batch_end(self, *_) -> None:
+        """A sign of life."""
+        self._alive()
+
+    def _alive(self) -> None:
+        self._deadline = time.monotonic() + 60 * self.minutes if self.minutes else math.inf
+
+    def _watch(self) -> None:
+        while (left := self._deadline - time.monotonic()) > 0:
+            if self._ended.wait(min(left, PAUSE)):
+                return
+        faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
+        print(
+            f"ressl: a step has taken longer than faults.timeout={self.minutes:g} minutes, or the "
+            f"run did not end; above is what each thread was doing; {goes_on(self.folder)}",
+            file=sys.__stderr__,
+            flush=True,
+        )
+        os._exit(os.EX_TEMPFAIL)

@@ -1,0 +1,54 @@
+"""A step that does not end ends the process; one that goes on does not."""
+
+import os
+import time
+from types import SimpleNamespace
+
+import pytest
+from saved_states import in_child
+
+from ressl_plugin.train.watchdog import Watchdog
+
+ONE = SimpleNamespace(world_size=1)
+MINUTES = 1 / 60
+
+
+def hang(folder, act=lambda watch: None, then=3.0):
+    """Ends with 0 if it is left alone."""
+    os.dup2(os.open(folder / "err.txt", os.O_WRONLY | os.O_CREAT), 2)
+    watch = Watchdog(folder, MINUTES)
+    watch.setup(ONE, None, "fit")
+    act(watch)
+    time.sleep(then)
+
+
+def test_what_hangs_is_ended_with_the_stacks_of_all_threads(tmp_path):
+    (tmp_path / "last.ckpt").touch()
+    assert in_child(hang, tmp_path, then=20.0) == os.EX_TEMPFAIL
+    text = (tmp_path / "err.txt").read_text()
+    assert "in hang" in text and "in _watch" in text
+    assert "faults.timeout" in text and f"{tmp_path}/last.ckpt, resume=true" in text
+
+
+@pytest.mark.parametrize("sign", ["on_train_batch_end", "on_validation_batch_start"])
+def test_signs_of_life(tmp_path, sign):
+    def act(watch):
+        for _ in range(4):
+            time.sleep(0.5)
+            getattr(watch, sign)(ONE, None)
+
+    assert in_child(hang, tmp_path, act, then=0.0) == 0
+
+
+@pytest.mark.parametrize("end", ["teardown", "on_exception"])
+def test_a_run_that_is_over_is_not_watched(tmp_path, end):
+    act = lambda watch: getattr(watch, end)(ONE, None, RuntimeError("gloo/transport"))
+    assert in_child(hang, tmp_path, act) == 0
+
+
+def test_zero_is_never(tmp_path):
+    def act(watch):
+        watch.minutes = 0
+        watch.on_train_batch_start(ONE, None)
+
+    assert in_child(hang, tmp_path, act) == 0
