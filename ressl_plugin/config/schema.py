@@ -32,6 +32,7 @@ from ressl_plugin.config.kinds import (
 
 MISSING = "???"  # OmegaConf's mark for "must be given"
 LARGEST_IMAGE = 8192  # pixels a side
+MAX_PIXELS = 178_956_970  # of a file: beyond, Pillow takes it for an attack (decoded it is 0.5 GB)
 
 
 def key(default=MISSING, kind: Kind | None = None, trains: bool = True, instead: str = ""):
@@ -143,6 +144,7 @@ class Data:
     linear_area: list[float] | None = key(None, NULL | _AREA, trains=False)
     download: bool = key(False, trains=False)  # + let torchvision fetch cifar and stl10
     check: bool = key(True, trains=False)  # + look for unreadable images before training
+    max_pixels: int = key(MAX_PIXELS, whole(1, MAX_PIXELS), trains=False)  # + of an image file
     exif: bool = False  # + turn photographs as their EXIF orientation says; the paper's are not
 
 

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ressl_plugin.config.schema import MAX_PIXELS
 from ressl_plugin.data import known
 from ressl_plugin.data.images import EXTENSIONS, BadImage, decode, is_image_name, printable
 from ressl_plugin.data.walk import Listing, by_extension, class_folders, walk
@@ -68,7 +69,7 @@ class Report:
             yield f"  refused    {kind:<13} {printable(name)}: {printable(detail)}"
 
 
-def check_folder(root, labels=True, progress=True, seen=False):
+def check_folder(root, labels=True, progress=True, seen=False, max_pixels=MAX_PIXELS):
     """Open and decode every image under root -> Report.
 
     labels: root holds a folder a class, and one without images is refused; images outside the
@@ -96,7 +97,7 @@ def check_folder(root, labels=True, progress=True, seen=False):
         if stamp in before:
             return name, stamp, "ok", []
         try:
-            return name, stamp, "ok", decode(root / name)[1]
+            return name, stamp, "ok", decode(root / name, max_pixels=max_pixels)[1]
         except BadImage as error:
             return name, stamp, error.kind, error.detail
 
@@ -116,7 +117,7 @@ def check_folder(root, labels=True, progress=True, seen=False):
     return report
 
 
-def check_once(root, labels, digest, progress=True):
+def check_once(root, labels, digest, max_pixels=MAX_PIXELS, progress=True):
     """Refuse bad files below root, as check_folder finds them; no file is decoded twice for it.
 
     digest: of the data set (identity.identify) that has been read from root. Once it is found
@@ -125,10 +126,12 @@ def check_once(root, labels, digest, progress=True):
     Raises:
         UserError: files that cannot be used.
     """
-    if known.facts(digest).get("sound") is True:
+    usual = max_pixels == MAX_PIXELS
+    fact = "sound" if usual else f"sound, of {max_pixels} pixels at most"
+    if known.facts(digest).get(fact) is True:
         return
-    check_folder(root, labels, progress, seen=True).refuse()
-    known.remember(digest, sound=True)
+    check_folder(root, labels, progress, seen=usual, max_pixels=max_pixels).refuse()
+    known.remember(digest, **{fact: True})
 
 
 def _list(report, labels):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ KEYS = ("images", "classes", "digest")
 def identify(dataset) -> dict:
     """`{images: int, classes: int, digest: str}` of a data set from data.build_dataset.
 
-    The digest is over names (below the data set's root) and sizes of its files, in order, and over
-    the targets: the same for a copy elsewhere, another one if a file is added, taken away, renamed,
-    moved to another class or of another size. Of a .npz it is over the checksums of its arrays.
-    Paths, times of files and image_size have no part in it.
+    The digest is over names (below the data set's root) and sizes of its files, in order, over the
+    content of up to 64 of them, and over the targets: the same for a copy elsewhere, another one if
+    a file is added, taken away, renamed, moved to another class or of another size. Of a .npz it is
+    over the checksums of its arrays. Paths, times of files and image_size have no part in it.
 
     Raises:
         UserError: a file is gone.
@@ -54,11 +55,23 @@ def sizes(paths) -> list[int]:
     return list(in_threads(size, list(paths), workers=8))
 
 
+def checksum(file) -> int:
+    """CRC-32 of a file's content.
+
+    Raises:
+        UserError: it cannot be read.
+    """
+    try:
+        return zlib.crc32(Path(file).read_bytes())
+    except OSError as error:
+        raise UserError(f"{file} is gone or cannot be read ({error.strerror})") from error
+
+
 def differences(saved: dict, now: dict) -> str | None:
     """What of two identities differs, as half a sentence; None for the same data."""
     changed = [f"{key} {saved[key]} -> {now[key]}" for key in KEYS[:2] if saved[key] != now[key]]
     if not changed and saved["digest"] != now["digest"]:
-        changed = ["as many images and classes, but other names or sizes of files"]
+        changed = ["as many images and classes, but other names, sizes, labels or content"]
     return ", ".join(changed) or None
 
 

@@ -10,13 +10,12 @@ import numpy as np
 from PIL import ExifTags, Image
 from torchvision.datasets.folder import IMG_EXTENSIONS
 
+from ressl_plugin.config.schema import MAX_PIXELS
 from ressl_plugin.utils.errors import UserError
 
 # The host's ImageFolder lists all but .gif, so without those indexes agree with its own.
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
-# Pillow's own limit for "surely an attack"; decoding one such image takes over 0.5 GB.
-MAX_PIXELS = 2 * Image.MAX_IMAGE_PIXELS
 
 # EXIF's orientation -> what turns the image upright
 _UPRIGHT = {
@@ -83,12 +82,13 @@ def _scale_16_bit(values):
     return Image.fromarray(levels.astype(np.uint8)).convert("RGB")
 
 
-def decode(path, exif=False):
+def decode(path, exif=False, max_pixels=MAX_PIXELS):
     """File -> (PIL RGB, notes), every pixel decoded; of an animation its first frame.
 
     notes: what had to be converted, some of check.CONVERTED, and check.TURNED. exif: turn the image
-    as its EXIF orientation says (a TIFF's is heeded in any case, by Pillow). Raises BadImage with
-    the kind of damage; a missing file is a BadImage, too.
+    as its EXIF orientation says (a TIFF's is heeded in any case, by Pillow). max_pixels: of the
+    first frame, beyond which nothing is decoded. Raises BadImage with the kind of damage; a missing
+    file is a BadImage, too.
     """
     path = Path(path)
     with contextlib.ExitStack() as opened:
@@ -96,8 +96,9 @@ def decode(path, exif=False):
             if path.stat().st_size == 0:
                 raise BadImage("zero-byte", "the file is empty")
             image = opened.enter_context(Image.open(path))
-            if image.width * image.height > MAX_PIXELS:
-                raise BadImage("huge", f"{image.width} x {image.height} pixels")
+            if image.width * image.height > max_pixels:
+                size = f"{image.width} x {image.height}"
+                raise BadImage("huge", f"{size} pixels, data.max_pixels={max_pixels}")
             notes = _notes(image)  # how many frames it has may take reading all of it
             if "animated" in notes:
                 image.seek(0)
@@ -137,7 +138,7 @@ def size_of(path, exif=False):
     with contextlib.ExitStack() as opened:
         try:
             image = opened.enter_context(Image.open(path))
-        except DECODING:  # decode says why
+        except (*DECODING, Image.DecompressionBombError):  # decode says why
             return None
         width, height = image.size
         sideways = exif and _orientation(image) in _SIDEWAYS
@@ -172,10 +173,10 @@ def printable(name) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def load_image(path, exif=False):
+def load_image(path, exif=False, max_pixels=MAX_PIXELS):
     """File -> PIL RGB: the loader of every image folder. Raises UserError naming the file."""
     try:
-        return decode(path, exif)[0]
+        return decode(path, exif, max_pixels)[0]
     except BadImage as error:
         raise UserError(
             f"{printable(path)} cannot be used ({error.kind}: {error.detail}); "

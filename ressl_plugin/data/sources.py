@@ -10,11 +10,14 @@ from PIL import Image
 from torch.utils.data import Dataset
 from torchvision.transforms.functional import to_pil_image
 
-from ressl_plugin.data.identity import sizes
+from ressl_plugin.config.schema import MAX_PIXELS
+from ressl_plugin.data.identity import checksum, sizes
 from ressl_plugin.data.images import EXTENSIONS, BadImage, fit, load_image, to_rgb
 from ressl_plugin.data.statistics import interpolation
 from ressl_plugin.data.walk import Listing, class_folders, walk
 from ressl_plugin.utils.errors import UserError
+
+READ = 64  # files of a folder whose content is a part of its identity
 
 
 class Images(Dataset):
@@ -22,6 +25,7 @@ class Images(Dataset):
     given, by `.interpolation`. `.targets` are ints, -1 for none."""
 
     transform, image_size, interpolation, exif = None, None, "bicubic", False
+    max_pixels = MAX_PIXELS
 
     def __len__(self):
         return len(self.targets)
@@ -30,6 +34,7 @@ class Images(Dataset):
         """Fit, turn and transform images as a config says."""
         self.transform, self.image_size = transform, cfg.data.get("image_size")
         self.interpolation, self.exif = interpolation(cfg).value, bool(cfg.data.get("exif"))
+        self.max_pixels = cfg.data.get("max_pixels") or MAX_PIXELS
 
     def __getitem__(self, index):
         image = self.image(index)
@@ -70,7 +75,7 @@ class GivenImages(Images):
     def _decoded(self, index):
         given = self.given[index]
         if isinstance(given, (str, Path)):
-            return load_image(given, self.exif)
+            return load_image(given, self.exif, self.max_pixels)
         plain = isinstance(given, Image.Image)
         if not plain and given.dtype not in (np.uint8, torch.uint8):
             raise UserError(f"images[{index}]: uint8 expected, got {given.dtype}")
@@ -89,11 +94,16 @@ class _Folder(Images):
         self.targets, self.ignored = [target for _, target in samples], ignored
 
     def _decoded(self, index):
-        return load_image(self.samples[index][0], self.exif)
+        return load_image(self.samples[index][0], self.exif, self.max_pixels)
 
     def parts(self):
+        """Names and sizes, and the content of a few: of two copies made larger, blurred or the
+        like under the same names, no size need differ where a format does not compress."""
         paths = [path for path, _ in self.samples]
-        return zip((os.path.relpath(path, self.root) for path in paths), sizes(paths))
+        names = [os.path.relpath(path, self.root) for path in paths]
+        some = range(0, len(paths), -(-len(paths) // READ))
+        contents = [(names[i], checksum(paths[i])) for i in some]
+        return [*zip(names, sizes(paths)), *contents]
 
     def keep(self, indexes):
         self.samples = [self.samples[i] for i in indexes]

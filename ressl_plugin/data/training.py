@@ -115,7 +115,7 @@ class PretrainData(pl.LightningDataModule):
 
     def _check(self, dataset, found: dict, labels: bool) -> None:
         if hasattr(dataset, "samples"):  # files, not an array
-            data.check_once(dataset.root, labels, found["digest"])
+            data.check_once(dataset.root, labels, found["digest"], self.cfg.data.max_pixels)
 
     def train_dataloader(self):
         """The chosen back end's loader, on the trainer's device."""

@@ -98,6 +98,26 @@ def test_huge(one_file):
     assert refusal(one_file) == "huge"
 
 
+def test_a_header_that_promises_billions_of_pixels(one_file):
+    """Pillow refuses to open it at all, wherever a size is asked for."""
+    (one_file / "bad.png").write_bytes(png_with(200_000, 200_000, zlib.compress(b"\0")))
+    assert refusal(one_file) == "huge"
+    assert size_of(one_file / "bad.png") is None
+
+
+def test_more_than_max_pixels(one_file, config):
+    Image.new("RGB", (30, 20)).save(one_file / "large.png")
+    root, digest = one_file.parent, "0" * 32
+    data.check_once(root, True, digest)
+    data.check_once(root, True, digest, max_pixels=600)
+    for _ in range(2):  # what is remembered is of another limit
+        with pytest.raises(UserError, match=r"a/large\.png.*30 x 20 pixels, data\.max_pixels=599"):
+            data.check_once(root, True, digest, max_pixels=599)
+    dataset = data.build_dataset(config("custom", root, max_pixels=599), "pretrain")
+    with pytest.raises(UserError, match=r"large\.png.*data\.max_pixels=599"):
+        dataset[1]
+
+
 def test_float_image_is_unsupported(one_file):
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(one_file / "b.tif")
     assert refusal(one_file) == "unsupported"

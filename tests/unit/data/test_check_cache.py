@@ -17,7 +17,7 @@ def decoded(monkeypatch):
     """The names of the files that were decoded, in any order."""
     files, decode = [], check.decode
     monkeypatch.setattr(
-        check, "decode", lambda path: (files.append(Path(path).name), decode(path))[1]
+        check, "decode", lambda path, **how: (files.append(Path(path).name), decode(path, **how))[1]
     )
     return files
 

@@ -39,9 +39,9 @@ def test_a_copy_is_the_same(make_folder, identify, tmp_path, options):
     [
         (lambda root: (root / "a" / "1.png").unlink(), "images 6 -> 5"),
         (lambda root: Image.new("RGB", (8, 8)).save(root / "a" / "9.png"), "images 6 -> 7"),
-        (lambda root: (root / "a" / "1.png").rename(root / "a" / "9.png"), "other names or sizes"),
-        (lambda root: (root / "a" / "1.png").rename(root / "b" / "9.png"), "other names or sizes"),
-        (lambda root: Image.new("RGB", (9, 9)).save(root / "a" / "1.png"), "other names or sizes"),
+        (lambda root: (root / "a" / "1.png").rename(root / "a" / "9.png"), "other names, sizes"),
+        (lambda root: (root / "a" / "1.png").rename(root / "b" / "9.png"), "other names, sizes"),
+        (lambda root: Image.new("RGB", (9, 9)).save(root / "a" / "1.png"), "other names, sizes"),
         (lambda root: shutil.copytree(root / "a", root / "c"), "images 6 -> 9, classes 2 -> 3"),
     ],
 )
@@ -50,6 +50,25 @@ def test_a_change_is_another(make_folder, identify, change, said):
     before = identify(root)
     change(root)
     assert said in identity.differences(before, identify(root))
+
+
+def test_other_content_or_labels_under_the_same_names_and_sizes(make_folder, identify, tmp_path):
+    """Two copies, one of them blurred, in a format that does not compress; labels the other way
+    round."""
+    root = make_folder()
+    for file in sorted(root.rglob("*.png")):
+        Image.open(file).save(file.with_suffix(".bmp"))
+        file.unlink()
+    before, sizes = identify(root), [f.stat().st_size for f in sorted(root.rglob("*.bmp"))]
+    for file in root.rglob("*.bmp"):
+        Image.new("RGB", Image.open(file).size, (9, 9, 9)).save(file)
+    assert [f.stat().st_size for f in sorted(root.rglob("*.bmp"))] == sizes
+    assert "content" in identity.differences(before, identify(root))
+    images = np.zeros((4, 6, 6, 3), dtype=np.uint8)
+    for name, labels in (("a", [0, 1, 1, 0]), ("b", [1, 0, 0, 1])):
+        np.savez(tmp_path / f"{name}.npz", x=images, y=labels)
+    a, b = (identify(tmp_path / f"{name}.npz", "npz") for name in "ab")
+    assert "labels" in identity.differences(a, b)
 
 
 def test_another_subset_is_another(make_folder, identify):

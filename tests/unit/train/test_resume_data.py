@@ -88,7 +88,7 @@ def check(state, now=SAVED, **changes):
 def test_what_is_compared(caplog):
     check({DATA: {"train": SAVED}})
     other = {**SAVED, "digest": "cd"}
-    with pytest.raises(UserError, match=r"other names or sizes.*resume_force"):
+    with pytest.raises(UserError, match=r"other names, sizes.*resume_force"):
         check({DATA: {"train": SAVED}}, other)
     with caplog.at_level(logging.WARNING):
         check({DATA: {"train": SAVED}}, other, resume_force=True)
