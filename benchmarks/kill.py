@@ -2,6 +2,7 @@
 
     python benchmarks/kill.py                              20 kills, three back ends, 6 minutes
     python benchmarks/kill.py --points 4 --json kill.json
+    python benchmarks/kill.py --every 300 --words max_epochs=400    one long run, killed on and on
 
 Each run is `ressl pretrain` as the command line starts it, in a process of its own (a fork of a
 server that has imported everything and done nothing else, so that a restart costs no imports;
@@ -213,6 +214,24 @@ def whole(images: Path, run: Path, backend: str, reference: Path, rng: random.Ra
     return [f"resumed, it ended with {code}"] if code else differences(run, reference)
 
 
+def again_and_again(images: Path, folder: Path, every: float, words, rng) -> tuple[int, list[str]]:
+    """(kills, differences) of one run that is killed after 0 to 2 x `every` seconds, however often,
+    until it is done."""
+    reference, run, kills = folder / "reference", folder / "run", 0
+    assert wait(start(images, reference, "batched", more=words)) == 0, f"see {reference}/out.txt"
+    while True:
+        process = start(images, run, "batched", more=words)
+        process.join(rng.uniform(0, 2 * every))
+        process.kill()
+        code = wait(process)
+        if code == 0:
+            return kills, differences(run, reference)
+        if code != -9:
+            return kills, [f"the run ended with {code} by itself, see {run}/out.txt"]
+        kills += 1
+        print(f"{kills:3d} kills", flush=True)
+
+
 def main(argv=None) -> int:
     """Print a line a kill and the count; exit status 1 if any run came out differently."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -220,6 +239,8 @@ def main(argv=None) -> int:
     parser.add_argument("--whole", type=int, default=2, help="more, of runs with imports")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, help="keep the runs here")
+    parser.add_argument("--every", type=float, metavar="SECONDS", help="on average; one long run")
+    parser.add_argument("--words", nargs="+", default=[], help="of that run's command")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args(argv)
     from ressl_plugin import data
@@ -227,6 +248,10 @@ def main(argv=None) -> int:
     rng = random.Random(args.seed)
     folder = args.folder or Path(tempfile.mkdtemp(prefix="kill-"))
     images = Path(data.make_digits(folder / "digits"))
+    if args.every:
+        kills, wrong = again_and_again(images, folder, args.every, args.words, rng)
+        print(f"{kills} kills: {'; '.join(wrong) or 'bit-equal to the run left alone'}")
+        return int(bool(wrong))
     references = {b: folder / f"reference-{b}" for b in BACKENDS}
     for backend, run in references.items():
         assert wait(start(images, run, backend)) == 0, f"see {run}/out.txt"

@@ -23,8 +23,23 @@ def plain_config(config) -> dict:
     return OmegaConf.to_container(config, resolve=True)
 
 
+# Where things lie on a machine, and whose account reports are sent to
+_PLACES = {
+    "": ("run_dir", "resume", "resume_from_checkpoint", "wandb"),
+    "data": ("path", "train_path", "val_path"),
+}
 # How a batch is spread over processes
 _SPREAD = ("optimizer.batch_size", "batchnorm.groups", "devices", "num_nodes", "strategy")
+
+
+def without_places(config) -> dict:
+    """A plain config as it may be handed to others: no path and no account of this machine."""
+    plain = plain_config(config)
+    for section, keys in _PLACES.items():
+        node = plain.get(section) or {} if section else plain
+        for key in keys:
+            node.pop(key, None)
+    return plain
 
 
 def config_differences(saved, now) -> list[str]:

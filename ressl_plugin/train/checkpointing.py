@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ressl_plugin.config.diff import plain_config
+from ressl_plugin.config.diff import plain_config, without_places
 from ressl_plugin.method.schedule import apply_settings, settings
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint_schema import check_buffers, check_optimizers
@@ -199,7 +199,7 @@ class CheckpointCallback(Checkpoint):
         self.best.load(state)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint):
-        checkpoint[CONFIG] = self.config
+        checkpoint[CONFIG] = without_places(self.config)
         checkpoint[RNG] = gather_rng()
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):

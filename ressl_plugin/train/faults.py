@@ -158,9 +158,7 @@ def reported(trainer: pl.Trainer, folder: Path):
         # a resumed run has steps behind it (global_step) before it has taken one
         if not any(c.stepping for c in trainer.callbacks if isinstance(c, Faults)):
             raise UserError(text) from error
-        raise RunFault(
-            f"{text}; {goes_on(folder, ' once the images are as they were')}"
-        ) from error
+        raise RunFault(f"{text}; {goes_on(folder, ' once the images are as they were')}") from error
     except OF_THE_MACHINE as error:
         # what ended the run ended a worker first
         stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
