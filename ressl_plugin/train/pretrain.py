@@ -23,6 +23,7 @@ from ressl_plugin.train.checkpoint_io import AtomicCheckpointIO
 from ressl_plugin.train.checkpointing import CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.compiling import EagerValidation, compile_networks
+from ressl_plugin.train.ddp import SteadyDDP
 from ressl_plugin.train.faults import Faults, reported
 from ressl_plugin.train.host_config import host_config
 from ressl_plugin.train.loggers import loggers
@@ -194,7 +195,7 @@ def plugins(source: checkpoint.Loaded | None = None) -> list:
 
 
 def strategy(cfg: DictConfig):
-    """`ddp` without a search for unused parameters; anything else as Lightning knows it.
+    """`ddp` is SteadyDDP without a search for unused parameters; others are Lightning's own.
 
     Raises:
         UserError: one that pickles the run into its processes.
@@ -209,13 +210,12 @@ def strategy(cfg: DictConfig):
         raise UserError(f"config: strategy={cfg.strategy!r}: here, one of {', '.join(known)}")
     if cfg.strategy != "ddp":
         return cfg.strategy
-    from lightning.pytorch.strategies import DDPStrategy
     from torch.nn.parallel import DistributedDataParallel
 
     # batch-norm statistics are a rank's own, as in the paper: no broadcast at every forward
     known = inspect.signature(DistributedDataParallel.__init__).parameters
     name = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
-    return DDPStrategy(
+    return SteadyDDP(
         find_unused_parameters=False,
         **{name: False},
         process_group_backend=None if torch.cuda.is_available() else "gloo",
