@@ -67,9 +67,10 @@ def _together(flat: dict) -> tuple[int, int] | None:
     devices, groups = flat.get("devices"), flat.get("batchnorm.groups") or 1
     devices = len(devices) if isinstance(devices, list) else devices
     permuted = flat.get("batchnorm.permute") and groups > 1
-    if not isinstance(devices, int) or permuted or flat.get("batchnorm.mode") == "shuffle":
+    said = isinstance(devices, int) and "optimizer.batch_size" in flat
+    if not said or permuted or flat.get("batchnorm.mode") == "shuffle":
         return None
-    ranks = devices * flat.get("num_nodes", 1)
+    ranks = devices * (flat.get("num_nodes") or 1)
     return flat["optimizer.batch_size"] * ranks, groups * ranks
 
 
