@@ -105,13 +105,13 @@ def run_config(images: Path, size: int, overrides: list[str]):
     return config.finish(cfg)
 
 
-def ours(cfg, folder: Path, steps: int, warm: int = WARM) -> float:
+def ours(cfg, folder: Path, steps: int, warm: int = WARM, callbacks=()) -> float:
     """Images a second of `ressl pretrain` in a fresh run directory under `folder`."""
     cfg = training.changed(cfg, {"run_dir": tempfile.mkdtemp(dir=folder)})
     clock = Clock(warm, steps)
     logging.disable(logging.WARNING)
     with contextlib.redirect_stdout(io.StringIO()):
-        pretrain.pretrain(cfg, callbacks=[clock])
+        pretrain.pretrain(cfg, callbacks=[clock, *callbacks])
     logging.disable(logging.NOTSET)
     return steps * cfg.optimizer.batch_size / clock.seconds
 

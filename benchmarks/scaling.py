@@ -52,8 +52,8 @@ RECIPES = {  # title -> (recipe, overrides, images an epoch)
     "ImageNet, ResNet-50, 4 crops": ("imagenet/ressl_multicrop4", [], 1_281_167),
     "ImageNet, ResNet-50, 5 crops": ("imagenet/ressl_multicrop5", [], 1_281_167),
 }
-MEASURED = {"ImageNet, ResNet-50, 1x": "imagenet_{}_images_per_s",
-            "CIFAR-10, ResNet-18": "cifar_images_per_s{}"}  # fmt: skip
+MEASURED = {"ImageNet, ResNet-50, 1x": "imagenet_ours{}_images_per_s",
+            "CIFAR-10, ResNet-18": "cifar_{}_images_per_s"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def shares(works: dict[str, Work], measured: dict, gpu: GPU) -> dict[tuple[str, 
     """(GPU, recipe) -> share of the half-precision peak that a measurement has shown."""
     found = {}
     for title, key in MEASURED.items():
-        rates = [measured.get(key.format(s)) for s in ("ours", "ours_compiled", "", "_compiled")]
+        rates = [measured.get(key.format(s)) for s in ("eager", "captured", "", "_compiled")]
         if title in works and any(rates):
             best = max(rate for rate in rates if rate)
             seconds = 1 / best - works[title].loss / (gpu.single * 1e12 * REACHED)

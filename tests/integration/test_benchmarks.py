@@ -1,7 +1,11 @@
 """Every benchmark script runs, prints its table and writes the keys that readers rely on."""
 
+import contextlib
 import importlib
 import json
+import os
+import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from omegaconf import OmegaConf
+
+from ressl_plugin import config
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 MOST_LAUNCHES = 800  # device operations of a step
@@ -170,22 +176,76 @@ def test_quality_ranks_and_picks(script):
     assert (found["alpha_req_spearman"], found["last_picked"]) == (1, 60)
 
 
-def test_gpu_dry_run(script, tmp_path):
-    found = script("gpu").main(["--dry-run", "--out", str(tmp_path)])
-    table = (tmp_path / "gpu.md").read_text()
-    assert "failed" not in table and "left out" not in table
-    assert json.loads((tmp_path / "gpu.json").read_text()) == found
-    assert {"cifar_ratio", "imagenet_ratio", "views_8"} <= set(found)
+def gpu_row(script, tmp_path, name):
+    file = tmp_path / f"{name}.json"
+    figures = script("gpu_rows").main([name, "--dry-run", "--json", str(file)])
+    assert json.loads(file.read_text())["figures"] == figures
+    return figures, json.loads(file.read_text())["rows"]
 
 
-def test_gpu_says_what_it_left_out(script, tmp_path):
-    script("gpu").main(["--dry-run", "--out", str(tmp_path), "--minutes", "-1"])
-    assert not (tmp_path / "gpu.json").exists()
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [("eager", {"cifar_eager_images_per_s", "cifar_eager_step_ms"}),
+     ("host", {"cifar_host_images_per_s"}), ("profile", {"profile_eager_backward_ms"}),
+     ("loss", {"loss_8_64_8"}), ("views", {"views_8"}),
+     ("imagenet", {"imagenet_ours_images_per_s", "imagenet_host_images_per_s"})],
+)  # fmt: skip
+def test_gpu_rows_dry(script, tmp_path, name, keys):
+    figures, rows = gpu_row(script, tmp_path, name)
+    assert keys <= set(figures) and len(rows) >= len(keys)
+
+
+def test_a_gpu_row_without_capture_says_why(script, tmp_path):
+    """Until there is such a key: then there are figures."""
+    figures, ((_, figure, why), *_) = gpu_row(script, tmp_path, "captured")
+    known = "capture" in config.defaults().performance
+    assert ("cifar_captured_images_per_s" in figures) == known
+    assert known or (figure == "left out" and "performance.capture" in why)
+
+
+STAND_IN = """
+import json, pathlib, signal, sys, time
+file = pathlib.Path(sys.argv[3])
+signal.signal(signal.SIGINT, signal.SIG_IGN if sys.argv[1] == "views" else signal.SIG_DFL)
+said = {"machine": ["a machine"], "rows": [[sys.argv[1], "1", ""]]}
+rates = {"eager": {"cifar_eager_images_per_s": 8}, "host": {"cifar_host_images_per_s": 2}}
+file.write_text(json.dumps({**said, "figures": rates.get(sys.argv[1], {})}))
+time.sleep(60 if sys.argv[1] in ("loss", "views") else 0)
+sys.exit(sys.argv[1] == "profile")
+"""
+
+
+def test_gpu_rows_that_fail_or_hang_take_nothing_with_them(script, tmp_path, monkeypatch):
+    gpu, out = script("gpu"), tmp_path / "out"
+    (tmp_path / "stand_in.py").write_text(STAND_IN)
+    monkeypatch.setattr(gpu, "WORKER", tmp_path / "stand_in.py")
+    monkeypatch.setattr(gpu, "LEAST", 1)
+    monkeypatch.setattr(gpu, "GRACE", 1)
+    monkeypatch.setattr(gpu, "ROWS", {**dict.fromkeys(gpu.ROWS, 30), "loss": 2, "views": 2})
+    order = ["host", "profile", "loss", "views", "eager"]
+    assert gpu.main(["--out", str(out), "--rows", *order]) == 1
+    page = (out / "gpu.md").read_text()
+    assert all(f"| {name} | 1 |" in page for name in order), "what they had written"
+    assert page.count("cut off after 1 s") == 2 and "failed, see profile.txt" in page
+    assert "ours / host's | 4.00 |" in page and "a machine" in page
+    assert json.loads((out / "gpu.json").read_text())["cifar_ratio"] == 4
+    assert gpu.main(["--out", str(out), "--seconds", "0", "--rows", "eager"]) == 1
+    assert "the time is spent" in (out / "gpu.md").read_text()
+
+
+@pytest.mark.slow
+def test_gpu_dry_run(tmp_path):
+    out = tmp_path / "out"
+    command = ["bash", FOLDER / "gpu.sh", "--dry-run", "--seconds", "9999", "--out", out]
+    assert subprocess.run(command, env={**os.environ, "PYTHON": sys.executable}).returncode == 0
+    names = {file.stem for file in out.glob("*.json")}
+    assert {"captured", "host", "eager", "imagenet", "gpu"} <= names
+    assert not list(out.rglob("*.ckpt")) and not list(out.rglob("*.npz"))
 
 
 def test_scaling_reproduces_what_was_measured(script, tmp_path):
     figures = tmp_path / "gpu.json"
-    figures.write_text(json.dumps({"cifar_images_per_s": 15_000.0}))
+    figures.write_text(json.dumps({"cifar_eager_images_per_s": 15_000.0}))
     title, page = "CIFAR-10, ResNet-18", tmp_path / "SCALING.md"
     options = ["--recipes", title, "--gpu-json", str(figures), "--out", str(page)]
     rows = [row for row in script("scaling").main(options).splitlines() if row.startswith("| 1 |")]
@@ -241,3 +301,35 @@ def test_photographs(script, tmp_path, monkeypatch):
     assert len(stamps) == 3 * 4
     assert photographs.main([*options, "--threads", "1"]) == found
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_gpu_cifar10_dry_run(tmp_path):
+    """In pieces, one of which is killed; what is done is not done again."""
+    out = tmp_path / "out"
+    script = ["bash", FOLDER / "gpu_cifar10.sh", "--dry-run", out]
+
+    def call(piece):
+        where = {**os.environ, "PYTHON": sys.executable, "PIECE": str(piece)}
+        return subprocess.run(script, env=where).returncode
+
+    assert call(0) == 75
+    while not (out / "run" / "last.ckpt").exists():
+        assert call(1) == 75
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            words = (process / "cmdline").read_bytes().split(b"\0")
+            if f"run_dir={out}/run".encode() in words:
+                os.kill(int(process.name), signal.SIGKILL)
+    codes = [call(300)]
+    while codes[-1] and len(codes) < 4:
+        codes.append(call(300))
+    assert codes[-1] == 0 and set(codes) <= {0, 1, 75}
+    assert (out / "cifar10.safetensors").is_file()
+    assert list((out / "run" / "figures").glob("*.png"))
+    records = json.loads((out / "run" / "results.json").read_text())
+    assert {"knn", "linear"} <= {record["evaluator"] for record in records}
+    before = {file: file.stat().st_mtime_ns for file in out.rglob("*")}
+    assert call(0) == 0
+    assert {file: file.stat().st_mtime_ns for file in before} == before

@@ -117,7 +117,9 @@ def test_multi_crop_counts_every_crop():
 
 
 def test_the_machine_is_measured():
+    generator = torch.get_rng_state()
     machine = roofline.measure(torch.device("cpu"))
+    assert torch.equal(generator, torch.get_rng_state()), "in the midst of a training"
     assert 1e8 < machine.flops32 < 1e14 and 1e8 < machine.flops < 1e14
     assert 1e8 < machine.bytes < 1e13
 
