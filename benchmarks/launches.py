@@ -9,6 +9,9 @@ a copy, and what asks the device for a number is a wait. Views of a tensor's mem
 tensors are none of these. What Lightning adds is not counted, nor are the casts of autocast; an
 optimizer that is fused and a foreach operation are one. graph_breaks are those that
 torch._dynamo.explain finds in the views, the student and the teacher. Fewer is better.
+
+captured_* are of performance.capture: of the function that a CUDA graph replays and the one copy
+before it. What the host draws and packs for the next step meanwhile is listed, but no part of them.
 """
 
 from __future__ import annotations
@@ -26,12 +29,15 @@ from torch.utils._pytree import tree_leaves
 from ressl_plugin.views import batched, recipe
 
 BARS = {"device_ops": 800, "waits": 0, "graph_breaks": 0}
+CAPTURED = {"host_ops": 0, "copies": 1, "waits": 0}  # bars, too
 DEVICE = "meta"
-NOTHING = ("empty", "new_empty", "detach", "_unsafe_view", "set_", "lift_fresh", "alias")
+NOTHING = ("empty", "new_empty", "detach", "_unsafe_view", "set_", "lift_fresh", "alias",
+           "_record_function")  # fmt: skip
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "masked_select")
 OF_SEVERAL = {"group_moments": 2, "group_normalise": 1, "group_gradients": 4}
 _BACKWARD = torch.ops.aten.native_batch_norm_backward.out
 KINDS = ("device_ops", "host_ops", "copies", "waits")
+INPUTS, STEP = "captured: inputs, packed on the host", "captured: the step"
 
 
 class Counts(TorchDispatchMode):
@@ -51,9 +57,14 @@ class Counts(TorchDispatchMode):
         if name == "_local_scalar_dense" and there:
             self.found["waits", self.part, name] += 1
             return 0.0
+        if name == "_fused_sgd_" and there:  # not to be had on meta tensors
+            self.found["device_ops", self.part, name] += 1
+            return None
         result = func(*args, **(kwargs or {}))
         if _works(func, name):
             arrives = _on_device(result)
+            if name == "copy_":  # from where
+                there = _on_device(args[1])
             kind = "device_ops" if there or arrives else "host_ops"
             if arrives and not there and name in ("_to_copy", "copy_"):
                 kind = "copies"
@@ -103,12 +114,15 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     figures = {kind: counts.total(kind) for kind in KINDS}
     breaks = graph_breaks(cfg)
     figures["graph_breaks"] = sum(breaks.values())
-    parts = dict.fromkeys(part for _, part, _ in counts.found)
-    rows = [(part, *(counts.total(kind, part) for kind in KINDS), breaks.get(part, ""))
-            for part in parts]  # fmt: skip
-    rows.append(("a step", *figures.values()))
+    rows = [*_rows(counts, breaks), ("a step", *figures.values())]
     rows.append(("bar", *(f"<= {BARS[key]}" if key in BARS else "" for key in figures)))
+    captured = captured_step(cfg)
+    rows += _rows(captured, {})
+    rows.append(("bar, captured", "", *(f"<= {bar}" for bar in CAPTURED.values()), ""))
     common.table(rows, ("", *figures))
+    figures |= {f"captured_{kind}": captured.total(kind, STEP) for kind in KINDS}
+    figures["captured_copies"] += captured.total("copies", INPUTS)
+    figures["captured_waits"] += captured.total("waits", INPUTS)
     listed = [(f"{part}: {name}", kind, n) for (kind, part, name), n
               in counts.found.most_common(args.most)]  # fmt: skip
     common.table(listed, ("", "kind", "times"))
@@ -141,6 +155,31 @@ def _second_step(cfg) -> Counts:
                 model.update_teacher(0.99)
         counts.found["device_ops", "optimizer", "_fused_sgd_"] += 1
     del velocities
+    return counts
+
+
+def _rows(counts: Counts, breaks: dict[str, int]) -> list[tuple]:
+    parts = dict.fromkeys(part for _, part, _ in counts.found)
+    return [(part, *(counts.total(kind, part) for kind in KINDS), breaks.get(part, ""))
+            for part in parts]  # fmt: skip
+
+
+def captured_step(cfg) -> Counts:
+    """The second step of CapturedReSSL: its inputs' way to the device, and what is replayed."""
+    model = training.ours(cfg, performance__capture=True).to(DEVICE).train()
+    sgd = torch.optim.SGD(model.learnable_params, 0.1, 0.9, fused=True)
+    sgd._need_device_dtype_check_for_fused = False  # it has never heard of meta tensors
+    loader = training.random_images(cfg, 32, 3 * cfg.optimizer.batch_size, DEVICE, drawn=False)
+    batches = iter(loader)
+    model.on_train_start()
+    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()):  # meta has none
+        for _ in range(2):
+            counts, batch = Counts(), next(batches)
+            with counts:
+                with counts.within(INPUTS):
+                    model.load(batch, 0, [group["lr"] for group in sgd.param_groups], 0.99)
+                with counts.within(STEP):
+                    model.step(loader, sgd)
     return counts
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import common  # isort: skip  (first: it puts the package and the examples on the path)
@@ -147,16 +148,19 @@ def random_batch(n: int, size: int, views: int = 2, classes: int = 10, device="c
     ]
 
 
-def random_images(cfg, size: int, count: int, device="cpu") -> data.BatchedLoader:
-    """Random images (count, size, size, 3) on a device, their views drawn by the batched back
-    end."""
+def random_images(
+    cfg, size: int, count: int, device="cpu", drawn: bool = True
+) -> data.BatchedLoader:
+    """Random images (count, size, size, 3) on a device, their views drawn by the batched back end,
+    or left to a captured step."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(10, (count,), generator=generator)
     read = recipe.read(cfg.augmentations, host.MEAN_STD["cifar10"])
-    last = not cfg.performance.disable_channel_last
-
-    def draw(batch, generator):
-        return batched.draw(batch, read, generator=generator, channels_last=last)
-
-    return data.BatchedLoader(images.to(device), labels, draw, cfg.optimizer.batch_size)
+    how = {"recipe": read, "channels_last": not cfg.performance.disable_channel_last}
+    images, n = images.to(device), cfg.optimizer.batch_size
+    if drawn:
+        return data.BatchedLoader(images, labels, partial(batched.draw, **how), n)
+    draw = partial(batched.draw_all_params, recipe=read)
+    render = partial(batched.render, core=batched.apply_dense, **how)
+    return data.UndrawnLoader(images, labels, draw, render, n)

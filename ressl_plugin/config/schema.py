@@ -196,6 +196,8 @@ class Quality:  # +
 class Performance:
     disable_channel_last: bool = False
     compile: bool = False  # + torch.compile student and teacher
+    # + the whole step, views to teacher, as one CUDA graph; a run may go on with or without
+    capture: bool = key(False, trains=False)
     # + steps between two writes of step metrics
     log_every: int = key(50, _COUNT, trains=False)
 

@@ -1,6 +1,6 @@
 """Data sets, clean evaluation images, and the checks that keep bad files out of training."""
 
-from ressl_plugin.data.batches import BatchedLoader, WorkerLoader
+from ressl_plugin.data.batches import BatchedLoader, UndrawnLoader, WorkerLoader
 from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.check import check_folder, check_once
 from ressl_plugin.data.datasets import build_dataset
@@ -23,6 +23,7 @@ __all__ = [
     "PACKED",
     "BatchedLoader",
     "MemoryImages",
+    "UndrawnLoader",
     "WorkerLoader",
     "arrange_tiny_imagenet",
     "build_dataset",

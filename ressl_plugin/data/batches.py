@@ -135,15 +135,34 @@ class BatchedLoader(Steps):
         self.images, self.targets, self.draw = images, targets.to(images.device), draw
 
     def __iter__(self):
-        device = self.images.device
-        order = self.order().to(device)  # once an epoch; the steps only slice it
+        # moved once an epoch; the steps only slice it
+        for indexes, generator in self._drawing(self.order().to(self.images.device)):
+            views = self.draw(self.images[indexes], generator=generator)
+            yield indexes, views, self.targets[indexes]
+
+    def _drawing(self, order):
+        """-> (indexes (B,), generator) of each step to do."""
         generator = SharedGenerator()  # on the host: the device never waits for a draw
         for step in self._positions():
-            indexes = self.indexes(order, step)
             generator.share = self.share(step)
             generator.manual_seed(seed_of(self.seed, self.epoch, step, 0))
-            views = self.draw(self.images[indexes], generator)
-            yield indexes, views, self.targets[indexes]
+            yield self.indexes(order, step), generator
+
+
+class UndrawnLoader(BatchedLoader):
+    """The same batches for a step that draws its views itself: iterable over (indexes (B,), what
+    draw(images uint8 (B, H, W, 3), generator) gives), on the host.
+
+    render(images uint8 (B, H, W, 3), what was drawn) -> list of tensors: where the images are.
+    """
+
+    def __init__(self, images, targets, draw, render, batch_size, **options):
+        super().__init__(images, targets, draw, batch_size, **options)
+        self.render = render
+
+    def __iter__(self):
+        for indexes, generator in self._drawing(self.order()):
+            yield indexes, self.draw(self.images[: len(indexes)], generator=generator)
 
 
 class WorkerLoader(Steps):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -138,10 +138,13 @@ class PretrainData(pl.LightningDataModule):
             core = torch.compile(batched.apply_dense, fullgraph=True)
         last = not self.cfg.performance.disable_channel_last
 
-        def draw(batch, generator):
-            return batched.draw(batch, self.recipe, generator, channels_last=last, core=core)
-
         batch_size = self.cfg.optimizer.batch_size
+        how = {"recipe": self.recipe, "channels_last": last, "core": core}
+        if getattr(self.trainer.lightning_module, "draws_views", False):
+            draw = partial(batched.draw_all_params, recipe=self.recipe)
+            render = partial(batched.render, **{**how, "core": core or batched.apply_dense})
+            return data.UndrawnLoader(images, labels, draw, render, batch_size, **self._order())
+        draw = partial(batched.draw, **how)
         return data.BatchedLoader(images, labels, draw, batch_size, **self._order())
 
     def _dali(self):

@@ -35,6 +35,7 @@ class OnlineEvaluation(Callback):
         self._late: deque[Tensor] = deque()
         self._bankless: int | None = None  # an epoch whose first features an interruption has lost
         self._behind: list[dict] | None = None  # means of a checkpoint, until there is a device
+        self._shows = False  # whether the bar will look at the loss of this step
 
     # Training
 
@@ -60,29 +61,45 @@ class OnlineEvaluation(Callback):
         self._late.clear()
         self._bankless = None
 
+    def on_before_backward(self, trainer, module, loss) -> None:
+        """Show the loss; before other callbacks are told that the batch is done."""
+        if self._shows and module.seen is not None:
+            module.log("loss", module.seen.loss, prog_bar=True, logger=False)
+
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        """Add what the step has seen to the means, and its features to the kNN's."""
+        """Keep features of the step, for the kNN and for the quality without labels."""
         seen = module.seen
         if seen is None:  # the batch was left out
             return
-        uniform = math.log(len(module.queue)) or 1.0  # one row: no entropy at all
+        if _quality_due(module) and not trainer.enable_validation:
+            self._late.append(_kept(seen.feats))
+            if len(self._late) > metrics.MOST // (len(seen.feats) * distributed.world()) + 1:
+                self._late.popleft()
+        if seen.classes and module.knn_eval and self._knn_epoch(trainer, module):
+            # copies: a captured step has the next batch's in the same place
+            self._bank.append((_kept(seen.feats), seen.targets.clone()))
+
+    def add(self, module) -> None:
+        """Add what the step has seen to the means: the same operations at every step."""
+        seen, uniform = module.seen, math.log(len(module.queue)) or 1.0  # one row: no entropy
         stats = {
             "train_ressl_loss": seen.loss,
             "target_entropy": seen.entropy / uniform,
             "embedding_spread": 1 - seen.z.mean(0).square().sum(),
         }
-        if quality := _quality_due(module):
+        if module.cfg.quality_eval.enabled:
             # of what the loss brings together: student and teacher, contrastive and weak view
             stats["train_alignment"] = (seen.z_s - seen.z).square().sum(-1).mean()
         self.means.add(stats, len(seen.z))
-        if quality and not trainer.enable_validation:
-            self._late.append(_kept(seen.feats))
-            if len(self._late) > metrics.MOST // (len(seen.feats) * distributed.world()) + 1:
-                self._late.popleft()
         for name, (loss, logits) in seen.classes.items():
             self._judge(loss, logits, seen.targets, name)
-        if seen.classes and module.knn_eval and self._knn_epoch(trainer, module):
-            self._bank.append((_kept(seen.feats), seen.targets))
+
+    def trained(self, module) -> dict[str, Tensor]:
+        """Means over the epoch's steps, as far as they are due. A collective operation."""
+        found = self.means.pop()
+        if not _quality_due(module):
+            found.pop("train_alignment", None)
+        return found
 
     def _judge(self, loss, logits, targets: Tensor, name: str, group: str = "train") -> None:
         """Loss and accuracies of one classifier over the labelled images of a batch."""
@@ -175,6 +192,7 @@ class OnlineEvaluation(Callback):
     def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
         """The first step after a resume: the means go on. Not earlier: the checkpoint is loaded
         before the module is on its device."""
+        self._shows = batch_idx % module.cfg.performance.log_every == 0
         behind, self._behind = self._behind, None
         if behind is None:
             return

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sized
 from typing import NamedTuple
 
 import torch
@@ -127,9 +128,9 @@ class ReSSL(host.MomentumBase):
         z_t = teacher["z"]
         loss, entropy = relational_loss(z_s, z_t, self.queue, self.tau_s, self.tau_t)  # Eq. 3-5
         total = loss
-        if share := self.infonce_share():  # the journal version's warm-up
+        if shares := self.loss_shares():  # the journal version's warm-up
             tau = self.cfg.method_kwargs.infonce_temperature
-            total = (1 - share) * loss + share * info_nce(z_s, z_t, self.queue, tau)
+            total = shares[0] * loss + shares[1] * info_nce(z_s, z_t, self.queue, tau)
         if self.skips and not distributed.all_true(total.isfinite()):
             return self._leave_out()
         enqueue(self.queue, self.queue_ptr, distributed.gather(z_t, even))
@@ -138,8 +139,7 @@ class ReSSL(host.MomentumBase):
         self.seen = Seen(
             loss.detach(), entropy, z_t, z_s.detach(), feats.detach(), classes, targets
         )
-        if self._trainer is not None and batch_idx % self.cfg.performance.log_every == 0:
-            self.log("loss", self.seen.loss, prog_bar=True, logger=False)
+        self.online.add(self)
         return total + class_loss
 
     def optimizer_step(self, *args, **kwargs) -> None:
@@ -149,12 +149,13 @@ class ReSSL(host.MomentumBase):
         self.update_teacher(m)
 
     @torch.no_grad()
-    def update_teacher(self, m: float) -> None:
-        """F_t <- m F_t + (1 - m) F_s, parameters only (Eq. 6)."""
+    def update_teacher(self, m: float | Tensor) -> None:
+        """F_t <- m F_t + (1 - m) F_s, parameters only (Eq. 6); m may be a tensor () beside them."""
         pairs = self.momentum_pairs
         student = [p for s, _ in pairs for p in s.parameters()]
         teacher = [p for _, t in pairs for p in t.parameters()]
-        torch._foreach_lerp_(teacher, student, 1 - m)
+        weight = [(1 - m).float()] * len(teacher) if isinstance(m, Tensor) else 1 - m
+        torch._foreach_lerp_(teacher, student, weight)
 
     def momentum_now(self, step: int) -> float:
         """m after `step` optimizer steps: constant, or the host's cosine from base to final."""
@@ -199,11 +200,17 @@ class ReSSL(host.MomentumBase):
         if self.training and self.cfg.batchnorm.mode == "shuffle":
             X, restore = distributed.shuffle(X, even)
         elif self.training and self.permutes:
-            place = (self.current_epoch, batch_idx, distributed.rank())
-            X, restore = sampling.permuted(X, self.cfg.seed, *place)
+            order, back = (t.to(X.device, non_blocking=True) for t in self.orders(X, batch_idx))
+            X, restore = X[order], lambda t: t[back]
         feats = self.momentum_backbone(self._layout(X))
         z = F.normalize(self.momentum_projector(feats).float(), dim=-1)
         return {"feats": restore(feats), "z": restore(z)}
+
+    def orders(self, X: Sized, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """The teacher's order of N images, and that which puts its rows back: (N,), on the host."""
+        place = (self.current_epoch, batch_idx, distributed.rank())
+        order = sampling.permutation(len(X), self.cfg.seed, *place)
+        return order, order.argsort()
 
     def _layout(self, X: Tensor) -> Tensor:
         return X if self.no_channel_last else X.to(memory_format=torch.channels_last)
@@ -215,6 +222,11 @@ class ReSSL(host.MomentumBase):
             return 0.0
         done = self.trainer.global_step * self.max_epochs
         return max(0.0, 1 - done / self.trainer.estimated_stepping_batches / epochs)
+
+    def loss_shares(self) -> tuple[float, float] | None:
+        """ReSSL's and InfoNCE's; None once the first is all there is."""
+        share = self.infonce_share()
+        return (1 - share, share) if share else None
 
     def _leave_out(self) -> Tensor:
         """A loss for a batch that leaves no trace (the callback SkipNonfinite sees to it).
@@ -247,7 +259,7 @@ class ReSSL(host.MomentumBase):
 
     def on_train_epoch_end(self) -> None:
         """Log the epoch's means, and Eq. 6's m."""
-        self.log_dict(self.online.means.pop(), sync_dist=True)
+        self.log_dict(self.online.trained(self), sync_dist=True)
         self.log("tau", self.momentum_now(self.trainer.global_step), sync_dist=True)
 
     def validation_step(self, batch, batch_idx: int, dataloader_idx: int = 0) -> None:

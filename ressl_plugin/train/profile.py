@@ -32,11 +32,11 @@ class Phases(pl.Callback):
 
     A phase lasts until the next one begins, at a hook of Lightning's or of a network's:
 
-        data: waiting for a batch or drawing its views; means, other callbacks and Lightning's
-            work between two steps.
+        data: waiting for a batch or drawing its views; callbacks and Lightning's work between two
+            steps.
         student forward, teacher forward: their networks.
         loss: what else is in a step before the backward pass: the relation, the memory, the
-            permuted batch, the online classifier.
+            permuted batch, the online classifier, the means.
         backward.
         EMA and optimizer: what is after it.
     """
@@ -209,5 +209,5 @@ NOTES = (
     "measured matrix product throughput, or its bytes at the measured copy bandwidth, whichever is",
     "more; no code can be expected to reach 1.0 everywhere. `data` is waiting for a batch, or",
     "drawing its views where no worker does, and callbacks between two steps; `loss` has the",
-    "memory, the online classifier and Lightning's work before the backward pass in it.",
+    "memory, the online classifier, the means and Lightning's work before the backward pass in it.",
 )

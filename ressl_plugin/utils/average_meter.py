@@ -9,26 +9,35 @@ from ressl_plugin.utils import distributed
 
 
 class AverageMeter:
-    """Weighted means of named scalars, in groups that are emptied when read."""
+    """Weighted means of named scalars, in groups that are emptied when read.
+
+    Sums and weights are the same tensors from first to last, changed in place: a captured step
+    adds to where they lay when it was captured.
+    """
 
     def __init__(self):
-        self._sums: dict[str, dict[str, Tensor]] = {}
-        self._weights: dict[str, dict[str, int | Tensor]] = {}
+        # group -> name -> sum (), float32, and weight (), long
+        self._totals: dict[str, dict[str, tuple[Tensor, Tensor]]] = {}
 
     def add(self, values: dict[str, Tensor], weight: int | Tensor, group: str = "train") -> None:
         """Add one batch's scalars; `weight` is the number of images behind them."""
-        sums = self._sums.setdefault(group, {})
-        weights = self._weights.setdefault(group, {})
         for name, value in values.items():
             term = value.detach().float() * weight
-            sums[name] = sums[name] + term if name in sums else term
-            weights[name] = weights.get(name, 0) + weight
+            for total, one in zip(self._total(group, name, term.device), (term, weight)):
+                total.add_(one)
 
-    def state(self) -> dict[str, dict[str, tuple[Tensor, int | Tensor]]]:
-        """This rank's groups: name -> (sum, weight), on the CPU."""
+    def _total(self, group: str, name: str, device) -> tuple[Tensor, Tensor]:
+        totals = self._totals.setdefault(group, {})
+        if name not in totals:
+            kinds = (torch.float32, torch.long)
+            totals[name] = tuple(torch.zeros((), dtype=kind, device=device) for kind in kinds)
+        return totals[name]
+
+    def state(self) -> dict[str, dict[str, tuple[Tensor, Tensor]]]:
+        """This rank's groups: name -> (sum, weight), on the CPU; a copy."""
         return {
-            group: {n: (s.cpu(), _on(self._weights[group][n], "cpu")) for n, s in sums.items()}
-            for group, sums in self._sums.items()
+            group: {name: tuple(t.to("cpu", copy=True) for t in pair) for name, pair in of.items()}
+            for group, of in self._totals.items()
         }
 
     def load(self, states: list[dict], device: torch.device | str, counts: bool = True) -> None:
@@ -37,31 +46,26 @@ class AverageMeter:
         Where they do not count (another rank has them), names without a value are taken over: `pop`
         needs the same ones, in the same order, on all ranks.
         """
-        self._sums, self._weights = {}, {}
+        self._zero(*self._totals)
         for state in states:
             for group, pairs in state.items():
-                sums = self._sums.setdefault(group, {})
-                weights = self._weights.setdefault(group, {})
-                for name, (s, weight) in pairs.items():
-                    s, weight = s.to(device), _on(weight, device)
-                    if not counts:
-                        s, weight = torch.zeros_like(s), 0
-                    sums[name] = sums[name] + s if name in sums else s
-                    weights[name] = weights.get(name, 0) + weight
+                for name, pair in pairs.items():
+                    for total, one in zip(self._total(group, name, device), pair):
+                        total.add_(one * counts)
 
     def pop(self, group: str = "train") -> dict[str, Tensor]:
-        """The means over all ranks so far; the group starts anew. A collective operation."""
-        sums, weights = self._sums.pop(group, {}), self._weights.pop(group, {})
-        if not sums:
+        """The means over all ranks of what was added; the group starts anew. Waits for the device.
+        A collective operation."""
+        if not (totals := self._totals.get(group)):
             return {}
         # float64: counts of images stay exact, and one exchange does for all
-        pairs = [
-            torch.stack([s.double(), s.new_tensor(float(weights[n])).double()])
-            for n, s in sums.items()
-        ]
-        mean = [(s / n.clamp(min=1)).float() for s, n in distributed.all_reduce(torch.stack(pairs))]
-        return dict(zip(sums, mean))
+        pairs = torch.stack([torch.stack([s.double(), n.double()]) for s, n in totals.values()])
+        sums, weights = distributed.all_reduce(pairs).unbind(1)
+        self._zero(group)
+        means = zip(totals, (sums / weights).float(), weights.tolist())
+        return {name: mean for name, mean, weight in means if weight}
 
-
-def _on(weight: int | Tensor, device: torch.device | str) -> int | Tensor:
-    return weight.to(device) if isinstance(weight, Tensor) else weight
+    def _zero(self, *groups: str) -> None:
+        for group in groups:
+            for total in sum(self._totals[group].values(), ()):
+                total.zero_()

@@ -8,7 +8,6 @@ its images, some kilobytes, and takes the rows of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -49,10 +48,3 @@ def seed_of(*numbers: int) -> int:
 def permutation(n: int, *numbers: int) -> Tensor:
     """A random order of n things, (n,) long on the CPU: always the same for the same numbers."""
     return torch.randperm(n, generator=torch.Generator().manual_seed(seed_of(*numbers)))
-
-
-def permuted(x: Tensor, *numbers: int) -> tuple[Tensor, Callable[[Tensor], Tensor]]:
-    """Rows (n, ...) in the order of `permutation`, and what puts such rows back in their own."""
-    order = permutation(len(x), *numbers)
-    back = order.argsort().to(x.device, non_blocking=True)
-    return x[order.to(x.device, non_blocking=True)], lambda rows: rows[back]

@@ -86,12 +86,25 @@ def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=Fals
     of the result. core: `apply_dense`, compiled by torch.compile, to draw with that instead.
     Raises UserError for images of another type or shape.
     """
+    params = draw_all_params(images, recipe, generator)
+    return render(images, params, recipe, dtype, channels_last, core)
+
+
+def draw_all_params(images, recipe, generator=None):
+    """What `draw` draws at random: the Params of each crop, on the host; of the images, the shape
+    is all that is looked at."""
+    n, _, height, width = _planar(images).shape
+    return [draw_params(view, n, height, width, generator) for view in recipe.crops]
+
+
+@torch.no_grad()
+def render(images, params, recipe, dtype=torch.float32, channels_last=False, core=None):
+    """The rest of `draw`; with `core` the params may be where the images are."""
     if images.device.type == "cpu":
         _keep_freed_memory()
-    images = _planar(images)
+    images = _planar(images).contiguous()
     n, _, height, width = images.shape
     layout = torch.channels_last if channels_last else torch.contiguous_format
-    params = [draw_params(view, n, height, width, generator) for view in recipe.crops]
     out = [
         torch.empty(
             (n, 3, v.crop_size, v.crop_size),
@@ -134,9 +147,7 @@ def _planar(images):
             f"the batched back end was given {images.dtype} images of shape "
             f"{tuple(images.shape)}; it takes uint8 (N, H, W, 3) or (N, 3, H, W)"
         )
-    if images.shape[3] == 3:
-        images = images.permute(0, 3, 1, 2)
-    return images.contiguous()
+    return images.permute(0, 3, 1, 2) if images.shape[3] == 3 else images
 
 
 def draw_params(view, n, height, width, generator=None):

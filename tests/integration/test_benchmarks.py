@@ -69,9 +69,12 @@ def test_launches(script, tmp_path):
     file = tmp_path / "launches.json"
     found = script("launches").main([*TINY, "--json", str(file), "--batch", "16"])
     assert json.loads(file.read_text()) == found
-    assert set(found) == {"device_ops", "host_ops", "copies", "waits", "graph_breaks"}
+    kinds = {"device_ops", "host_ops", "copies", "waits"}
+    assert set(found) == {*kinds, "graph_breaks", *(f"captured_{kind}" for kind in kinds)}
     assert found["waits"] == found["graph_breaks"] == 0
     assert 500 < found["device_ops"] <= MOST_LAUNCHES and found["copies"] <= 12
+    assert found["captured_waits"] == found["captured_host_ops"] == 0
+    assert found["captured_copies"] == 1 and found["captured_device_ops"] > 500
 
 
 def test_launches_tell_waits_copies_and_work_apart(script):
@@ -82,7 +85,8 @@ def test_launches_tell_waits_copies_and_work_apart(script):
         there.add(1)
         float(there.sum())
         torch.ones(2).to("meta")
-    assert [counts.total(kind) for kind in script("launches").KINDS] == [2, 1, 1, 1]
+        there.copy_(torch.ones(4))
+    assert [counts.total(kind) for kind in script("launches").KINDS] == [2, 2, 2, 1]
 
 
 def test_launches_of_group_batch_norm_are_those_that_it_makes(script, monkeypatch):

@@ -5,6 +5,7 @@ import io
 import math
 from contextlib import contextmanager
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from helpers import image_folder, make_config, random_batches
@@ -16,6 +17,7 @@ from ressl_plugin.method import batchnorm
 from ressl_plugin.method.batchnorm import GroupBatchNorm2d
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.ressl import ReSSL
+from ressl_plugin.run import metrics
 from ressl_plugin.train import pretrain
 from ressl_plugin.views import batched, recipe
 
@@ -131,7 +133,6 @@ def test_no_step_waits_for_the_device():
         loss.backward()
         optimizer.step()
         model.update_teacher(0.99)
-        model.online.on_train_batch_end(None, model, None, None, i)
 
     step(0)  # constants are moved to the device once
     with no_waiting():
@@ -182,15 +183,15 @@ def test_group_batch_norm_is_float64s(dtype, layout, shape):
         assert (found.cpu() - wanted).abs().max() <= bound * wanted.abs().max()
 
 
-def run(root, folder, **changes):
+def run(root, folder, callbacks=(), **changes):
     cfg = make_config(
         data__train_path=str(root / "train"), data__backend="batched", run_dir=str(folder),
-        accelerator="gpu", precision="bf16-mixed", enable_progress_bar=False,
-        checkpoint={"every_n_steps": 1}, **changes,
+        accelerator="gpu", enable_progress_bar=False, checkpoint={"every_n_steps": 1},
+        **{"precision": "bf16-mixed", **changes},
     )  # fmt: skip
     for key in ("num_classes", "num_large_crops", "num_small_crops"):
         del cfg.data[key]
-    pretrain.pretrain(config.finish(cfg))
+    pretrain.pretrain(config.finish(cfg), callbacks)
     return torch.load(io.BytesIO((folder / "last.ckpt").read_bytes()), weights_only=True)
 
 
@@ -228,3 +229,66 @@ def test_dali_decodes_on_the_device(tmp_path):
         assert all(view.isfinite().all() for view in views) and targets.is_cuda
         seen += indexes.tolist()
     assert sorted(seen) == list(range(24))
+
+
+def assert_close(ours, theirs):
+    assert ours["global_step"] == theirs["global_step"]
+    assert torch.equal(ours["state_dict"]["queue_ptr"], theirs["state_dict"]["queue_ptr"])
+    for name, value in theirs["state_dict"].items():
+        difference = (ours["state_dict"][name].float() - value.float()).norm()
+        assert difference <= 0.05 * value.float().norm() + 1e-6, name
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "32-true"},
+        {"batchnorm__groups": 2, "batchnorm__permute": True},
+        {"momentum__final_tau": 1.0, "momentum__classifier": True},
+        {"method_kwargs__infonce_epochs": 2, "method_kwargs__predictor": True},
+    ],
+)
+def test_a_captured_run_is_the_plain_run(tmp_path, changes):
+    """Close, not equal: CUDA's kernels add in any order, and a captured rate is a float32."""
+    root = image_folder(tmp_path / "images", splits=("train",))
+    plain, captured = (
+        run(root, tmp_path / str(way), max_epochs=4, performance__capture=way, **changes)
+        for way in (False, True)
+    )
+    assert_close(captured, plain)
+    losses = [
+        metrics.read_metrics(tmp_path / way)["train_ressl_loss"][1] for way in ("False", "True")
+    ]
+    assert len(losses[0]) == 4 and losses[1] == pytest.approx(losses[0], rel=0.02)
+
+
+def test_a_captured_run_goes_on_where_it_was_stopped(tmp_path):
+    root = image_folder(tmp_path / "images", splits=("train",))
+    more = {"max_epochs": 4, "performance__capture": True}
+    whole = run(root, tmp_path / "whole", **more)
+    run(root, tmp_path / "parts", max_steps=7, **more)
+    assert_close(run(root, tmp_path / "parts", resume=True, resume_force=True, **more), whole)
+
+
+class Replays(pl.Callback):
+    """Which steps are replayed; any of these that waits for the device is an error."""
+
+    def __init__(self):
+        self.found = []
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.found.append(module._graph is not None)
+        torch.cuda.synchronize()
+        torch.cuda.set_sync_debug_mode("error" if self.found[-1] else "default")
+
+    def on_before_backward(self, *_):  # behind all of the step
+        torch.cuda.set_sync_debug_mode("default")
+
+
+def test_a_replayed_step_waits_for_nothing(tmp_path):
+    root, seen = image_folder(tmp_path / "images", splits=("train",)), Replays()
+    try:
+        run(root, tmp_path / "run", [seen], max_epochs=3, performance__capture=True)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen.found == [False] * 4 + [True] * 5
