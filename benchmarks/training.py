@@ -160,7 +160,8 @@ def random_images(
     how = {"recipe": read, "channels_last": not cfg.performance.disable_channel_last}
     images, n = images.to(device), cfg.optimizer.batch_size
     if drawn:
-        return data.BatchedLoader(images, labels, partial(batched.draw, **how), n)
-    draw = partial(batched.draw_all_params, recipe=read)
+        draw = lambda batch, generator: batched.draw(batch, generator=generator, **how)
+        return data.BatchedLoader(images, labels, draw, n)
+    draw = lambda batch, generator: batched.draw_all_params(batch, read, generator)
     render = partial(batched.render, core=batched.apply_dense, **how)
     return data.UndrawnLoader(images, labels, draw, render, n)

@@ -137,7 +137,7 @@ class BatchedLoader(Steps):
     def __iter__(self):
         # moved once an epoch; the steps only slice it
         for indexes, generator in self._drawing(self.order().to(self.images.device)):
-            views = self.draw(self.images[indexes], generator=generator)
+            views = self.draw(self.images[indexes], generator)
             yield indexes, views, self.targets[indexes]
 
     def _drawing(self, order):
@@ -162,7 +162,7 @@ class UndrawnLoader(BatchedLoader):
 
     def __iter__(self):
         for indexes, generator in self._drawing(self.order()):
-            yield indexes, self.draw(self.images[: len(indexes)], generator=generator)
+            yield indexes, self.draw(self.images[: len(indexes)], generator)
 
 
 class WorkerLoader(Steps):

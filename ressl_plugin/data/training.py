@@ -141,10 +141,10 @@ class PretrainData(pl.LightningDataModule):
         batch_size = self.cfg.optimizer.batch_size
         how = {"recipe": self.recipe, "channels_last": last, "core": core}
         if getattr(self.trainer.lightning_module, "draws_views", False):
-            draw = partial(batched.draw_all_params, recipe=self.recipe)
+            draw = lambda batch, generator: batched.draw_all_params(batch, self.recipe, generator)
             render = partial(batched.render, **{**how, "core": core or batched.apply_dense})
             return data.UndrawnLoader(images, labels, draw, render, batch_size, **self._order())
-        draw = partial(batched.draw, **how)
+        draw = lambda batch, generator: batched.draw(batch, generator=generator, **how)
         return data.BatchedLoader(images, labels, draw, batch_size, **self._order())
 
     def _dali(self):
