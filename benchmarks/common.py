@@ -31,8 +31,12 @@ def arguments(doc: str, pairs: int = 9, threads: int = 2) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=pairs, help="alternating runs of each side")
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
-    parser.add_argument("--clock", default="wall", choices=["wall", "cpu"],
-                        help="cpu: processor time, for a look on a busy machine; not for results")
+    parser.add_argument(
+        "--clock",
+        default="wall",
+        choices=["wall", "cpu"],
+        help="cpu: processor time, for a look on a busy machine; not for results",
+    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     return parser
 

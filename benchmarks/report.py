@@ -1,6 +1,6 @@
 """RESULTS.md from the files in benchmarks/results: what was asked for, what was measured, how.
 
-    python benchmarks/report.py
+Usage: python benchmarks/report.py
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ BARS = [
      "gather_ms_32_65536", None, ""),
     ("plain head on the digits: target entropy / log K", "warmup", "plain_entropy", None, ""),
     ("the same after the InfoNCE warm-up", "warmup", "warmup_entropy", 0.9, "≤"),
-]
+]  # fmt: skip
 
 
 def read(name: str) -> dict:

@@ -63,8 +63,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     sides["plain"] = lambda: plain.seconds_a_step(batches.batch, args.steps)
     runs = common.alternate(sides, args.pairs)
     share = [
-        outside(models["ours, paper's stem"], cfg, args.size, args.steps)
-        for _ in range(args.pairs)
+        outside(models["ours, paper's stem"], cfg, args.size, args.steps) for _ in range(args.pairs)
     ]
 
     rows, figures = [], {"time_ratio_plain": common.ratio(runs, "ours, paper's stem", "plain")[0]}

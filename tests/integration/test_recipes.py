@@ -131,7 +131,8 @@ def finished(words, kind="pretrain"):
 def view(crop):
     """("weak" or "contrastive", area) of a crop that does just what the paper's does."""
     for name in ("weak", "contrastive"):
-        (wanted,) = read([{"preset": "contrastive"}, {"preset": "weak"}]).crops[name == "weak":][:1]
+        crops = read([{"preset": "contrastive"}, {"preset": "weak"}]).crops
+        (wanted,) = crops[name == "weak" :][:1]
         fields = set(vars(wanted)) - {"area", "crop_size", "role", "mean", "std", "interpolation"}
         if all(getattr(crop, f) == getattr(wanted, f) for f in fields):
             return name, crop.area

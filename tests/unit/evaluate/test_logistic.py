@@ -12,6 +12,7 @@ from ressl_plugin.utils.errors import UserError
 
 SOLVER = "newton-cg"  # multinomial, and to its end, in every version of scikit-learn
 
+
 @pytest.fixture(scope="module")
 def digits():
     data = load_digits()

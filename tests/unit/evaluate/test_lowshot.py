@@ -176,7 +176,6 @@ def test_mistakes_are_named(digits):
 # --- VOC ----------------------------------------------------------------------------------------
 
 
-
 def test_the_devkit_is_read_as_it_is(tmp_path):
     voc = VOC(make_voc(tmp_path), "trainval")
     assert voc.classes == ["car", "cat", "dog"]

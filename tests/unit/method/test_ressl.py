@@ -380,7 +380,7 @@ def test_mistakes_are_named(change, word):
 
 
 def test_paper_stem_keeps_the_map_and_solo_stem_grows_it():
-    shape = lambda stem: ReSSL(make_config(backbone__stem=stem)).backbone.conv1(
-        torch.zeros(1, 3, 32, 32)
-    ).shape[-1]
+    shape = lambda stem: (
+        ReSSL(make_config(backbone__stem=stem)).backbone.conv1(torch.zeros(1, 3, 32, 32)).shape[-1]
+    )
     assert (shape("paper"), shape("solo"), shape("imagenet")) == (32, 34, 16)

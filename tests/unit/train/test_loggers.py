@@ -123,8 +123,8 @@ def test_a_training_goes_on_without_a_place_for_its_logs(tmp_path, monkeypatch, 
         enable_model_summary=False,
     )  # fmt: skip
     model = BoringModel()
-    model.training_step = lambda *args: model.log("loss", 1.0) or BoringModel.training_step(
-        model, *args
+    model.training_step = lambda *args: (
+        model.log("loss", 1.0) or BoringModel.training_step(model, *args)
     )
     trainer.fit(model)
     assert trainer.global_step == 3
