@@ -43,7 +43,9 @@ def main(argv: list[str] | None = None) -> int:
     end, found = time.monotonic() + args.seconds, {}
     for name in args.rows:
         (args.out / f"{name}.json").unlink(missing_ok=True)
-        found[name] = row(name, words, args.out, min(ROWS[name], end - time.monotonic()))
+        left = end - time.monotonic()
+        most = left if args.dry_run else min(ROWS[name], left)  # of a CPU nobody knows
+        found[name] = row(name, words, args.out, most)
         (args.out / "gpu.md").write_text(table(found, args.dry_run))
         (args.out / "gpu.json").write_text(json.dumps(figures(found), indent=2) + "\n")
     print((args.out / "gpu.md").read_text())

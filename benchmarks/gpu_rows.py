@@ -82,9 +82,9 @@ def _precision(args) -> list[str]:
     return ["precision=bf16-mixed"]
 
 
-def cifar(args, name: str, overrides=()) -> Iterator[Line]:
+def cifar(args, name: str, epochs: int, overrides=()) -> Iterator[Line]:
     """Ours, end to end: all that `ressl pretrain` does but saving; and the step within an epoch."""
-    epochs, steps, warm = (2, 3, 1) if args.dry_run else (12, 150, 40)
+    epochs, steps, warm = (2, 3, 1) if args.dry_run else (epochs, 150, 40)
     try:
         cfg = cifar_config(args, epochs, overrides)
     except UserError as error:
@@ -202,9 +202,9 @@ def imagenet(args) -> Iterator[Line]:
 
 
 ROWS = {
-    "captured": partial(cifar, name="captured", overrides=[CAPTURE]),
+    "captured": partial(cifar, name="captured", epochs=12, overrides=[CAPTURE]),
     "host": host,
-    "eager": partial(cifar, name="eager"),
+    "eager": partial(cifar, name="eager", epochs=5),
     "profile": partial(phases, name="eager"),
     "profile_captured": partial(phases, name="captured", overrides=[CAPTURE]),
     "loss": losses,
