@@ -123,7 +123,7 @@ def curves(
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (label, lines) in zip(axes, panels.items()):
             for epochs, values in (of for other in others for of in other.get(label, {}).values()):
-                ax.plot(epochs + 1, values, color="0.8", lw=0.6, zorder=1)
+                ax.plot(epochs + 1, values, color="0.7", lw=0.6, zorder=1)
             for i, (line, (epochs, values)) in enumerate(lines.items()):
                 marker = MARKERS[i] if len(epochs) <= 30 else None
                 ax.plot(epochs + 1, values, color=PALETTE[i], label=line, marker=marker, ms=2.2)

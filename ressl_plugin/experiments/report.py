@@ -230,7 +230,7 @@ def pictures(group: list[Evaluated], found, overrides, device) -> list[dict]:
         ("curves", "Loss, entropy of the target relation and accuracies by epoch"
          + ("; the other runs in grey" if others else ""), "plot",
          lambda path: figures.curves(first.dir, path, size, others)[0]),
-        ("feature space", "t-SNE of the untrained and of the trained backbone's features", "plot",
+        ("feature space", "t-SNE of the untrained and of the trained backbone's features", "photo",
          lambda path: figures.feature_space_of_run(opened(), path, device)[0]),
         ("neighbours", "Images and their nearest neighbours by the trained features", "photo",
          lambda path: neighbours_of_run(opened(), path, device)[0]),
