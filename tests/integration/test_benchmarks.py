@@ -238,6 +238,7 @@ def test_gpu_rows_that_fail_or_hang_take_nothing_with_them(script, tmp_path, mon
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_gpu_dry_run(tmp_path):
     out = tmp_path / "out"
     command = ["bash", FOLDER / "gpu.sh", "--dry-run", "--seconds", "9999", "--out", out]
