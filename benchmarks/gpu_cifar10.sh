@@ -43,7 +43,7 @@ work() {
   stage knn ressl knn "$run"
   stage linear_fast ressl linear "$run" --fast
   stage linear ressl linear "${linear[@]}"
-  stage export ressl export "$run" "$out/cifar10"
+  [ -d "$out/cifar10" ] || stage export ressl export "$run" "$out/cifar10"
   stage figures ressl figures "$run"
   touch "$out/done"
 }

@@ -30,7 +30,7 @@ def main(argv: list[str] | None = None) -> int:
     pipes.outlive_readers()
     terminal.show_everything()
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
-    for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl"):
+    for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl", "onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     words, overrides = arguments.split_argv(sys.argv[1:] if argv is None else argv)
     args = parser().parse_args(words)
@@ -216,11 +216,12 @@ def _import(commands):
 
 def _export(commands):
     def call(args):
-        from ressl_plugin.train import exchange as exchange_run
+        from ressl_plugin.experiments import model_card
 
-        print(exchange_run.export_run(args.run, args.out, args.flavour))
+        print(model_card.export_run(args.run, args.out, args.licence, args.onnx))
 
-    sub = command(commands, "export", call, help="the backbone as safetensors and a JSON")
+    sub = command(commands, "export", call, help="the backbone as a folder for timm and for hubs")
     sub.add_argument("run")
-    sub.add_argument("out", type=Path)
-    sub.add_argument("--flavour", choices=("torchvision", "timm"), help="default: by backbone")
+    sub.add_argument("out", type=Path, help="a new folder")
+    sub.add_argument("--licence", help="of the weights, such as cc-by-4.0, for the model card")
+    sub.add_argument("--onnx", action="store_true", help="model.onnx, too")

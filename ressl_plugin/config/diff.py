@@ -84,6 +84,15 @@ def decisive(config) -> dict:
     }
 
 
+def chosen(config) -> dict:
+    """What of `decisive` is not the plugin's default, in the config's nesting; no path, either."""
+    default, found = _defaults(), OmegaConf.create()
+    for key, value in decisive(without_places(config)).items():
+        if key not in default or default[key] != value:
+            OmegaConf.update(found, key, value)
+    return OmegaConf.to_container(found)
+
+
 @cache
 def _defaults() -> dict:
     whole = OmegaConf.to_container(defaults(schema.ReSSLConfig))

@@ -21,21 +21,13 @@ def crop_size(cfg):
 def evaluation_transform(cfg, any_size=False):
     """PIL RGB -> float tensor (3, S, S), normalised as the run's views are.
 
-    CIFAR: as it is. Otherwise S = crop_size(cfg): images of 96 pixels and more are resized to
-    S x 256/224 (shorter side) and centre-cropped, as ImageNet's 256/224; smaller ones, STL-10, Tiny
-    ImageNet and everything under data.image_size are resized to S and centre-cropped. any_size: the
-    images are not the data set's own, CIFAR's rule does not hold.
+    CIFAR: as it is. Otherwise as `fitting` says. any_size: the images are not the data set's own,
+    CIFAR's rule does not hold.
     """
-    size, row = crop_size(cfg), row_of(cfg)
-    small = size < 96 or (row.size <= 96 and not row.as_they_are) or cfg.data.get("image_size")
-    if row.as_they_are and not any_size:
-        steps = []
-    elif small:
-        # as the training crops are
-        steps = [transforms.Resize(size, interpolation=interpolation(cfg))]
-        steps.append(transforms.CenterCrop(size))
-    else:  # bilinear in the host and in the reference, whatever the crops are
-        steps = [transforms.Resize(round(size * 256 / 224)), transforms.CenterCrop(size)]
+    steps = []
+    if any_size or not row_of(cfg).as_they_are:
+        shorter, size, how = fitting(cfg)
+        steps = [transforms.Resize(shorter, interpolation=how), transforms.CenterCrop(size)]
     normalise = transforms.Normalize(*mean_std(cfg))
     return transforms.Compose([*steps, transforms.ToTensor(), normalise])
 
@@ -46,6 +38,19 @@ def picture_transform(cfg):
     stored = round(size * 256 / 224) if size >= 96 else size
     fit = [transforms.Resize(stored), transforms.CenterCrop(stored), transforms.PILToTensor()]
     return transforms.Compose(fit)
+
+
+def fitting(cfg):
+    """-> (pixels that the shorter side is resized to, side S of the middle cut out, filter).
+
+    S = crop_size(cfg). Images of 96 pixels and more are resized to S x 256/224, as ImageNet's 256
+    and 224; smaller ones, STL-10, Tiny ImageNet and everything under data.image_size to S.
+    """
+    size, row = crop_size(cfg), row_of(cfg)
+    if size < 96 or (row.size <= 96 and not row.as_they_are) or cfg.data.get("image_size"):
+        return size, size, interpolation(cfg)  # as the training crops are
+    # bilinear in the host and in the reference, whatever the crops are
+    return round(size * 256 / 224), size, transforms.InterpolationMode.BILINEAR
 
 
 def evaluation_loader(cfg, split="val", need_labels=True):

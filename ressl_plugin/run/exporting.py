@@ -1,216 +1,214 @@
-"""A trained backbone as safetensors under torchvision's or timm's names, with a JSON beside it."""
+"""A run's backbone as a folder that timm loads and a hub takes as it is.
+
+    config.json         the architecture, and how images are prepared, as timm reads them
+    model.safetensors   the weights, under timm's names; torchvision's ResNets have the same
+    modeling.py         where timm has no ResNet with the run's first layer: registers one
+    model.onnx          where it is asked for
+    README.md           the model card (experiments/model_card.py)
+
+Nothing of the machine that trained it is in any of them.
+"""
 
 from __future__ import annotations
 
-import hashlib
 import json
+import tempfile
 from functools import partial
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from ressl_plugin import data
 from ressl_plugin.config.diff import plain_config
+from ressl_plugin.data.evaluation import fitting
 from ressl_plugin.method import backbone
-from ressl_plugin.run.weights import check_finite, difference, load_backbone, shapes
-from ressl_plugin.utils import files
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.run.directories import Run
+from ressl_plugin.run.weights import check_finite, difference, shapes
+from ressl_plugin.utils import packages
+from ressl_plugin.utils.errors import RunFault, UserError
 
-FORMAT = "ressl-backbone-1"
-FLAVOURS = ("torchvision", "timm")
-FORBIDDEN = backbone.OF_FILES | {"num_classes"}
+TORCHVISIONS = ("resnet18", "resnet50")  # among the host's backbones
+# timm's names of torchvision's arguments; what only initialises has none
+TIMMS = {"groups": "cardinality", "width_per_group": "base_width", "zero_init_residual": None}
+MODELING = '''"""{base} with a first layer for small images, which timm's own has not.
+
+Importing this file makes it known to timm, which then loads the folder by its name.
+"""
+
+import timm
+from timm.models import load_pretrained, register_model
+from torch import nn
 
 
-def export_backbone(state_dict, cfg, out_path, flavour=None, results=()) -> Path:
-    """Write the student's encoder as ``out_path``.safetensors and what it is as .json.
+@register_model
+def {name}(pretrained=False, **kwargs):
+    model = timm.model_entrypoint("{base}")(pretrained=False, **kwargs)
+    width = model.conv1.out_channels
+    model.conv1 = nn.Conv2d(model.conv1.in_channels, width, 3, 1, {padding}, bias=False)
+    model.maxpool = nn.Identity()
+    if pretrained:
+        load_pretrained(model, num_classes=model.num_classes)
+    return model
+'''
+ONNX_TOLERANCE = 1e-4  # of the largest feature
 
-    Args:
-        state_dict: main's names; ``backbone.*`` is taken.
-        cfg: the run's config.
-        out_path: with or without ``.safetensors``.
-        flavour: "torchvision" (its ResNets; names of torchvision.models.resnet, no fc) or "timm"
-            (``timm:`` backbones, and ResNets, whose names are the same); None: by backbone.
-        results: records of results.json to go along.
 
-    Returns:
-        The safetensors file.
+class Model:
+    """A run's student's encoder, as timm has it.
+
+    Attributes:
+        network: the encoder, in eval mode; `cfg`: the run's config.
+        base: timm's name of it; `name`: the same, or what modeling.py calls it.
+        kwargs: arguments in timm's words.
+        padding: of a first layer for small images; None if the first layer is timm's.
+        torchvisions: whether torchvision has it, under `base`.
+        config: config.json.
 
     Raises:
-        UserError: a backbone that the flavour does not have, weights of another architecture or
-            not finite, a folder or a place that cannot be written.
+        UserError: timm cannot build the network; weights that are not finite.
     """
-    from safetensors.torch import save
 
-    out = Path(out_path)
-    if out.is_dir():  # of an empty name, too: with a suffix they would be files beside it
-        raise UserError(f"{out}: a folder; name the file, such as {out / 'backbone.safetensors'}")
-    out = out if out.suffix == ".safetensors" else out.with_name(out.name + ".safetensors")
-    flavour, name = _architecture(cfg, flavour)
-    network = backbone.build(cfg)
-    load_backbone(network, state_dict, Path("state_dict"))
-    weights = {k: v.contiguous().cpu() for k, v in network.state_dict().items()}
-    check_finite(weights, out)
-    data = save(weights, {"format": "pt"})
-    card = describe(cfg, network, flavour, name, results)
-    card["sha256"] = hashlib.sha256(data).hexdigest()
-    _belong(weights, card, out)  # what is written can be loaded
+    def __init__(self, run: Run):
+        import timm
+
+        self.cfg, self.network = run.cfg, run.backbone()
+        check_finite(self.network.state_dict(), run.file)
+        given = self.cfg.backbone.name
+        self.torchvisions = given in TORCHVISIONS
+        if not self.torchvisions and not given.startswith(backbone.TIMM):
+            raise UserError(
+                f"backbone.name={given}: timm has no network of this name and these weights; "
+                "exported are torchvision's ResNets and timm:<model>"
+            )
+        self.base = given.removeprefix(backbone.TIMM)
+        self.kwargs = plain_config(self.cfg.backbone).get("kwargs") or {}
+        if self.torchvisions:
+            self.kwargs = {TIMMS.get(key, key): value for key, value in self.kwargs.items()}
+            self.kwargs.pop(None, None)
+        make = partial(timm.create_model, self.base, num_classes=0)
+        fault = f"backbone.kwargs={self.kwargs}: timm's {self.base} does not take them"
+        with torch.device("meta"):  # nothing is allocated
+            theirs = backbone.with_arguments(make, self.kwargs, fault)
+        self.padding, self.name = None, self.base
+        if backbone.has_stem(self.network) and self.network.conv1.kernel_size == (3, 3):
+            self.padding = self.network.conv1.padding[0]
+            self.name = f"{self.base}_3x3_pad{self.padding}"
+            with torch.device("meta"):
+                backbone.set_stem(theirs, "paper")
+        if differing := difference(self.network.state_dict(), shapes(theirs)):
+            raise UserError(f"backbone.name={given}: timm's {self.base} is another: {differing}")
+        self.config = self._config(theirs.pretrained_cfg)
+
+    def _config(self, of_theirs: dict) -> dict:
+        """Images are to be prepared as evaluators prepare a run's own."""
+        shorter, size, interpolation = fitting(self.cfg)
+        mean, std = data.mean_std(self.cfg)
+        kept = ("first_conv", "classifier", "fixed_input_size")
+        return {
+            "architecture": self.name,
+            "num_classes": 0,
+            "num_features": _features(self.network, size),
+            **({"model_args": self.kwargs} if self.kwargs else {}),
+            "pretrained_cfg": {
+                "num_classes": 0,
+                "input_size": [3, size, size],
+                "interpolation": interpolation.value,
+                "crop_pct": size / shorter,
+                "crop_mode": "center",
+                "mean": list(mean),
+                "std": list(std),
+                **{key: value for key, value in of_theirs.items() if key in kept},
+            },
+        }
+
+
+def export(model: Model, out: str | Path, card: str, onnx: bool = False) -> Path:
+    """Write the folder `out`, whole or not at all.
+
+    Args:
+        out: a new or an empty folder.
+        card: text of README.md.
+        onnx: model.onnx, too, for batches (n, 3, S, S) of any n.
+
+    Raises:
+        UserError: `out` holds files or cannot be written; onnx is not installed.
+        RunFault: what onnxruntime computes is something else.
+    """
+    out = Path(out)
+    if onnx:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            packages.need(package, "--onnx")
     try:
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise UserError(f"{out}: holds something already; give a new folder")
         out.parent.mkdir(parents=True, exist_ok=True)
-        files.replace(out, data)
-        files.replace(out.with_suffix(".json"), (json.dumps(card, indent=1) + "\n").encode())
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as place:
+            whole = Path(place) / "export"
+            whole.mkdir()
+            _write(whole, model, card)
+            if onnx:
+                _write_onnx(whole / "model.onnx", model)
+            whole.rename(out)
     except OSError as error:
-        raise UserError(f"{out}: cannot be written ({error.strerror})") from None
+        raise UserError(f"{out}: cannot be written ({error.strerror or error})") from None
     return out
 
 
-def describe(cfg, network, flavour, name, results=()) -> dict:
-    """The JSON: what a user of the weights has to know, nothing of where they were made."""
-    from ressl_plugin.data import crop_size, mean_std
-    from ressl_plugin.run.results import versions
+def _write(folder: Path, model: Model, card: str) -> None:
+    from safetensors.torch import save
 
-    mean, std = mean_std(cfg)
-    size = crop_size(cfg)
-    config = plain_config(cfg)
-    for key in ("run_dir", "wandb", "resume", "resume_from_checkpoint", "auto_resume"):
-        config.pop(key, None)
-    for key in ("train_path", "val_path"):
-        config.get("data", {}).pop(key, None)
-    return {
-        "format": FORMAT,
-        "flavour": flavour,
-        "architecture": name,
-        "kwargs": {k: v for k, v in config["backbone"].get("kwargs", {}).items()},
-        "stem": stem_of(network),
-        "features_dim": _features(network, size),
-        "input_size": [3, size, size],
-        "mean": list(mean),
-        "std": list(std),
-        "training": config,
-        "results": list(results),
-        "versions": versions(),
-    }
+    weights = {key: value.contiguous() for key, value in model.network.state_dict().items()}
+    # not save_file, which leaves a file that nobody else may read
+    (folder / "model.safetensors").write_bytes(save(weights, {"format": "pt"}))
+    (folder / "config.json").write_text(json.dumps(model.config, indent=2) + "\n")
+    (folder / "README.md").write_text(card, encoding="utf-8")
+    if model.padding is not None:
+        (folder / "modeling.py").write_text(MODELING.format(**vars(model)))
 
 
-def load_exported(path) -> nn.Module:
-    """The network of an export, in eval mode: (N, 3, H, W) normalised images to (N, d) features.
+@torch.no_grad()
+def _write_onnx(file: Path, model: Model) -> None:
+    import onnx
+    import onnxruntime
 
-    Args:
-        path: the .safetensors or the .json file, or their common name.
-
-    Raises:
-        UserError: absent, damaged, not finite, or something that torchvision or timm cannot build.
-    """
-    path = Path(path)
-    if path.suffix not in (".safetensors", ".json"):
-        path = path.with_name(path.name + ".safetensors")
-    file = path.with_suffix(".safetensors")
-    card = read_card(path.with_suffix(".json"))
-    weights = read_safetensors(file)
-    if hashlib.sha256(file.read_bytes()).hexdigest() != card.get("sha256"):
-        raise UserError(f"{file}: not the file that {file.with_suffix('.json')} describes (sha256)")
-    _belong(weights, card, path)
-    check_finite(weights, file)
-    network = build(card, path)
-    network.load_state_dict(weights)
-    return network.eval()
-
-
-def read_safetensors(path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UserError when it is absent or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
-
-
-def read_card(path) -> dict:
-    """The JSON beside the weights. Raises UserError when it is absent or something else."""
-    try:
-        card = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; the weights' JSON belongs there") from None
-    except (ValueError, RecursionError) as error:  # not JSON, or nested without end
-        raise UserError(f"{path}: not JSON ({error})") from None
-    if not isinstance(card, dict) or card.get("format") != FORMAT:
-        raise UserError(f"{path}: not the description of an exported backbone ({FORMAT})")
-    return card
-
-
-def build(card: dict, path) -> nn.Module:
-    """The bare network that a card names; only names that the libraries list, nothing fetched.
-
-    Raises:
-        UserError: an unknown flavour or architecture, or an argument that would load a file.
-    """
-    import timm
-    from torchvision import models
-
-    name, kwargs = card.get("architecture"), card.get("kwargs") or {}
-    if not isinstance(kwargs, dict):
-        raise UserError(f"{path}: kwargs {kwargs!r}: a mapping is expected")
-    if bad := FORBIDDEN & kwargs.keys():
-        raise UserError(f"{path}: kwargs {', '.join(sorted(bad))} are not allowed in an export")
-    if card.get("flavour") == "torchvision" and name in _torchvision_resnets():
-        make = partial(models.get_model, name, weights=None)
-    elif card.get("flavour") == "timm" and isinstance(name, str) and timm.is_model(name):
-        make = partial(timm.create_model, name, pretrained=False, num_classes=0)
-    else:
-        raise UserError(f"{path}: {card.get('flavour')} has no architecture {name!r}")
-    backbone.check_sizes(kwargs, f"{path}: kwargs")
-    fault = f"{path}: {name} cannot be built with {kwargs}"
-    network = backbone.with_arguments(make, kwargs, fault)
-    if card["flavour"] == "torchvision":
-        network.fc = nn.Identity()
-    backbone.set_stem(network, card.get("stem", "auto"))
-    return network
-
-
-def stem_of(network: nn.Module) -> str:
-    """What `backbone.set_stem` needs to make these first layers; auto where it has no say."""
-    conv = getattr(network, "conv1", None)
-    if not isinstance(conv, nn.Conv2d) or not hasattr(network, "maxpool"):
-        return "auto"
-    if conv.kernel_size == (7, 7):
-        return "imagenet"
-    return "paper" if conv.padding == (1, 1) else "solo"
-
-
-def _architecture(cfg, flavour) -> tuple[str, str]:
-    """(flavour, name in that library) of a config's backbone."""
-    name = cfg.backbone.name
-    if flavour not in (None, *FLAVOURS):
-        raise UserError(f"flavour {flavour}: one of {', '.join(FLAVOURS)}")
-    if name.startswith(backbone.TIMM) and flavour != "torchvision":
-        return "timm", name.removeprefix(backbone.TIMM)
-    if name in _torchvision_resnets():
-        return flavour or "torchvision", name
-    raise UserError(
-        f"backbone.name={name}: {flavour or 'neither torchvision nor timm'} has no network of "
-        "this name and these weights; exported are ResNets and timm:<model>"
+    size = data.crop_size(model.cfg)
+    images = torch.randn(2, 3, size, size)
+    program = torch.onnx.export(
+        model.network,
+        (images,),
+        input_names=["images"],
+        output_names=["features"],
+        dynamic_shapes=({0: torch.export.Dim("n")},),
+        dynamo=True,
+        verbose=False,
     )
+    proto = program.model_proto
+    _forget_sources(proto)
+    onnx.save(proto, file)
+    images = torch.randn(3, 3, size, size)
+    session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
+    (found,) = session.run(None, {"images": images.numpy()})
+    wanted = model.network(images)
+    error = (torch.from_numpy(found) - wanted).abs().max() / wanted.abs().max()
+    if not error <= ONNX_TOLERANCE:
+        raise RunFault(
+            f"model.onnx: onnxruntime's features are {error:.1e} of the largest off, more than "
+            f"{ONNX_TOLERANCE:g}; nothing was written"
+        )
 
 
-def _torchvision_resnets() -> list[str]:
-    from torchvision import models
-
-    names = models.list_models(models)
-    return [n for n in names if models.get_model_builder(n).__module__ == models.resnet.__name__]
-
-
-def _belong(weights: dict[str, Tensor], card: dict, path) -> None:
-    with torch.device("meta"):  # nothing is allocated for a network that is another
-        network = build(card, path)
-    if differing := difference(weights, shapes(network)):
-        raise UserError(f"{path}: not of the network that the JSON names: {differing}")
+def _forget_sources(proto) -> None:
+    """Drop where in the sources each operation stands: paths of this machine."""
+    parts = [proto, proto.graph, *proto.graph.input, *proto.graph.output, *proto.graph.initializer]
+    for body in (proto.graph, *proto.functions):
+        parts += [body, *body.node, *body.value_info]
+    for part in parts:
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
 
 
 @torch.no_grad()
 def _features(network: nn.Module, size: int) -> int:
     """Length of the feature vector, by trying: timm's num_features is another with some heads."""
-    training = network.training
-    out = network.eval()(torch.zeros(1, 3, size, size))
-    network.train(training)
-    return out.shape[-1]
+    return network(torch.zeros(1, 3, size, size)).shape[-1]

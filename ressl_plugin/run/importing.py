@@ -1,4 +1,4 @@
-"""Checkpoints of others under our names, and our backbones for others.
+"""Checkpoints of others under our names.
 
 `import_checkpoint` understands, with or without ``module.`` in front of the names:
 
@@ -11,7 +11,7 @@
     solo-learn 1.0.2            encoder.*, momentum_encoder.* in place of backbone.*
     a bare backbone             its own names, as in torchvision, timm and our exports
 
-The other way, `export_backbone` and `load_exported`, is in exporting.py. Nothing is ever unpickled.
+The other way is exporting.py. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
@@ -26,11 +26,8 @@ from torch import Tensor
 
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
-from ressl_plugin.run.exporting import export_backbone, load_exported, read_safetensors
 from ressl_plugin.run.weights import check_finite, difference, shapes
 from ressl_plugin.utils.errors import UserError
-
-__all__ = ["Imported", "export_backbone", "import_checkpoint", "load_exported"]
 
 BARE = "bare backbone"
 # the first whose backbone a file has names its origin; (foreign prefix, ours)
@@ -177,6 +174,17 @@ def _weights(path) -> dict[str, Tensor]:
         if value.layout != torch.strided or value.is_meta or value.is_complex():
             raise UserError(f"{path}: {key} is no plain tensor of numbers")
     return weights
+
+
+def read_safetensors(path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises UserError when it is absent or damaged."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
 
 
 def _origin(path, weights, expected) -> str:

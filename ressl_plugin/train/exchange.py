@@ -1,4 +1,4 @@
-"""`ressl import` and `ressl export`: importing.py on run directories."""
+"""`ressl import`: importing.py into a run directory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from ressl_plugin import config, data, run
-from ressl_plugin.run import checkpoint, importing, results
+from ressl_plugin.run import checkpoint, importing
 from ressl_plugin.train.host_config import host_config
 from ressl_plugin.utils.errors import UserError
 
@@ -55,14 +55,3 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
     }
     checkpoint.save(folder / checkpoint.NAME, state)
     return folder
-
-
-def export_run(path: str | Path, out: Path, flavour: str | None = None) -> Path:
-    """The run's backbone as `out`.safetensors, with what it is and its results in `out`.json.
-
-    Raises:
-        UserError: no such run, or a backbone that neither torchvision nor timm can build.
-    """
-    opened = run.open_run(path)
-    records = [{k: v for k, v in r.items() if k != "command"} for r in results.read(opened.dir)]
-    return importing.export_backbone(opened.state, opened.cfg, out, flavour, records)

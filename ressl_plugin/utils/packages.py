@@ -10,7 +10,9 @@ from ressl_plugin.utils.errors import UserError
 INSTALL = {
     "PIL": "Pillow", "einops": "einops", "hydra": "hydra-core",
     "lightning": "lightning", "matplotlib": "ressl_plugin[figures]", "numpy": "numpy",
-    "nvidia": "ressl_plugin[dali]", "omegaconf": "omegaconf", "safetensors": "safetensors",
+    "nvidia": "ressl_plugin[dali]", "omegaconf": "omegaconf",
+    "onnx": "ressl_plugin[onnx]", "onnxruntime": "ressl_plugin[onnx]",
+    "onnxscript": "ressl_plugin[onnx]", "safetensors": "safetensors",
     "sklearn": "scikit-learn", "tensorboard": "tensorboard", "timm": "timm", "torch": "torch",
     "torchmetrics": "torchmetrics", "torchvision": "torchvision", "tqdm": "tqdm",
     "wandb": "ressl_plugin[wandb]", "yaml": "PyYAML",

@@ -331,7 +331,7 @@ def test_gpu_cifar10_dry_run(tmp_path):
     while codes[-1] and len(codes) < 4:
         codes.append(call(300))
     assert codes[-1] == 0 and set(codes) <= {0, 1, 75}
-    assert (out / "cifar10.safetensors").is_file()
+    assert (out / "cifar10" / "model.safetensors").is_file()
     assert list((out / "run" / "figures").glob("*.png"))
     records = json.loads((out / "run" / "results.json").read_text())
     assert {"knn", "linear"} <= {record["evaluator"] for record in records}

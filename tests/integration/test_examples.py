@@ -1,9 +1,18 @@
 """The examples run, on the digits, in seconds."""
 
+import ast
+import re
 from pathlib import Path
 
 import algorithm1
+import evaluate_any_model
+import own_data_set
+import own_loop
+import pytest
+import timm
 import torch
+
+from ressl_plugin.data import make_digits
 
 
 def test_algorithm1_learns_the_digits(capsys):
@@ -39,3 +48,82 @@ def test_algorithm1_is_algorithm_1():
         torch.testing.assert_close(s, n)
         torch.testing.assert_close(t, 0.9 * o + 0.1 * n)
     torch.testing.assert_close(plain.queue, torch.cat([queue[4:], z_t]))
+
+
+def short(example):
+    lines = Path(example.__file__).read_text().splitlines()
+    assert len(lines) < 80 and max(map(len, lines)) <= 100
+    return example
+
+
+def accuracies(text):
+    return [float(found) for found in re.findall(r"kNN ([\d.]+) %", text)]
+
+
+def test_own_loop(capsys):
+    short(own_loop).main(epochs=5)
+    before, after = accuracies(capsys.readouterr().out)
+    assert before > 85 and after > 90
+
+
+def test_own_data_set(tmp_path, capsys):
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    own_data_set.make_folder(photos)
+    more = {"max_epochs": 3, "accelerator": "cpu", "enable_progress_bar": False}
+    files, alike = short(own_data_set).main(photos, tmp_path / "run", **more)
+    assert len(files) == 300 and "000.png: " in capsys.readouterr().out
+    labels = own_loop.digits()[1][[int(file.stem) for file in files]]
+    assert (labels[alike] == labels[:, None]).float().mean() > 0.5, "chance is 0.1"
+
+
+def test_evaluate_any_model(tmp_path, capsys):
+    """A network that nobody has trained, as a folder of timm's own making."""
+    torch.manual_seed(0)
+    network = timm.create_model("resnet10t", num_classes=3, channels=(8, 16, 32, 64))
+    size = {"input_size": (3, 32, 32)}
+    config = {"model_args": {"channels": (8, 16, 32, 64)}, "pretrained_cfg": size}
+    timm.models.save_for_hf(network, tmp_path / "net", config, safe_serialization=True)
+    make_digits(tmp_path / "digits")
+    name = f"local-dir:{tmp_path / 'net'}"
+    top1 = short(evaluate_any_model).main(name, tmp_path / "digits")
+    assert f"{name}: 64 features, kNN {top1['kNN']:.1f} %" in capsys.readouterr().out
+    assert min(top1.values()) > 30, "chance is 10"
+
+
+@pytest.fixture(scope="module")
+def with_lightly():
+    pytest.importorskip("lightly", reason="pip install lightly")
+    import with_lightly
+
+    return short(with_lightly)
+
+
+@pytest.mark.slow
+def test_with_lightly(with_lightly, capsys):
+    with_lightly.main(epochs=3)
+    found = accuracies(capsys.readouterr().out)
+    assert len(found) == 4 and found[-1] > found[0] + 5
+
+
+def changed_lines():
+    """Of docs/lightly.md: (lightly's line or "", ours)."""
+    text = (Path(__file__).parents[2] / "docs" / "lightly.md").read_text()
+    return re.findall(r"^\| (?:`(.*?)` )?\| `(.*)` \|$", text, re.M)
+
+
+@pytest.mark.slow
+def test_what_a_user_of_lightly_changes(with_lightly, capsys):
+    """With the lines of docs/lightly.md taken back the program is lightly's MoCo, and runs."""
+    rows, text = changed_lines(), Path(with_lightly.__file__).read_text()
+    assert len(rows) == 10
+    for theirs, ours in rows:
+        line = re.compile(rf"^( *){re.escape(ours)}\n", re.M)
+        assert len(line.findall(text)) == 1, ours
+        text = line.sub(lambda m, theirs=theirs: f"{m[1]}{theirs}\n" if theirs else "", text)
+    code = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    assert not code & {"FeatureQueue", "RelationalLoss", "queue", "normalize"}
+    program = {"__name__": "moco"}
+    exec(compile(text, "moco", "exec"), program)
+    program["main"](epochs=1)
+    assert len(accuracies(capsys.readouterr().out)) == 2

@@ -124,7 +124,7 @@ def test_in_order_each(place, capsys):
         if elsewhere(command) or command.startswith(HEAVY):
             continue
         assert main(tiny(command)) == 0, f"{command}\n{capsys.readouterr().err}"
-    assert Path("photos.safetensors").is_file() and Path("views.png").is_file()
+    assert Path("photos/model.safetensors").is_file() and Path("views.png").is_file()
     assert Path("NEW/last.ckpt").is_file()
 
 

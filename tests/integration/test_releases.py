@@ -4,18 +4,20 @@ The runs are tests/releases/*.zip, made by make.py there: never made anew, for t
 have.
 """
 
+import importlib
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
+import timm
 import torch
 
 from ressl_plugin import data
 from ressl_plugin.cli.main import main
 from ressl_plugin.run import checkpoint, results
-from ressl_plugin.run.exporting import load_exported
 
 RELEASES = sorted((Path(__file__).parents[1] / "releases").glob("*.zip"))
 STEPS, STOP = 24, 12
@@ -43,8 +45,13 @@ def test_a_run_of_an_old_release(release, monkeypatch, capsys):
         assert again[record["evaluator"], record["metric"]] == pytest.approx(record["value"], abs=1)
 
     assert main(["export", "run", "backbone"]) == 0, capsys.readouterr().err
+    monkeypatch.syspath_prepend("backbone")
+    monkeypatch.delitem(sys.modules, "modeling", raising=False)
+    if Path("backbone/modeling.py").exists():
+        importlib.import_module("modeling")
+    network = timm.create_model("local-dir:backbone", pretrained=True).eval()
     with torch.no_grad():
-        assert load_exported("backbone.safetensors")(torch.zeros(2, 3, 16, 16)).isfinite().all()
+        assert network(torch.zeros(2, 3, 16, 16)).isfinite().all()
     assert main(["table", "run"]) == 0
     assert f"{before[0]['value']:.2f}" in capsys.readouterr().out
 

@@ -1,39 +1,40 @@
-"""An exported backbone loads elsewhere and computes the same, bit for bit."""
+"""An exported backbone is timm's to load, and computes the same, bit for bit."""
 
-import hashlib
+import importlib.util
 import json
-import shutil
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import timm
 import torch
 import torchvision
 from omegaconf import OmegaConf
-from safetensors.torch import load_file, save_file
+from PIL import Image
+from safetensors.torch import load_file
 from torch import nn
 
+from ressl_plugin.data import evaluation_transform
 from ressl_plugin.method import backbone
-from ressl_plugin.run import importing
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.run import exporting
+from ressl_plugin.utils.errors import RunFault, UserError
 
 
-def config(name, stem="auto", size=32):
+def config(name, stem="auto", size=32, **kwargs):
     return OmegaConf.create(
         {
             "method": "ressl",
-            "run_dir": "/home/somebody/runs/1",
-            "max_epochs": 200,
-            "backbone": {"name": name, "kwargs": {}, "stem": stem},
-            "data": {"dataset": "stl10", "train_path": "/home/somebody/data"},
+            "backbone": {"name": name, "kwargs": kwargs, "stem": stem},
+            "data": {"dataset": "custom"},
             "augmentations": [{"crop_size": size, "mean": [0.1, 0.2, 0.3], "std": [1, 1, 2]}],
             "method_kwargs": {},
         }
     )
 
 
-def trained(cfg):
-    """A backbone with statistics and affine parameters that are not those of a fresh one."""
+def model(cfg):
+    """A run's backbone, its statistics and affine parameters not those of a fresh one."""
     torch.manual_seed(0)
     network = backbone.build(cfg)
     for module in network.modules():
@@ -41,192 +42,143 @@ def trained(cfg):
             module.running_mean.normal_(0, 0.1)
             module.running_var.uniform_(0.5, 2)
             nn.init.uniform_(module.weight, 0.5, 1.5)
-    return network.eval()
+    run = SimpleNamespace(cfg=cfg, file="last.ckpt", backbone=network.eval)
+    return exporting.Model(run)
 
 
-def state_of(network):
-    own = {f"backbone.{k}": v for k, v in network.state_dict().items()}
-    return {**own, "projector.0.weight": torch.ones(2, 2), "queue": torch.ones(4, 2)}
+def load(folder, **kwargs):
+    """As the card says."""
+    file = folder / "modeling.py"
+    if file.exists():
+        spec = importlib.util.spec_from_file_location("modeling", file)
+        module = importlib.util.module_from_spec(spec)
+        # timm looks its registered functions up there
+        sys.modules["modeling"] = module
+        spec.loader.exec_module(module)
+    return timm.create_model(f"local-dir:{folder}", pretrained=True, **kwargs).eval()
 
 
-RESULT = {"evaluator": "knn", "metric": "top1", "value": 90.2}
 CASES = [
-    ("resnet18", "paper", None, 32),
-    ("resnet18", "solo", None, 32),
-    ("resnet18", "imagenet", None, 64),
-    ("resnet18", "paper", "timm", 32),
-    ("resnet50", "auto", None, 64),
-    ("resnet50", "auto", "timm", 64),
-    ("timm:mobilenetv3_small_050", "auto", None, 64),
-    ("timm:efficientnet_lite0", "auto", "timm", 64),
-    ("timm:vit_tiny_patch16_224", "auto", None, 224),
+    ("resnet18", "paper", 32, {}),
+    ("resnet18", "solo", 32, {}),
+    ("resnet18", "imagenet", 64, {"zero_init_residual": True}),
+    ("timm:resnet18", "paper", 32, {"channels": [8, 16, 32, 64]}),
+    ("timm:resnet10t", "auto", 64, {"channels": [8, 16, 32, 64]}),
+    ("timm:mobilenetv3_small_050", "auto", 64, {}),
+    ("timm:vit_tiny_patch16_224", "auto", 32, {"img_size": 32, "depth": 2}),
 ]
 
 
-@pytest.mark.parametrize(("name", "stem", "flavour", "size"), CASES)
-def test_bit_equal_features(tmp_path, name, stem, flavour, size):
-    cfg = config(name, stem, size)
-    network = trained(cfg)
-    file = importing.export_backbone(state_of(network), cfg, tmp_path / "x", flavour, [RESULT])
-    assert file == tmp_path / "x.safetensors"
-    loaded = importing.load_exported(file)
-    assert not loaded.training
-    images = torch.randn(2, 3, size, size)
+@pytest.mark.parametrize(("name", "stem", "size", "kwargs"), CASES)
+def test_timm_computes_the_same_bit_for_bit(tmp_path, name, stem, size, kwargs):
+    ours = model(config(name, stem, size, **kwargs))
+    folder = exporting.export(ours, tmp_path / "out", "a card")
+    theirs, images = load(folder), torch.randn(2, 3, size, size)
+    assert (folder / "modeling.py").exists() == (stem in ("paper", "solo"))
     with torch.no_grad():
-        features, again = network(images), loaded(images)
-    assert torch.equal(features, again)
-    card = json.loads((tmp_path / "x.json").read_text())
-    assert card["features_dim"] == features.shape[1]
-    assert card["input_size"] == [3, size, size]
-    assert card["mean"] == [0.1, 0.2, 0.3] and card["std"] == [1, 1, 2]
-    assert card["results"] == [RESULT] and card["training"]["max_epochs"] == 200
-    assert card["flavour"] == flavour or ("timm" if name.startswith("timm:") else "torchvision")
-    assert "somebody" not in json.dumps(card), "nothing of the machine that trained it"
+        features = ours.network(images)
+        assert torch.equal(theirs(images), features)
+    assert ours.config["num_features"] == features.shape[1]
+    assert (folder / "README.md").read_text() == "a card"
+    modes = {file.name: oct(file.stat().st_mode & 0o777) for file in folder.iterdir()}
+    assert set(modes.values()) == {modes["README.md"]}, "readable as any new file"
+    tuned = load(folder, num_classes=5)  # with the encoder's weights
+    assert tuned(images).shape == (2, 5)
+    assert torch.equal(tuned.state_dict()[key := next(iter(theirs.state_dict()))],
+                       theirs.state_dict()[key])  # fmt: skip
 
 
-def test_torchvision_itself_loads_the_names(tmp_path):
-    cfg = config("resnet50", size=64)
-    network = trained(cfg)
-    file = importing.export_backbone(state_of(network), cfg, tmp_path / "x.safetensors")
-    theirs = torchvision.models.resnet50(weights=None)
-    result = theirs.load_state_dict(load_file(file), strict=False)
-    assert sorted(result.missing_keys) == ["fc.bias", "fc.weight"] and not result.unexpected_keys
+@pytest.mark.parametrize("name", exporting.TORCHVISIONS)
+def test_the_weights_are_torchvisions_too(tmp_path, name):
+    ours = model(config(name, "imagenet", 64))
+    folder = exporting.export(ours, tmp_path / "out", "")
+    theirs = torchvision.models.get_model(name, weights=None)
     theirs.fc = nn.Identity()
+    theirs.load_state_dict(load_file(folder / "model.safetensors"))
     images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(theirs.eval()(images), network(images))
+    with torch.no_grad():
+        assert torch.equal(theirs.eval()(images), ours.network(images))
 
 
-def test_timm_itself_loads_the_names(tmp_path):
-    cfg = config("timm:mobilenetv3_small_050", size=64)
-    network = trained(cfg)
-    file = importing.export_backbone(state_of(network), cfg, tmp_path / "x")
-    theirs = timm.create_model("mobilenetv3_small_050", num_classes=0)
-    theirs.load_state_dict(load_file(file), strict=True)
-    images = torch.randn(1, 3, 64, 64)
-    assert torch.equal(theirs.eval()(images), network(images))
+@pytest.mark.parametrize("changes", [{}, {"interpolation": "bilinear"}, {"image_size": 48}])
+@pytest.mark.parametrize("size", [32, 64, 96, 224])
+def test_images_are_prepared_as_evaluators_do(size, changes):
+    cfg = config("timm:resnet10t", size=size)
+    cfg.data.update(changes)
+    how = timm.data.resolve_data_config(pretrained_cfg=model(cfg).config["pretrained_cfg"])
+    pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    image = Image.fromarray(pixels)
+    theirs = timm.data.create_transform(**how, is_training=False)(image)
+    assert torch.equal(theirs, evaluation_transform(cfg, any_size=True)(image))
 
 
-@pytest.fixture(scope="module")
-def export(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("export")
-    cfg = config("resnet18", "paper")
-    importing.export_backbone(state_of(trained(cfg)), cfg, folder / "x")
-    return folder
+@pytest.mark.slow
+def test_onnx(tmp_path, monkeypatch):
+    ort = pytest.importorskip("onnxruntime", reason="pip install 'ressl_plugin[onnx]'")
+    pytest.importorskip("onnxscript", reason="pip install 'ressl_plugin[onnx]'")
+    ours = model(config("timm:resnet18", "paper", channels=[8, 16, 32, 64]))
+    folder = exporting.export(ours, tmp_path / "out", "", onnx=True)
+    session = ort.InferenceSession(folder / "model.onnx")
+    for n in (1, 5):
+        images = torch.randn(n, 3, 32, 32)
+        (found,) = session.run(["features"], {"images": images.numpy()})
+        with torch.no_grad():
+            torch.testing.assert_close(
+                torch.from_numpy(found), ours.network(images), rtol=1e-4, atol=1e-4
+            )
+    content = (folder / "model.onnx").read_bytes()
+    for place in (torch.__file__, exporting.__file__):
+        assert place.rpartition("/")[0].encode() not in content
+    monkeypatch.setattr(exporting, "ONNX_TOLERANCE", 0.0)
+    with pytest.raises(RunFault, match=r"features are .* of the largest off"):
+        exporting.export(ours, tmp_path / "other", "", onnx=True)
+    assert not [path for path in tmp_path.iterdir() if path != folder]
 
 
-@pytest.fixture
-def exported(export, tmp_path):
-    return shutil.copytree(export, tmp_path, dirs_exist_ok=True) / "x"
-
-
-@pytest.mark.parametrize("suffix", ["", ".json", ".safetensors"])
-def test_loading_by_any_of_its_names(exported, suffix):
-    network = importing.load_exported(f"{exported}{suffix}")
-    assert network.conv1.stride == (1, 1) and isinstance(network.maxpool, nn.Identity)
-
-
-def rewrite(exported, **changes):
-    path = exported.with_suffix(".json")
-    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+def test_onnx_that_is_not_installed(tmp_path, monkeypatch):
+    monkeypatch.setattr(exporting.packages.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"--onnx needs onnx, .*pip install 'ressl_plugin\[onnx\]'"):
+        exporting.export(SimpleNamespace(), tmp_path / "x", "", onnx=True)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("name", "kwargs", "message"),
     [
-        ({"architecture": "resnet50"}, "not of the network"),
-        ({"stem": "imagenet"}, "not of the network"),
-        ({"stem": "odd"}, "stem"),
-        ({"architecture": "os.system"}, "has no architecture"),
-        ({"architecture": ["resnet18"]}, "has no architecture"),
-        ({"flavour": "timm", "architecture": "hf-hub:someone/model"}, "has no architecture"),
-        ({"flavour": "timm", "architecture": "local-dir:/tmp"}, "has no architecture"),
-        ({"flavour": "host"}, "has no architecture"),
-        ({"kwargs": {"weights": "IMAGENET1K_V1"}}, "not allowed"),
-        ({"flavour": "timm", "kwargs": {"checkpoint_path": "/tmp/x.pth"}}, "not allowed"),
-        ({"kwargs": {"no_such": 1}}, "cannot be built"),
-        ({"kwargs": {"width_per_group": "x"}}, "cannot be built"),
-        ({"kwargs": {"norm_layer": {}}}, "cannot be built"),
-        # petabytes, if it were built before it is compared
-        ({"architecture": "resnet50", "kwargs": {"width_per_group": 2**16}}, "not of the network"),
-        ({"kwargs": {"layers": [10**9]}}, r"kwargs\.layers\.0: must be a number up to"),
-        ({"stem": 5}, "stem"),
-        ({"kwargs": [1]}, "kwargs"),
-        ({"format": "else"}, "not the description"),
-        ({"sha256": "0"}, "sha256"),
+        ("vit_tiny", {"img_size": 32}, "timm has no network of this name and these weights"),
+        ("resnet18", {"replace_stride_with_dilation": [False, False, True]}, "does not take them"),
     ],
 )
-def test_a_description_that_is_wrong_or_malicious(exported, changes, message):
-    rewrite(exported, **changes)
-    with pytest.raises(UserError, match=message) as error:
-        importing.load_exported(exported)
-    assert "\n" not in str(error.value)
+def test_what_timm_cannot_build(name, kwargs, message):
+    with pytest.raises(UserError, match=message):
+        model(config(name, **kwargs))
 
 
-def test_damaged_or_absent(exported):
-    file = exported.with_suffix(".safetensors")
-    data = bytearray(file.read_bytes())
-    data[-100] ^= 1
-    file.write_bytes(data)
-    with pytest.raises(UserError, match="sha256"):
-        importing.load_exported(exported)
-    file.write_bytes(data[:-10])
-    with pytest.raises(UserError, match="safetensors"):
-        importing.load_exported(exported)
-    for text in ("{", '{"a":' * 10**5):
-        exported.with_suffix(".json").write_text(text)
-        with pytest.raises(UserError, match="not JSON"):
-            importing.load_exported(exported)
-    with pytest.raises(UserError, match="No such file"):
-        importing.load_exported(exported.with_name("other"))
+def test_weights_that_are_another_network(monkeypatch):
+    cfg = config("timm:resnet18", channels=[8, 16, 32, 64])
+    network = backbone.build(cfg)
+    cfg.backbone.kwargs.channels = [8, 16, 32, 65]
+    run = SimpleNamespace(cfg=cfg, file="last.ckpt", backbone=network.eval)
+    with pytest.raises(UserError, match=r"timm's resnet18 is another: layer4\.0\.conv1\.weight"):
+        exporting.Model(run)
+    network.bn1.running_var[0] = torch.inf
+    with pytest.raises(UserError, match=r"last\.ckpt: bn1\.running_var is not finite"):
+        exporting.Model(run)
 
 
-def test_what_cannot_be_exported(tmp_path):
-    cfg = config("resnet18", "paper")
-    state = state_of(trained(cfg))
-    with pytest.raises(UserError, match="flavour onnx: one of torchvision, timm"):
-        importing.export_backbone(state, cfg, tmp_path / "x", "onnx")
-    with pytest.raises(UserError, match="torchvision has no network"):
-        importing.export_backbone(
-            state, config("timm:vit_tiny_patch16_224"), tmp_path / "x", "torchvision"
-        )
-    with pytest.raises(UserError, match="another architecture"):
-        importing.export_backbone(state, config("resnet50"), tmp_path / "x")
+def test_nothing_is_written_over(tmp_path, monkeypatch):
+    ours = model(config("timm:resnet10t", channels=[8, 8, 8, 8]))
     (tmp_path / "file").touch()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "README.md").write_text("mine")
+    for name in ("file", "full"):
+        with pytest.raises(UserError, match="holds something already; give a new folder"):
+            exporting.export(ours, tmp_path / name, "")
     with pytest.raises(UserError, match="cannot be written"):
-        importing.export_backbone(state, cfg, tmp_path / "file" / "x")
-    assert not list(tmp_path.glob("x*"))
-
-
-@pytest.mark.parametrize("place", ["", ".", "folder", "x.safetensors"])
-def test_a_folder_is_not_written_beside(tmp_path, monkeypatch, place):
-    inside = tmp_path / "inside"
-    (inside / "folder").mkdir(parents=True)
-    (inside / "x.safetensors").mkdir()
-    monkeypatch.chdir(inside)
-    cfg = config("resnet18", "paper")
-    with pytest.raises(UserError, match=r"a folder; name the file, such as .*backbone.safetensors"):
-        importing.export_backbone({}, cfg, place)
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["folder", "inside", "x.safetensors"]
-
-
-def test_weights_of_a_run_that_diverged(exported, tmp_path):
-    cfg = config("resnet18", "paper")
-    state = state_of(trained(cfg))
-    state["backbone.layer1.0.conv1.weight"][0, 0, 0, 0] = torch.nan
-    with pytest.raises(UserError, match=r"layer1\.0\.conv1\.weight is not finite"):
-        importing.export_backbone(state, cfg, tmp_path / "y")
-    assert not list(tmp_path.glob("y*"))
-    file = exported.with_suffix(".safetensors")
-    weights = load_file(file)
-    weights["bn1.running_var"][0] = torch.inf
-    save_file(weights, file, {"format": "pt"})
-    rewrite(exported, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
-    with pytest.raises(UserError, match=r"bn1\.running_var is not finite"):
-        importing.load_exported(exported)
-
-
-def test_loading_needs_no_solo_learn(exported, monkeypatch):
-    for name in [n for n in sys.modules if n == "solo" or n.startswith("solo.")]:
-        monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "solo", None)
-    assert importing.load_exported(exported)(torch.zeros(1, 3, 32, 32)).shape == (1, 512)
+        exporting.export(ours, tmp_path / "file" / "x", "")
+    monkeypatch.setattr(json, "dumps", lambda *a, **k: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        exporting.export(ours, tmp_path / "new", "")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["README.md", "file", "full"]
+    monkeypatch.undo()
+    (tmp_path / "empty").mkdir()
+    assert (exporting.export(ours, tmp_path / "empty", "") / "config.json").is_file()

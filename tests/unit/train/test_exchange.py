@@ -1,4 +1,4 @@
-"""`ressl import` makes a run that evaluators open; `ressl export` what torchvision loads."""
+"""`ressl import` makes a run that evaluators open."""
 
 import json
 import shutil
@@ -16,7 +16,6 @@ from ressl_plugin import run
 from ressl_plugin.cli.main import main
 from ressl_plugin.evaluate import knn
 from ressl_plugin.run import checkpoint, results
-from ressl_plugin.run.exporting import load_exported
 from ressl_plugin.train import exchange
 from ressl_plugin.utils.errors import UserError
 
@@ -140,17 +139,3 @@ def test_a_package_that_is_missing(imported, tmp_path):
     for line, command in zip(lines, commands, strict=True):
         assert f"pip install {command}" in line
     assert "Traceback" not in done.stderr
-
-
-def test_export(imported, network, tmp_path, capsys):
-    results.append(imported, {"evaluator": "linear", "protocol": "small", "data": "custom",
-                              "metric": "top1", "value": 50.0})  # fmt: skip
-    assert main(["export", str(imported), str(tmp_path / "net")]) == 0
-    file = tmp_path / "net.safetensors"
-    assert capsys.readouterr().out.split()[-1] == str(file)
-    x = torch.randn(2, 3, 32, 32)
-    with torch.no_grad():
-        assert torch.equal(load_exported(file)(x), network(x))
-    card = json.loads((tmp_path / "net.json").read_text())
-    assert card["results"][-1]["value"] == 50.0
-    assert "command" not in card["results"][-1]  # which may name places on this machine
