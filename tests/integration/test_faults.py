@@ -14,9 +14,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from commands import command, last_line, run
+from commands import command, last_line, run, run_cli
 from helpers import image_folder
 from lightning.pytorch.utilities.exceptions import SIGTERMException
+from saved_states import in_child
 from torch._utils import ExceptionWrapper
 
 from ressl_plugin.cli import main
@@ -407,3 +408,17 @@ def test_a_workers_user_error_is_its_own_words(depth):
     with pytest.raises(UserError) as found:
         wrapped.reraise()
     assert own_words(found.value) == "x.png cannot be used"
+
+
+@pytest.mark.slow
+def test_a_step_that_does_not_end(images, tmp_path):
+    """A minute's hang of a real run; which thread hung is told."""
+    words = command(images, tmp_path, "faults.timeout=0.4")
+
+    def work():
+        os.dup2(os.open(tmp_path / "err.txt", os.O_WRONLY | os.O_CREAT), 2)
+        run_cli(words, lambda: time.sleep(300), 3)
+
+    assert in_child(work) == os.EX_TEMPFAIL
+    text = (tmp_path / "err.txt").read_text()
+    assert "in training_step" in text and f"{tmp_path}/last.ckpt, resume=true" in text
