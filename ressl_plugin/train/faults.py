@@ -165,8 +165,9 @@ def reported(trainer: pl.Trainer, folder: Path):
         if stop is not None and is_a_workers_death(error):
             raise stop from error
         if trainer.world_size > 1 and is_a_lost_rank(error):
+            why = str(error).partition("\n")[0]
             raise RankLost(
-                f"rank {trainer.global_rank}: another rank is gone; {goes_on(folder)}"
+                f"rank {trainer.global_rank}: another rank is gone ({why}); {goes_on(folder)}"
             ) from error
         if (known := explain(error)) is None:
             raise
