@@ -6,7 +6,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import threading
 import time
@@ -129,29 +128,3 @@ def test_twenty_random_ranks_at_random_moments(folder, tmp_path, reference):
         which = draw.randint(1, {"save": 5, "evaluation": 6}.get(moment, 10))
         kill = (draw.randrange(RANKS), moment, which, draw.uniform(0, 0.05))
         killed_and_started_again(folder, tmp_path / str(number), kill, reference)
-
-
-KILLED_ONCE = """
-import os, signal, sys
-from ressl_plugin.cli.main import main
-from ressl_plugin.method.ressl import ReSSL
-step = ReSSL.training_step
-def training_step(self, batch, batch_idx):
-    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0" and os.environ["RANK"] == "2"
-    if first and self.trainer.global_step == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return step(self, batch, batch_idx)
-ReSSL.training_step = training_step
-sys.exit(main(sys.argv[1:]))
-"""
-
-
-@pytest.mark.slow
-def test_torchrun_starts_it_again(folder, tmp_path, reference):
-    (tmp_path / "killed_once.py").write_text(KILLED_ONCE)
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=3", "--max-restarts=1"]
-    python = [sys.executable, "-m", *launcher, str(tmp_path / "killed_once.py")]
-    found = subprocess.run([*python, *words(folder, tmp_path / "run")], capture_output=True)
-    assert found.returncode == 0, found.stderr.decode()
-    state = checkpoint.load(tmp_path / "run")
-    assert equal(state["state_dict"], reference["state_dict"])
