@@ -16,6 +16,7 @@ from ressl_plugin.evaluate import knn, linear
 from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.subject import device_named
 from ressl_plugin.run import directories
+from ressl_plugin.utils.errors import UserError
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback
@@ -111,7 +112,10 @@ def pretrain(
     for key, value in overrides.items():
         value = str(value) if isinstance(value, Path) else value
         OmegaConf.update(cfg, key, value, force_add=True)
-    return open_run(train(configs.finish(cfg), callbacks))
+    full = configs.finish(cfg)
+    if not full.checkpoint.enabled:
+        raise UserError("pretrain: checkpoint.enabled=false leaves no run to return; leave it out")
+    return open_run(train(full, callbacks))
 
 
 def _values(records: list[dict]) -> dict[str, float]:

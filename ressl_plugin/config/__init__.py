@@ -1,7 +1,14 @@
 """A config: every key and its default (schema), read, filled in and checked once, compared."""
 
 from ressl_plugin.config.filling import defaults, fill_method, finish, finish_linear, known_keys
-from ressl_plugin.config.loading import RECIPES, find, load, recipes, ungrammatical
+from ressl_plugin.config.loading import (
+    RECIPES,
+    find,
+    load,
+    recipes,
+    refuse_two_places,
+    ungrammatical,
+)
 
 __all__ = [
     "RECIPES",
@@ -13,5 +20,6 @@ __all__ = [
     "known_keys",
     "load",
     "recipes",
+    "refuse_two_places",
     "ungrammatical",
 ]

@@ -40,6 +40,7 @@ def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> Dict
         if (reason := ungrammatical(override)) is not None:
             raise UserError(f"{path}: {reason}")
     includes.check(path, overrides)
+    refuse_two_places(overrides)
     overrides = [allow(o, path.parent, kind) for o in overrides]
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.2"):
@@ -70,6 +71,17 @@ def find(target: str, kind: str = "pretrain") -> Path:
         f"config {target}: no such file and no such recipe{nearest(target, known)} "
         f"(recipes: {', '.join(known)})"
     )
+
+
+def refuse_two_places(overrides: list[str]) -> None:
+    """`data.path` stands for both paths, and wins over those of a file.
+
+    Raises:
+        UserError: one of them is an override, too.
+    """
+    keys = {override.lstrip("+").partition("=")[0] for override in overrides}
+    if "data.path" in keys and (other := keys & {"data.train_path", "data.val_path"}):
+        raise UserError(f"data.path and {min(other)}: the first stands for both paths; give one")
 
 
 def ungrammatical(override: str) -> str | None:

@@ -70,6 +70,8 @@ class GivenImages(Images):
     or file names, as they come."""
 
     def __init__(self, given):
+        if isinstance(given, (str, Path)):  # its letters are no images
+            raise UserError(f"images: a sequence of images is expected, as [{str(given)!r}]")
         self.given, self.targets = given, [-1] * len(given)
 
     def _decoded(self, index):
@@ -77,8 +79,9 @@ class GivenImages(Images):
         if isinstance(given, (str, Path)):
             return load_image(given, self.exif, self.max_pixels)
         plain = isinstance(given, Image.Image)
-        if not plain and given.dtype not in (np.uint8, torch.uint8):
-            raise UserError(f"images[{index}]: uint8 expected, got {given.dtype}")
+        kind = getattr(given, "dtype", type(given).__name__)
+        if not plain and kind not in (np.uint8, torch.uint8):
+            raise UserError(f"images[{index}]: uint8 expected, got {kind}")
         try:
             return to_rgb(given if plain else to_pil_image(given))
         except (BadImage, ValueError) as error:  # ValueError: of its shape

@@ -67,6 +67,7 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
         key, equals, _ = word.partition("=")
         if not equals or key.split(".")[0] not in config.known_keys():
             raise UserError(f"{word}: not key=value with a key of the run's config")
+    config.refuse_two_places(overrides)
     try:
         changed = OmegaConf.merge(run.cfg, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # of a value

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin import config, run
 from ressl_plugin.config import yaml_files
@@ -32,7 +33,6 @@ METHODS_FILE = config.RECIPES / "benchmark" / "methods.yaml"
 ENTRY = ("title", "backprop", "views", "by_default", "method", "recipe", "max_epochs",
          "method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler")  # fmt: skip
 LABELS = (1, 5)  # a class, drawn ten times
-EVALUATORS = ("linear", "few-labels", "knn", "training")
 
 
 def benchmark(
@@ -94,15 +94,19 @@ def read_methods(base: DictConfig, own: Path | None = None) -> dict[str, dict]:
         UserError: that file cannot be read, has a key that is none of ENTRY, or a new method
             without what ENTRY demands.
     """
-    given = OmegaConf.merge({"recipe": base}, OmegaConf.load(METHODS_FILE))
-    found = OmegaConf.to_container(given, resolve=True)
-    del found["recipe"]
-    for name, changes in (yaml_files.read(own) if own else {}).items():
-        if not isinstance(changes, dict):
-            raise UserError(f"{own}: {name}: the settings of a method are expected, key: value")
-        for key in changes.keys() - set(ENTRY):
+    changes = yaml_files.read(own) if own else {}
+    for name, its in changes.items():
+        if name == "recipe" or not isinstance(its, dict):
+            raise UserError(f"{own}: {name}: a method and its settings are expected, key: value")
+        for key in its.keys() - set(ENTRY):
             raise UserError(f"{own}: {name}: unknown key {key}{nearest(key, ENTRY)}")
-        found[name] = OmegaConf.to_container(OmegaConf.merge(found.get(name, {}), changes))
+    given = OmegaConf.merge({"recipe": base}, OmegaConf.load(METHODS_FILE), changes)
+    try:
+        found = OmegaConf.to_container(given, resolve=True)
+    except OmegaConfBaseException as error:  # of an interpolation
+        raise UserError(f"{own}: {' '.join(str(error).split())}") from None
+    del found["recipe"]
+    for name in changes:
         if lacking := [key for key in ENTRY[:3] if key not in found[name]]:
             raise UserError(f"{own}: {name}: {' and '.join(lacking)} needed")
     return found
@@ -172,20 +176,20 @@ def views(base: DictConfig, kind: str) -> list[dict]:
 def run_cell(cfg: DictConfig, labels: tuple[int, ...] = LABELS) -> None:
     """Train and evaluate, whichever is still to be done; keep one checkpoint."""
     folder = Path(cfg.run_dir)
-    if complete(folder):
-        return
     if not sweep.finished(folder, cfg.max_epochs):
         sweep.train(cfg, meter=True)
-    if not all(sweep.evaluated(folder, e) for e in EVALUATORS[:3]):
+    if not complete(folder, labels):
         evaluate(folder, labels)
     if not sweep.evaluated(folder, "training"):
         log.warning("%s: its images/s were not measured to the end; train it anew for them", folder)
     shutil.rmtree(folder / checkpoint.PREVIOUS, ignore_errors=True)
 
 
-def complete(folder: Path) -> bool:
-    """Whether a cell has every number of the table."""
-    return all(sweep.evaluated(folder, evaluator) for evaluator in EVALUATORS)
+def complete(folder: Path, labels: tuple[int, ...] = LABELS) -> bool:
+    """Whether a cell has been evaluated in every way that the table shows."""
+    found = {(r["evaluator"], r["protocol"]) for r in results.read(folder)}
+    few = {("few-labels", f"linear, {n} a class") for n in labels}
+    return few <= found and {"linear", "knn"} <= {evaluator for evaluator, _ in found}
 
 
 def evaluate(folder: Path, labels: tuple[int, ...]) -> None:

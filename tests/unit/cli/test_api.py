@@ -90,9 +90,16 @@ def test_images_that_it_cannot_take(trained, tmp_path):
         (torch.rand(2, 3, 8, 8), r"images\[0\]: uint8 expected"),
         (np.zeros((1, 2, 3, 4, 5), np.uint8), r"images\[0\]"),
         ([], "no images"),
+        ("x.png", "a sequence of images is expected"),
+        ([None], r"images\[0\]: uint8 expected, got NoneType"),
     ):
         with pytest.raises(UserError, match=message):
             trained.features(given)
+
+
+def test_a_run_without_checkpoints_cannot_be_returned():
+    with pytest.raises(UserError, match=r"checkpoint\.enabled=false leaves no run"):
+        ressl_plugin.pretrain("digits/ressl", checkpoint={"enabled": False})
 
 
 def test_every_name_of_the_top_is_there():

@@ -219,6 +219,8 @@ def test_every_recipe_is_complete(name):
 def test_one_path_is_the_place_of_both_splits(minimal):
     cfg = finished(minimal, "data.path=both.npz")
     assert (cfg.data.train_path, cfg.data.val_path, cfg.data.path) == ("both.npz", "both.npz", None)
+    with pytest.raises(UserError, match=r"data\.path and data\.val_path: "):
+        finished(minimal, "data.path=both.npz", "data.val_path=other.npz")
 
 
 def test_finishing_twice_changes_nothing(minimal):

@@ -1,6 +1,7 @@
 """Seven methods under one roof: same data, stem and evaluator; a table from results files only."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -61,6 +62,13 @@ def test_a_finished_cell_is_not_run_again(out, words, capsys):
     assert "[7/7]" in capsys.readouterr().out
 
 
+def test_other_labels_of_a_finished_cell_are_evaluated(out, words, tmp_path):
+    shutil.copytree(out / "byol-seed3", tmp_path / "byol-seed3")
+    again = ["benchmark", *words, "--methods", "byol", "--seeds", "3", "--out", str(tmp_path)]
+    assert main([*again, "--labels", "2"]) == 0
+    assert "| 2 labels a class |" in (tmp_path / "benchmark.md").read_text()
+
+
 def test_another_budget_in_the_same_place(out, words):
     again = [w for w in words[1:] if not w.startswith("max_epochs")]
     with pytest.raises(UserError, match="max_epochs: 1 -> 2"):
@@ -102,6 +110,8 @@ def test_settings_of_their_own(words, tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(
         "simclr: {optimizer: {lr: 0.5}, max_epochs: 7}\n"
+        "mine: {title: M, backprop: 1x, views: recipe, method: ressl,"
+        " method_kwargs: '${recipe.method_kwargs}'}\n"
         "warm: {title: Warm, backprop: 1x, views: recipe, method: ressl, recipe: digits/ressl_v2}\n"
     )
     base = config.finish(config.load("digits/ressl", [*words[1:], "data.num_classes=3"]))
@@ -113,6 +123,7 @@ def test_settings_of_their_own(words, tmp_path):
     assert (simclr.optimizer.lr, simclr.max_epochs, simclr.check_val_every_n_epoch) == (0.5, 7, 7)
     assert simclr.method_kwargs.temperature == 0.2  # of methods.yaml
     assert (byol.optimizer.lr, byol.max_epochs) == (base.optimizer.lr, 1)
+    assert settings["mine"]["method_kwargs"] == base.method_kwargs
     theirs = config.finish(config.load("digits/ressl_v2", []))
     assert (warm.method, warm.name) == ("ressl", "warm-seed1")
     assert warm.method_kwargs == theirs.method_kwargs != base.method_kwargs
@@ -125,7 +136,8 @@ def test_settings_of_their_own(words, tmp_path):
     ("text", "message"),
     [
         ("simclr: {optimiser: {lr: 0.5}}", "simclr: unknown key optimiser; did you mean optimizer"),
-        ("simclr: 0.5", "simclr: the settings of a method are expected"),
+        ("simclr: 0.5", "simclr: a method and its settings are expected"),
+        ("simclr: {method_kwargs: '${recipe.no}'}", "Interpolation key 'recipe.no' not found"),
         ("mine: {method: ressl, views: recipe}", "mine: title and backprop needed"),
     ],
 )
