@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 class Run(directories.Run):
     """A run directory: its config `cfg`, its weights (`backbone()`), its evaluations.
 
-    Example:
-        run = open_run("runs/mine")
-        print(run.knn()["top1"], run.linear()["top1"])
-        z = run.features(["a.jpg", "b.jpg"])
+    Examples:
+        >>> run = open_run("runs/mine")
+        >>> print(run.knn()["top1"], run.linear()["top1"])
+        >>> z = run.features(["a.jpg", "b.jpg"])
     """
 
     def features(
@@ -96,8 +96,8 @@ def pretrain(
         callbacks: of Lightning, beside the run's own.
         overrides: keys of the config; a mapping changes the keys it names and leaves the others.
 
-    Example:
-        run = pretrain("digits/ressl", max_epochs=10, optimizer={"lr": 0.1})
+    Examples:
+        >>> run = pretrain("digits/ressl", max_epochs=10, optimizer={"lr": 0.1})
 
     Raises:
         UserError: anything about config, data or directory that cannot work.

@@ -36,12 +36,12 @@ class RelationalLoss(nn.Module):
     """`relational_loss` with its temperatures, as a criterion.
 
     Args:
-        tau_s, tau_t: temperatures of the student and of the teacher; the paper's for ImageNet are
-            0.1 and 0.04.
+        tau_s: temperature of the student; the paper's is 0.1.
+        tau_t: temperature of the teacher; the paper's for ImageNet is 0.04.
 
-    Example:
-        criterion = RelationalLoss(tau_s=0.1, tau_t=0.04)
-        loss, target_entropy = criterion(z_s, z_t, queue.rows)
+    Examples:
+        >>> criterion = RelationalLoss(tau_s=0.1, tau_t=0.04)
+        >>> loss, target_entropy = criterion(z_s, z_t, queue.rows)
     """
 
     def __init__(self, tau_s: float = 0.1, tau_t: float = 0.04) -> None:
@@ -78,7 +78,8 @@ def relational_loss(
             the mean over views and images. The only input that receives a gradient.
         teacher: (N, D), embeddings of the weak view.
         queue: (K, D), past teacher embeddings.
-        tau_s, tau_t: temperatures of the student and of the teacher.
+        tau_s: temperature of the student.
+        tau_t: temperature of the teacher.
         chunk: queue rows read at a time, for tests and measurements; see attention.read.
 
     Returns:

@@ -21,10 +21,10 @@ class FeatureQueue(nn.Module):
         rows: (K, D) float32, a buffer.
         ptr: (1,) long, a buffer: the row that the next key replaces, the oldest one.
 
-    Example:
-        queue = FeatureQueue(4096, 128)
-        loss, target_entropy = RelationalLoss()(z_s, z_t, queue.rows)
-        queue.enqueue(z_t)
+    Examples:
+        >>> queue = FeatureQueue(4096, 128)
+        >>> loss, target_entropy = RelationalLoss()(z_s, z_t, queue.rows)
+        >>> queue.enqueue(z_t)
 
     Raises:
         UserError: size or dim below 1.

@@ -52,9 +52,9 @@ class Views:
         mean_std: three floats each, for entries that give none (else ImageNet's).
         interpolation: bicubic or bilinear.
 
-    Example:
-        views = Views([{"preset": "contrastive"}, {"preset": "weak"}])
-        (contrastive,), weak = views(images)  # (N, 3, 224, 224) each
+    Examples:
+        >>> views = Views([{"preset": "contrastive"}, {"preset": "weak"}])
+        >>> (contrastive,), weak = views(images)  # (N, 3, 224, 224) each
 
     Raises:
         UserError: naming the entry.

@@ -1,23 +1,29 @@
-"""README's commands, in order, as they stand there: with tiny settings, in one process."""
+"""Commands of README and docs/, in order, as they stand there: tiny settings, one process."""
 
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+import torch
 from helpers import fake_cifar, image_folder, make_voc
+from omegaconf import OmegaConf
+from PIL import Image
 
+import ressl_plugin
 from ressl_plugin import data
 from ressl_plugin.cli.main import main
 
 pytestmark = pytest.mark.timeout(280)
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+FILES = ["README.md", *sorted(f"docs/{file.name}" for file in (ROOT / "docs").glob("*.md"))]
 # Commands that install, need a cluster or the other host: what runs them.
 ELSEWHERE = {
     "source .venv/bin/activate": "scripts/venv.sh",
     "bash scripts/quickstart.sh": "scripts/quickstart.sh",
     "bash scripts/test.sh": "scripts/test.sh",
+    "pip install": "scripts/venv.sh",
     "python main_pretrain.py": "tests/unit/method/test_registry.py",
     "python -m ressl_plugin main_knn.py": "tests/unit/method/test_registry.py",
     "ressl pretrain imagenet/ressl devices=8": "tests/distributed/test_pretrain.py",
@@ -35,23 +41,17 @@ TINY = [
     "precision=32-true", "knn_eval.k=2", "enable_progress_bar=false", "enable_model_summary=false",
 ]  # fmt: skip
 SMALL_VIEWS = [f"augmentations.{i}.crop_size=16" for i in range(2)]
-MINE = """
-method: ressl
-name: mine
-backbone: {name: resnet18}
-method_kwargs: {proj_hidden_dim: 64, proj_output_dim: 32, temperature_q: 0.1, temperature_k: 0.04}
-data: {dataset: custom, train_path: DIR, val_path: DIR}
-augmentations: [{preset: contrastive, crop_size: 16}, {preset: weak, crop_size: 16}]
-optimizer: {name: sgd, batch_size: 32, lr: 0.1}
-max_epochs: 2
-"""
 
 
-def commands():
+def commands(file):
     """Every indented line that is a command, continuation lines joined, comments off."""
-    text = re.sub(r" \\\n\s+", " ", README.read_text())
+    text = re.sub(r"^```.*?^```$", "", (ROOT / file).read_text(), flags=re.M | re.S)
+    text = re.sub(r" \\\n\s+", " ", text)
     lines = [line[4:] for line in text.splitlines() if line.startswith("    ")]
-    return [re.sub(r"\s+#.*", "", line) for line in lines if re.match(r"[a-z]+ ", line)]
+    return [re.sub(r"\s+#.*", "", line) for line in lines if re.match(r"[\w./=]+ ", line)]
+
+
+EVERY = [command for file in FILES for command in commands(file)]
 
 
 def elsewhere(command):
@@ -60,31 +60,43 @@ def elsewhere(command):
 
 def test_every_command_is_run_somewhere():
     for start, file in ELSEWHERE.items():
-        assert (README.parent / file).is_file()
-        assert any(c.startswith(start) for c in commands()), f"README no longer has {start}"
-    here = [c for c in commands() if not elsewhere(c)]
-    assert all(c.startswith("ressl ") for c in here) and len(here) > 20
+        assert (ROOT / file).is_file()
+        assert any(c.startswith(start) for c in EVERY), f"no longer there: {start}"
+    here = [c for c in EVERY if not elsewhere(c)]
+    assert all(c.startswith("ressl ") for c in here) and len(here) > 40
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    """A working directory that has what the README's words stand for."""
-    monkeypatch.chdir(tmp_path)
-    fake_cifar(tmp_path / "datasets", monkeypatch, train=30, test=10, classes=5)
-    data.make_digits(tmp_path / "datasets" / "digits")
-    image_folder(tmp_path / "DIR", classes=2, per_class=6, splits=(".",))
-    for i, side in enumerate((24, 32, 40, 48)):  # nested, of mixed sizes, without labels
-        image_folder(tmp_path / "PHOTOS" / f"{i}", classes=1, per_class=3, size=side, splits=("a",))
-    make_voc(tmp_path / "voc")
-    (tmp_path / "scripts").symlink_to(README.parent / "scripts")
-    (tmp_path / "my.yaml").write_text(MINE)
+@pytest.mark.parametrize("file", FILES)
+def test_a_fence_is_no_place_for_commands(file):
+    fences = re.findall(r"^```(.*)\n", (ROOT / file).read_text(), re.M)
+    assert set(fences[::2]) <= {"python", "yaml"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A working directory that has what the words of the pages stand for; a RUN, too."""
+    tmp_path = tmp_path_factory.mktemp("place")
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.chdir(tmp_path)
+        fake_cifar(tmp_path / "datasets", monkeypatch, train=30, test=10, classes=5)
+        data.make_digits(tmp_path / "datasets" / "digits")
+        image_folder(tmp_path / "DIR", classes=2, per_class=6)
+        for i, side in enumerate((24, 32, 40, 48)):  # nested, of mixed sizes, without labels
+            folder = tmp_path / "PHOTOS" / f"{i}"
+            image_folder(folder, classes=1, per_class=3, size=side, splits=("a",))
+        make_voc(tmp_path / "voc")
+        (tmp_path / "scripts").symlink_to(ROOT / "scripts")
+        own = (ROOT / "docs" / "own-data.md").read_text()
+        (tmp_path / "my.yaml").write_text(re.search(r"```yaml\n(.*?)```", own, re.S)[1])
+        assert main(tiny("ressl pretrain cifar/ressl name=given")) == 0
+        yield
 
 
 STANDS_FOR = {
-    "RUN": "runs/ressl-cifar10",
-    "RUN...": "runs/ressl-cifar10",
-    "pretrained_feature_extractor=RUN": "pretrained_feature_extractor=runs/ressl-cifar10",
-    "FILE": "runs/ressl-cifar10/last.ckpt",
+    "RUN": "runs/given",
+    "RUN...": "runs/given",
+    "pretrained_feature_extractor=RUN": "pretrained_feature_extractor=runs/given",
+    "FILE": "runs/given/last.ckpt",
     "CONFIG": "cifar/ressl",
     "OUT": "out",
     "VOCdevkit": "voc/VOCdevkit",
@@ -98,7 +110,7 @@ def tiny(command):
     name = words[0]
     if name in ("pretrain", "import"):
         # the README's own word comes last, but for sizes
-        small = SMALL_VIEWS if "imagenet" in command else []
+        small = SMALL_VIEWS if "imagenet" in command or "my.yaml" in command else []
         large = ("optimizer.batch_size=", "method_kwargs.queue_size=", "max_epochs=")
         kept = [word for word in words[2:] if not word.startswith(large)]
         place = 2 if name == "pretrain" else 3
@@ -119,19 +131,53 @@ def tiny(command):
     return [*words, *more]
 
 
-def test_in_order_each(place, capsys):
-    for command in commands():
-        if elsewhere(command) or command.startswith(HEAVY):
+MADE = {
+    "docs/own-data.md": "photos/model.safetensors",
+    "docs/configuration.md": "views.png",
+    "docs/weights.md": "NEW/last.ckpt",
+}
+RUN_ALREADY = set()  # by a page before: of two pages that name a command one runs it
+
+
+def pages():
+    """Those with commands; on all of the digits they take minutes."""
+    for file in (file for file in FILES if commands(file)):
+        yield pytest.param(file, marks=[pytest.mark.slow] if "first-run" in file else [])
+
+
+@pytest.mark.parametrize("file", pages())
+def test_in_order_each(file, place, capsys):
+    for command in commands(file):
+        if elsewhere(command) or heavy(command) or command in RUN_ALREADY:
             continue
         assert main(tiny(command)) == 0, f"{command}\n{capsys.readouterr().err}"
-    assert Path("photos/model.safetensors").is_file() and Path("views.png").is_file()
-    assert Path("NEW/last.ckpt").is_file()
+        RUN_ALREADY.add(command)
+    assert Path(MADE.get(file, ".")).exists()
+
+
+@pytest.mark.slow
+def test_python_as_it_stands_there(place, monkeypatch):
+    """docs/python.md, its blocks in order; a shorter run than `pretrain` says."""
+    for name in ("a.jpg", "b.jpg"):
+        Image.new("RGB", (20, 30)).save(name)
+    keys = OmegaConf.to_container(OmegaConf.from_dotlist(TINY))
+    train = ressl_plugin.pretrain
+    shorter = lambda config, **given: train(config, **{**given, **keys})
+    monkeypatch.setattr(ressl_plugin, "pretrain", shorter, raising=False)
+    names = {"images": torch.zeros(2, 32, 32, 3, dtype=torch.uint8)}
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/python.md").read_text(), re.S):
+        exec(block, names)
+    assert names["weak"].shape == (2, 3, 32, 32) and len(names["z"]) == 2
+
+
+def heavy(command):
+    return command.startswith(HEAVY) and "--plan" not in command
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("start", HEAVY)
 def test_many_trainings(start, place, capsys):
-    for command in (c for c in commands() if c.startswith(start)):
+    for command in (c for c in EVERY if c.startswith(start) and heavy(c)):
         words = shlex.split(command)[1:]
         if start == "ressl benchmark":
             more = ["--methods", "ressl", "simclr", "--seeds", "1"]

@@ -84,4 +84,4 @@ def test_the_image_is_made_of_what_is_here():
         copied
     )
     (host,) = re.findall(r"solo-learn==\S+", "\n".join(lines))
-    assert host in (ROOT / "README.md").read_text()
+    assert host in (ROOT / "docs/install.md").read_text()
