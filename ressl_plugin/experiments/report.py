@@ -18,6 +18,7 @@ import jinja2
 from omegaconf import OmegaConf
 from PIL import Image
 
+from ressl_plugin.config.diff import without_places
 from ressl_plugin.evaluate import contact_sheet, figures
 from ressl_plugin.evaluate.neighbours import neighbours_of_run
 from ressl_plugin.evaluate.quality import BETTER
@@ -35,8 +36,6 @@ from ressl_plugin.utils.render import number
 log = logging.getLogger(__name__)
 
 WIDEST = 1400  # pixels of an embedded picture
-# of a config: where this machine has things, and who trains
-OF_THE_PLACE = ("run_dir", "resume", "resume_from_checkpoint", "resume_force", "wandb")
 FACTS = {
     "backbone": "backbone.name",
     "stem": "backbone.stem",
@@ -196,22 +195,28 @@ def _quoted(word: str) -> str:
     return word if re.fullmatch(r"[\w…@%+=:,./-]+", word) else shlex.quote(word)
 
 
-def placeless(value):
-    """A config's plain values, absolute paths cut to their last part."""
+def placeless(config) -> dict:
+    """A config's plain values without this machine's places; other paths are cut short."""
+    plain = without_places(config)
+    plain.pop("resume_force", None)
+    return _shortened(plain)
+
+
+def _shortened(value):
     if isinstance(value, dict):
-        return {k: placeless(v) for k, v in value.items() if k not in OF_THE_PLACE}
+        return {key: _shortened(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [placeless(inner) for inner in value]
+        return [_shortened(inner) for inner in value]
     return nameless(value) if isinstance(value, str) else value
 
 
 def nameless(word: str) -> str:
     """`data.train_path=/home/ann/digits/train` is `data.train_path=…/train`."""
-    key, equals, value = word.rpartition("=")
+    key, value = re.fullmatch(r"((?:[\w.+~-]+=)?)(.*)", word, re.DOTALL).groups()
     path = PurePath(value)
     if path.is_absolute() or value.startswith("~") or ".." in path.parts:
         value = f"…/{path.name}"
-    return f"{key}{equals}{value}"
+    return f"{key}{value}"
 
 
 # --- pictures -------------------------------------------------------------------------------------

@@ -52,7 +52,7 @@ def test_what_stands_on_the_page(folder, page):
     assert page.stat().st_size < 3e6
     assert len(pictures(text)) == 8 and all(p.width > 200 for p in pictures(text))
     for word in ("first", "second", "ReSSL", "24 images of 2 classes", "rankme", "lidar",
-                 "kNN", "…/train", "ressl pretrain config.yaml", "2 of 2"):  # fmt: skip
+                 "kNN", "data.train_path", "ressl pretrain config.yaml", "2 of 2"):  # fmt: skip
         assert word.lower() in text.lower(), word
     value = next(r["value"] for r in results.read(folder / "first") if r["metric"] == "top1")
     assert f"{value:.2f}" in text and ">paper<" not in text  # no number has a place
@@ -72,6 +72,9 @@ def test_nothing_of_the_machine_and_nothing_from_elsewhere(folder, page):
     ("word", "shown"),
     [
         ("data.train_path=/home/ann/digits/train", "data.train_path=…/train"),
+        ("data.train_path=/home/ann/lr=0.1/train", "data.train_path=…/train"),
+        ("/home/ann/runs/x/resnet18-1abc-ep=99.ckpt", "…/resnet18-1abc-ep=99.ckpt"),
+        ("+data.root=~/lr=0.1/train", "+data.root=…/train"),
         ("~/digits", "…/digits"),
         ("../../ann/digits", "…/digits"),
         ("runs/mine", "runs/mine"),
@@ -80,7 +83,8 @@ def test_nothing_of_the_machine_and_nothing_from_elsewhere(folder, page):
 )
 def test_places(word, shown):
     assert nameless(word) == shown
-    assert placeless({"a": [word], "run_dir": "/x", "wandb": {}}) == {"a": [shown]}
+    elsewhere = {"run_dir": "/x", "wandb": {}, "resume_force": True, "data": {"train_path": "x"}}
+    assert placeless({"a": [word], **elsewhere}) == {"a": [shown], "data": {}}
 
 
 def test_a_runs_own_words_are_text(folder, page):
