@@ -2,7 +2,7 @@
 
 Effective rank (RankMe), decay of the spectrum (alpha-ReQ), uniformity on the sphere, alignment of
 an image's views, rank of what tells images apart (LiDAR). Features are of any floating type;
-PyTorch alone is needed.
+PyTorch alone is needed. NaN where they are not finite, or of fewer than two rows (or views).
 
 Example:
     >>> metrics.rankme(backbone(images))  # doctest: +SKIP
@@ -11,6 +11,7 @@ Example:
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -36,6 +37,18 @@ def of_features(features: Tensor) -> dict[str, float]:
     return {call.__name__: call(features) for call in (rankme, alpha_req, uniformity)}
 
 
+def _or_nan(measure):
+    """NaN of less than two, and of what is not finite: a metric ends no training."""
+
+    @functools.wraps(measure)
+    def measured(features: Tensor, *args, **kwargs) -> float:
+        sound = len(features) > 1 and bool(features.isfinite().all())
+        return measure(features, *args, **kwargs) if sound else math.nan
+
+    return measured
+
+
+@_or_nan
 def rankme(features: Tensor) -> float:
     """exp of the entropy of the singular values' shares: how many directions features [N, d] use.
 
@@ -46,6 +59,7 @@ def rankme(features: Tensor) -> float:
     return _smooth_rank(_singular_values(features))
 
 
+@_or_nan
 def alpha_req(features: Tensor) -> float:
     """alpha of the power law lambda_j ~ j^-alpha of the eigenvalues of the covariance of [N, d].
 
@@ -67,6 +81,7 @@ def alpha_req(features: Tensor) -> float:
     return -((weight * x * y).sum() / (weight * x * x).sum()).item()
 
 
+@_or_nan
 def uniformity(features: Tensor, t: float = 2.0) -> float:
     """log of the mean of exp(-t |x - y|^2) over all pairs of unit rows of [N, d], N >= 2.
 
@@ -74,7 +89,7 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     at best). T. Wang and P. Isola, *Understanding contrastive representation learning through
     alignment and uniformity on the hypersphere*, ICML 2020, L_uniform.
     """
-    rows = F.normalize(features.float(), dim=1)
+    rows = _unit(features.float())
     total, n = 0.0, len(rows)
     with float32_products():
         for start in range(0, n, ROWS):
@@ -84,17 +99,19 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     return math.log(total / (n * (n - 1)))
 
 
+@_or_nan
 def alignment(views: Tensor) -> float:
     """Mean of |x - y|^2 over the pairs of views of an image, unit rows of [V, N, d], V >= 2.
 
     From 0 (an image's views are one point; of a collapsed network they are, too) to 4. Wang and
     Isola 2020 (see `uniformity`), L_align with alpha = 2.
     """
-    rows, v = F.normalize(views.double(), dim=-1), len(views)
+    rows, v = _unit(views.double()), len(views)
     cosines = (rows.sum(0).square().sum(-1) - v) / (v * (v - 1))  # mean over an image's pairs
     return (2 - 2 * cosines).mean().item()
 
 
+@_or_nan
 def lidar(views: Tensor, delta: float = 1e-4) -> float:
     """Effective rank of what tells images apart beside what their views differ in, of [V, N, d].
 
@@ -114,6 +131,12 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
     )
     values = _singular_values(whitened.t()).square()
     return _smooth_rank(F.pad(values, (0, len(within) - len(values))))  # all d, as Eq. 4
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Rows of length 1; those of length 0 are one point, on an axis of its own."""
+    rows = F.normalize(features, dim=-1)
+    return torch.cat([rows, rows.norm(dim=-1, keepdim=True) < 0.5], -1)
 
 
 def _smooth_rank(values: Tensor) -> float:

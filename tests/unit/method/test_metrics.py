@@ -104,6 +104,25 @@ def test_what_is_known_without_a_reference():
     assert metrics.alpha_req(axes) == pytest.approx(1.4, abs=1e-9)
 
 
+def test_rows_of_zeros_are_one_point():
+    dead = torch.zeros(9, 4)
+    assert metrics.uniformity(dead) == pytest.approx(0, abs=1e-6)
+    assert metrics.alignment(dead.expand(3, -1, -1)) == pytest.approx(0, abs=1e-12)
+    half = torch.cat([dead, torch.eye(4)[:1].repeat(9, 1)])  # two points, 9 rows each
+    near, far = 2 * 9 * 8, 2 * 9 * 9 * math.exp(-4)
+    assert metrics.uniformity(half) == pytest.approx(math.log((near + far) / (18 * 17)), abs=1e-6)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_cannot_be_measured_is_nan(value):
+    x = torch.from_numpy(features())
+    x[7, 3] = value
+    seen = torch.stack([x, x])
+    assert all(math.isnan(found) for found in metrics.of_features(x).values())
+    assert all(math.isnan(found) for found in metrics.of_features(x[:1]).values())
+    assert math.isnan(metrics.alignment(seen)) and math.isnan(metrics.lidar(seen))
+
+
 def test_half_precision_and_a_products_precision_change_nothing():
     x = torch.from_numpy(features()).bfloat16()
     for call in (metrics.rankme, metrics.alpha_req, metrics.uniformity):
