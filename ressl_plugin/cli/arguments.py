@@ -103,9 +103,15 @@ def evaluator(commands, declared: dict):
         evaluate = importlib.import_module(declared["module"]).evaluate
         target, overrides = read_config(args) if recipes else (args.run, args.overrides)
         if args.best:
+            from ressl_plugin.evaluate.recipes import resolve
             from ressl_plugin.run import directories
 
-            target = directories.best(target)
+            run, recipe = resolve(target, overrides) if recipes else (target, None)
+            best = directories.best(run)
+            if recipe is None:
+                target = best
+            else:
+                overrides = [*overrides, f"pretrained_feature_extractor={best}"]
         evaluate(target, overrides, **{name: getattr(args, name) for name in names})
 
     recipes = declared.get("recipes")

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from ressl_plugin import config, data
 from ressl_plugin.data import statistics
 from ressl_plugin.evaluate import features
-from ressl_plugin.run import results
+from ressl_plugin.run import checkpoint, results
 from ressl_plugin.run.directories import Run, open_run
 from ressl_plugin.utils.errors import UserError
 
@@ -76,7 +76,8 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
     trained_on = run.cfg.data.dataset
     run.cfg = config.finish(changed)
     statistics.keep(run.cfg, trained_on)
-    if run.epochs not in (None, run.cfg.max_epochs) and run.cfg.method != "random":
+    early = run.epochs not in (None, run.cfg.max_epochs) and run.file.name != checkpoint.BEST
+    if early and run.cfg.method != "random":
         log.warning(
             "%s has trained %d of its %d epochs; its numbers are those of an unfinished run",
             run.dir,

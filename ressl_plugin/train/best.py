@@ -20,10 +20,11 @@ class Best:
     Attributes:
         criterion: a key of CRITERIA; None: no epoch is better than another.
         score: None until it has been logged.
+        kept: the score of the last such epoch that is known to be saved.
     """
 
     def __init__(self, criterion: str | None):
-        self.criterion, self.score = criterion, None
+        self.criterion, self.score, self.kept = criterion, None, None
 
     def beaten(self, trainer) -> bool:
         """Whether this epoch is better than all before it; its score is remembered then."""
@@ -38,6 +39,10 @@ class Best:
             self.score = now
         return better
 
+    def settle(self, saved: bool) -> None:
+        """What came of the save: an epoch that is not on the disk must not outdo the next ones."""
+        self.score = self.kept = self.score if saved else self.kept
+
     def state(self) -> dict:
         """For the checkpoint; nothing where there is nothing to know."""
         return {} if self.score is None else {"criterion": self.criterion, "score": self.score}
@@ -45,4 +50,4 @@ class Best:
     def load(self, state: dict) -> None:
         """Take over from the interrupted run, if it had the same criterion."""
         if state.get("criterion") == self.criterion:
-            self.score = state["score"]
+            self.score = self.kept = state["score"]

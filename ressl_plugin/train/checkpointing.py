@@ -125,6 +125,8 @@ class CheckpointCallback(Checkpoint):
         stop = self._agreed_stop(trainer)
         epoch = trainer.current_epoch + 1
         last = epoch == trainer.max_epochs
+        if self.best.criterion:  # what it has to beat is on the disk
+            self._settle(trainer)
         best = self.best.beaten(trainer)
         if stop or last or best or self._due or epoch % self.frequency == 0:
             self._save(trainer, must=stop or last, best=best)
@@ -177,6 +179,7 @@ class CheckpointCallback(Checkpoint):
             # Weights are alike on all ranks, batch-norm statistics are not: rank 0 decides.
             failure = trainer.strategy.broadcast(failure)
         step, self._writing = self._writing, None
+        self.best.settle(failure is None)
         if failure is None:
             self._saved = step
         elif isinstance(failure, NotFinite):
@@ -196,7 +199,8 @@ class CheckpointCallback(Checkpoint):
         return self.best.state()
 
     def load_state_dict(self, state):
-        self.best.load(state)
+        if self.path.with_name(checkpoint.BEST).is_file():  # else it is another directory's
+            self.best.load(state)
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint):
         checkpoint[CONFIG] = without_places(self.config)

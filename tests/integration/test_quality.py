@@ -37,7 +37,7 @@ def best_epoch(run):
     return checkpoint.read(run / "best.ckpt")["epoch"]
 
 
-def test_of_clean_images_every_second_epoch(images, tmp_path, capsys):
+def test_of_clean_images_every_second_epoch(images, tmp_path, capsys, caplog):
     run = tmp_path / "run"
     found = trained(
         images, run, capsys, f"data.val_path={images}/val", "quality_eval.every=2", "max_epochs=4",
@@ -54,6 +54,17 @@ def test_of_clean_images_every_second_epoch(images, tmp_path, capsys):
     assert main(["knn", str(run), "--best", "--k", "2", "--device", "cpu"]) == 0
     record = results.read(run)[-1]
     assert (record["checkpoint"], record["epochs"]) == ("best.ckpt", best_epoch(run) + 1)
+
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        f"pretrained_feature_extractor: {run}\nmax_epochs: 1\ndata: {{num_workers: 0}}\n"
+        "optimizer: {name: sgd, batch_size: 8, lr: 1.0}\n"
+    )
+    (run / "previous" / "last.ckpt").replace(run / "best.ckpt")  # of an epoch before the last
+    assert main(["linear", str(recipe), "--best", "--device", "cpu"]) == 0
+    record = results.read(run)[-1]
+    assert (record["checkpoint"], record["epochs"]) == ("best.ckpt", 3)
+    assert "unfinished run" not in caplog.text
 
     table, records = quality(run, capsys)
     assert list(records) == list(BETTER) and all(name in table for name in BETTER)

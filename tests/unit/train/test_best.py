@@ -13,7 +13,7 @@ from ressl_plugin.config import finish, schema
 from ressl_plugin.run import checkpoint, directories
 from ressl_plugin.run.checkpoint_schema import check_training
 from ressl_plugin.train import best, checkpointing
-from ressl_plugin.utils.errors import CheckpointError, UserError
+from ressl_plugin.utils.errors import CheckpointError, NotSaved, UserError
 
 VALIDATION_STEP = toy_run.Toy.validation_step
 ONE = SimpleNamespace(broadcast=lambda value: value)
@@ -26,6 +26,7 @@ def epochs(criterion, *logged):
     for values in logged:
         trainer.callback_metrics.update(values)  # as Lightning: earlier values stay
         told.append(found.beaten(trainer))
+        found.settle(saved=True)
     return told
 
 
@@ -85,6 +86,28 @@ def test_a_resumed_run_knows_how_good_it_was(tmp_path, monkeypatch):
     assert checkpoint.read(file)["callbacks"]["CheckpointCallback"]["score"] == 60
 
 
+def test_an_epoch_whose_save_failed_is_not_the_best(tmp_path, monkeypatch, caplog):
+    save = checkpoint.save
+
+    def sometimes(path, state, **more):
+        if state["epoch"] == 1:
+            raise NotSaved("no space left for it")
+        return save(path, state, **more)
+
+    monkeypatch.setattr(checkpoint, "save", sometimes)
+    last, file = training(tmp_path, monkeypatch, (10, 50, 30, 40), every=0, max_epochs=4)
+    assert "no space left for it; training goes on" in caplog.text
+    assert (last, epoch(file)) == (3, 3)
+    assert checkpoint.read(file)["callbacks"]["CheckpointCallback"]["score"] == 40
+
+
+def test_the_best_of_another_directory_is_not_this_ones(tmp_path, monkeypatch):
+    training(tmp_path, monkeypatch, (60,), max_epochs=1)
+    (tmp_path / "best.ckpt").unlink()  # as in a new run_dir
+    _, file = training(tmp_path, monkeypatch, (0, 50, 55))
+    assert epoch(file) == 2
+
+
 def test_another_criterion_begins_anew(tmp_path, monkeypatch):
     training(tmp_path, monkeypatch, (60,), max_epochs=1)
     of = checkpointing.CheckpointCallback(tmp_path, {"checkpoint": {"best": "knn"}})
@@ -132,6 +155,7 @@ def test_a_score_that_is_none_is_refused(tmp_path, monkeypatch):
         ({"checkpoint": {"best": "knn"}}, "checkpoint.best=knn: knn_eval.enabled=true measures"),
         ({"checkpoint": {"best": "rankme"}}, "checkpoint.best=rankme: quality_eval.enabled=true"),
         ({"checkpoint": {"best": "accuracy"}}, "checkpoint.best"),
+        ({"checkpoint": {"best": "linear"}, "strategy": "fsdp"}, "checkpoint.best=linear strategy"),
         ({"quality_eval": {"enabled": True}, "method": "simclr", "method_kwargs": {}}, "quality"),
         ({"quality_eval": {"every": 0}}, "quality_eval.every=0"),
     ],
