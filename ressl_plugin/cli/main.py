@@ -14,7 +14,7 @@ from ressl_plugin.cli import experiments as cli_experiments
 from ressl_plugin.cli.arguments import command, evaluator, read_config, with_config
 from ressl_plugin.evaluate import declared
 from ressl_plugin.utils import packages, pipes, terminal
-from ressl_plugin.utils.errors import OF_THE_MACHINE, RunFault, UserError
+from ressl_plugin.utils.errors import OF_THE_MACHINE, RankLost, RunFault, UserError
 
 USER_MISTAKE, FAULT, INTERRUPTED = 2, RunFault.status, 130
 
@@ -56,6 +56,10 @@ def guarded(call) -> int:
         return USER_MISTAKE
     except RunFault as error:
         print(f"ressl: {error}", file=sys.stderr)
+        if isinstance(error, RankLost):  # what tidies up may wait for it
+            from ressl_plugin.train.watchdog import leave
+
+            leave(error.status)
         return error.status
     except KeyboardInterrupt:
         print("ressl: interrupted", file=sys.stderr)

@@ -27,7 +27,7 @@ from ressl_plugin.run import results
 from ressl_plugin.train import stem
 from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.devices import device_count, runnable
-from ressl_plugin.utils.errors import RunFault, UserError
+from ressl_plugin.utils.errors import RankLost, RunFault, UserError
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ def each(configs: list[DictConfig], work) -> list[str]:
     """`work(cfg)` for every cell, whatever becomes of the others; the places of those that failed.
 
     A fault of a run or of its evaluation (a loss not finite, a worker killed, no memory) is said
-    and ends its cell alone; a mistake, an interruption and a bug end all.
+    and ends its cell alone; a mistake, an interruption, a lost rank and a bug end all.
     """
     from ressl_plugin.train.faults import explain
 
@@ -106,6 +106,8 @@ def each(configs: list[DictConfig], work) -> list[str]:
         print(f"[{number}/{len(configs)}] {cfg.run_dir}", flush=True)
         try:
             work(cfg)
+        except RankLost:
+            raise
         except RunFault as error:
             reason = str(error)
         except (RuntimeError, OSError) as error:

@@ -35,8 +35,13 @@ class Faults(pl.Callback):
 
     def __init__(self, folder: Path, non_finite: str):
         self.folder, self.non_finite = folder, non_finite
+        self.connected = False  # whether the ranks have met
         self.stepping = False  # whether this process has taken a step
         self._pending: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
+
+    def setup(self, trainer, module, stage) -> None:
+        """Lightning has had all ranks wait for each other just before."""
+        self.connected = True
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Look at the step's loss (CPU) or at the one before (GPU)."""
@@ -156,7 +161,7 @@ def reported(trainer: pl.Trainer, folder: Path):
     except UserError as error:
         text = own_words(error)
         # a resumed run has steps behind it (global_step) before it has taken one
-        if not any(c.stepping for c in trainer.callbacks if isinstance(c, Faults)):
+        if not any(c.stepping for c in _faults(trainer)):
             raise UserError(text) from error
         raise RunFault(f"{text}; {goes_on(folder, ' once the images are as they were')}") from error
     except OF_THE_MACHINE as error:
@@ -164,7 +169,8 @@ def reported(trainer: pl.Trainer, folder: Path):
         stop = next((c.stop for c in trainer.callbacks if hasattr(c, "stop")), None)
         if stop is not None and is_a_workers_death(error):
             raise stop from error
-        if trainer.world_size > 1 and is_a_lost_rank(error):
+        connected = any(c.connected for c in _faults(trainer)) and trainer.world_size > 1
+        if connected and is_a_lost_rank(error):
             why = str(error).partition("\n")[0]
             raise RankLost(
                 f"rank {trainer.global_rank}: another rank is gone ({why}); {goes_on(folder)}"
@@ -172,6 +178,10 @@ def reported(trainer: pl.Trainer, folder: Path):
         if (known := explain(error)) is None:
             raise
         raise RunFault(f"{known}; {goes_on(folder)}") from error
+
+
+def _faults(trainer: pl.Trainer) -> list[Faults]:
+    return [c for c in trainer.callbacks if isinstance(c, Faults)]
 
 
 def explain(error: Exception) -> str | None:
@@ -185,6 +195,9 @@ def explain(error: Exception) -> str | None:
         return f"{place}{error.strerror}; make room"
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
+    if isinstance(error, dist.DistNetworkError):
+        why = str(error).partition("\n")[0]
+        return f"the run's processes cannot reach each other: {why}"
     return None
 
 
@@ -208,7 +221,7 @@ def is_a_workers_death(error: BaseException | None) -> bool:
 
 
 def is_a_lost_rank(error: BaseException) -> bool:
-    """Whether a collective operation has found that another rank is gone."""
+    """Whether a collective operation, of ranks that had met, has found that another is gone."""
     from_gloo = isinstance(error, RuntimeError) and _FROM_GLOO in str(error)
     return from_gloo or isinstance(error, (dist.DistBackendError, dist.DistNetworkError))
 

@@ -95,6 +95,9 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         try:
             trainer.fit(model, datamodule=module, ckpt_path=source and source.path)
         finally:
+            for callback in trainer.callbacks:
+                if isinstance(callback, Watchdog):  # after an exception Lightning does not
+                    callback.teardown(trainer, model, "fit")
             if launched_first():
                 metrics.keep_joined(folder)
     return folder

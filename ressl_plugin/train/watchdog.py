@@ -18,12 +18,20 @@ PAUSE = 5.0  # seconds between two looks at the clock
 TO_LEAVE = 30.0  # seconds that a process has to end in once another rank is gone
 
 
+def leave(status: int) -> None:
+    """End the process with `status` if it has not ended in time by itself."""
+    timer = threading.Timer(TO_LEAVE, os._exit, [status])
+    timer.daemon = True
+    timer.start()
+
+
 class Watchdog(pl.Callback):
     """End the process with 75 when nothing has happened for `minutes`.
 
     The clock starts anew with every batch, of training and of validation. What each thread was
     doing is then on standard error. A thread looks at it: one that holds Python's lock for so long,
-    which no library waits with, is not noticed.
+    which no library waits with, is not noticed. Time in which the whole process is stopped (Ctrl-Z,
+    SLURM's suspend) does not count.
     """
 
     def __init__(self, folder: Path, minutes: float):
@@ -69,8 +77,12 @@ class Watchdog(pl.Callback):
 
     def _watch(self) -> None:
         while (left := self._deadline - time.monotonic()) > 0:
-            if self._ended.wait(min(left, PAUSE)):
+            pause, before = min(left, PAUSE), time.monotonic()
+            if self._ended.wait(pause):
                 return
+            late = time.monotonic() - before - pause
+            if late > PAUSE:  # stopped, as the run was
+                self._deadline += late
         faulthandler.dump_traceback(file=sys.__stderr__, all_threads=True)
         print(
             f"ressl: a step has taken longer than faults.timeout={self.minutes:g} minutes, or the "

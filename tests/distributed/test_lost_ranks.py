@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import signal
+import socket
+import subprocess
 import sys
 import threading
 import time
@@ -60,9 +62,13 @@ def work(words, where, kill):
         }[kill[1]]  # fmt: skip
         setattr(owner, name, watched(getattr(owner, name)))
     try:
-        return main(words)
+        code = main(words)
     finally:
         sys.stderr.flush()
+    watchers = [thread for thread in threading.enumerate() if thread.name == "watchdog"]
+    for thread in watchers:
+        thread.join(1)
+    return "still watched" if any(thread.is_alive() for thread in watchers) else code
 
 
 @pytest.fixture(scope="module")
@@ -128,3 +134,19 @@ def test_twenty_random_ranks_at_random_moments(folder, tmp_path, reference):
         which = draw.randint(1, {"save": 5, "evaluation": 6}.get(moment, 10))
         kill = (draw.randrange(RANKS), moment, which, draw.uniform(0, 0.05))
         killed_and_started_again(folder, tmp_path / str(number), kill, reference)
+
+
+def test_a_port_that_is_taken_is_no_lost_rank(folder, tmp_path):
+    """Nobody has been there yet; started again, it would be the same."""
+    with socket.socket() as taken:
+        taken.bind(("", 0))
+        taken.listen()
+        port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
+        rank = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0"}
+        program = [sys.executable, "-m", "ressl_plugin.cli", *words(folder, tmp_path / "run")]
+        found = subprocess.run(
+            program, env={**os.environ, **port, **rank}, capture_output=True, text=True
+        )
+    lines = [line for line in found.stderr.splitlines() if line.startswith("ressl: ")]
+    assert found.returncode == 3 and len(lines) == 1, found.stderr
+    assert "cannot reach each other" in lines[0] and "EADDRINUSE" in lines[0]

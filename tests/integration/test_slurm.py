@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,32 +10,46 @@ import pytest
 from ressl_plugin.train import checkpointing
 
 ROOT = Path(__file__).resolve().parents[2]
+PRINTS = "printf 'name: x\\nrun_dir: null\\n'"
+SAVES = "mkdir -p runs/x; echo > runs/x/new; mv runs/x/new runs/x/last.ckpt"
 
 
-@pytest.mark.parametrize(
-    ("status", "restarts", "requeued", "end"),
-    [
-        (0, 0, False, 0), (os.EX_TEMPFAIL, 9, True, 0), (138, 0, True, 0), (3, 0, False, 3),
-        (143, 0, False, 143), (137, 4, True, 0), (137, 5, False, 137),
-    ],
-)  # fmt: skip
-def test_slurm_script_requeues_what_was_stopped_in_time(tmp_path, status, restarts, requeued, end):
+def submitted(folder, srun, restarts=0, ressl=PRINTS):
+    """Status of the script, where SLURM's programs and ours do no more than this."""
     for name, body in {
-        "srun": f'echo "$@" > {tmp_path}/srun; exit {status}',
-        "scontrol": f'echo "$@" > {tmp_path}/scontrol',
+        "srun": f'echo "$@" > {folder}/srun; {srun}',
+        "scontrol": f'echo "$@" > {folder}/scontrol',
+        "ressl": ressl,
     }.items():
-        program = tmp_path / "bin" / name
+        program = folder / "bin" / name
         program.parent.mkdir(exist_ok=True)
         program.write_text(f"#!/bin/sh\n{body}\n")
         program.chmod(0o755)
     env = {
-        "PATH": f"{tmp_path}/bin:{os.environ['PATH']}",
+        **os.environ,
+        "PATH": f"{folder}/bin:{os.environ['PATH']}",
         "SLURM_RESTART_COUNT": f"{restarts}",
         "SLURM_JOB_ID": "17", "SLURM_JOB_NUM_NODES": "2", "SLURM_GPUS_ON_NODE": "4",
     }  # fmt: skip
     script = ROOT / "scripts" / "slurm" / "pretrain.sbatch"
-    found = subprocess.run(["bash", script, "imagenet/ressl", "run_dir=x"], env=env).returncode
-    assert found == end
+    words = ["bash", script, "imagenet/ressl", "name=x"]
+    return subprocess.run(words, env=env, cwd=folder).returncode
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "saves", "requeued", "end"),
+    [
+        (0, 0, True, False, 0), (3, 0, True, False, 3), (143, 0, True, False, 143),
+        (os.EX_TEMPFAIL, 9, True, True, 0), (os.EX_TEMPFAIL, 4, False, True, 0),
+        (os.EX_TEMPFAIL, 5, False, False, os.EX_TEMPFAIL),
+        (138, 4, False, True, 0), (138, 5, False, False, 138),
+        (137, 9, True, True, 0), (137, 4, False, True, 0), (137, 5, False, False, 137),
+    ],
+)  # fmt: skip
+def test_slurm_script_requeues_what_can_go_on(tmp_path, status, restarts, saves, requeued, end):
+    subprocess.run(SAVES, shell=True, cwd=tmp_path)
+    srun = f"{SAVES}; exit {status}" if saves else f"exit {status}"
+    assert submitted(tmp_path, srun, restarts) == end
     words = (tmp_path / "srun").read_text()
     assert "--ntasks=8" in words and "devices=4 num_nodes=2" in words and "resume=true" in words
     asked = tmp_path / "scontrol"
@@ -43,7 +58,18 @@ def test_slurm_script_requeues_what_was_stopped_in_time(tmp_path, status, restar
         assert asked.read_text() == "requeue 17\n"
 
 
+def test_slurm_script_asks_the_command_where_the_run_goes(tmp_path):
+    ressl = f'exec {sys.executable} -m ressl_plugin.cli "$@" run_dir=runs/x'
+    assert submitted(tmp_path, f"{SAVES}; exit 75", restarts=5, ressl=ressl) == 0
+    assert (tmp_path / "scontrol").exists()
+
+
+def test_slurm_script_does_not_start_what_is_a_mistake(tmp_path):
+    assert submitted(tmp_path, "exit 0", ressl="exit 2") == 2
+    assert not (tmp_path / "srun").exists()
+
+
 def test_slurm_script_and_the_run_agree_on_the_status():
     assert checkpointing.Preempted().code == os.EX_TEMPFAIL == 75
     text = (ROOT / "scripts" / "slurm" / "pretrain.sbatch").read_text()
-    assert '"$code" -eq 75' in text and "--signal=USR1@" in text
+    assert "^(75|137|138)$" in text and "--signal=USR1@" in text

@@ -20,7 +20,7 @@ from ressl_plugin.experiments import sweep
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.train.settling import settled
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RankLost, UserError
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +89,18 @@ def test_a_launcher_around_a_sweep_is_refused(monkeypatch, launcher):
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match="without torchrun"):
         sweep.train(OmegaConf.create())
+
+
+def test_no_cell_is_trained_after_a_lost_rank():
+    asked = []
+
+    def work(cell):
+        asked.append(cell)
+        raise RankLost("rank 1: another rank is gone")
+
+    with pytest.raises(RankLost):
+        sweep.each([OmegaConf.create({"run_dir": name}) for name in "ab"], work)
+    assert len(asked) == 1
 
 
 CHILD = """

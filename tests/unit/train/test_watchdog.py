@@ -1,12 +1,15 @@
 """A step that does not end ends the process; one that goes on does not."""
 
 import os
+import subprocess
+import sys
 import time
 from types import SimpleNamespace
 
 import pytest
 from saved_states import in_child
 
+from ressl_plugin.train import watchdog
 from ressl_plugin.train.watchdog import Watchdog
 
 ONE = SimpleNamespace(world_size=1)
@@ -52,3 +55,30 @@ def test_zero_is_never(tmp_path):
         watch.on_train_batch_start(ONE, None)
 
     assert in_child(hang, tmp_path, act) == 0
+
+
+def test_a_run_that_was_stopped_for_a_while_goes_on(tmp_path, monkeypatch):
+    monkeypatch.setattr(watchdog, "PAUSE", 0.2)
+
+    def act(watch):
+        watch.minutes = 2 / 60
+        watch.on_train_batch_start(ONE, None)
+        subprocess.run(["sh", "-c", f"kill -STOP {os.getpid()}; sleep 3; kill -CONT {os.getpid()}"])
+
+    assert in_child(hang, tmp_path, act, then=0.5) == 0
+
+
+def test_a_process_that_lost_a_rank_ends_though_what_tidies_up_waits():
+    code = """
+import atexit, time
+from ressl_plugin.cli.main import guarded
+from ressl_plugin.train import watchdog
+from ressl_plugin.utils.errors import RankLost
+def lost():
+    raise RankLost("another rank is gone")
+watchdog.TO_LEAVE = 0.5
+atexit.register(time.sleep, 60)
+raise SystemExit(guarded(lost))
+"""
+    found = subprocess.run([sys.executable, "-c", code], timeout=50, capture_output=True)
+    assert found.returncode == os.EX_TEMPFAIL and found.stderr == b"ressl: another rank is gone\n"
