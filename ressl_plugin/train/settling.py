@@ -38,14 +38,19 @@ def settle_precision(cfg: DictConfig, stored: DictConfig | None = None) -> DictC
         cfg: of `runnable`.
         stored: the config of the run that goes on, here or on another machine.
     """
-    if cfg.precision != "auto":
-        return cfg
-    if stored is not None and "precision" in stored:
-        cfg.precision = stored.precision
-        log.info("precision=auto: %s, as the run began", cfg.precision)
-        return cfg
     gpu = cfg.accelerator != "cpu"
     found, device = precision.fastest(gpu), "GPU" if gpu else "processor"
+    goes_on = cfg.precision == "auto" and stored is not None and "precision" in stored
+    if goes_on:
+        cfg.precision = stored.precision
+        log.info("precision=auto: %s, as the run began", cfg.precision)
+    if goes_on or cfg.precision != "auto":
+        if str(cfg.precision).startswith("bf16") and found == "32-true":
+            log.warning(
+                "precision=%s: the %s only emulates bfloat16, which can take fifty times as long "
+                "as precision=32-true", cfg.precision, device,
+            )  # fmt: skip
+        return cfg
     does = "does not multiply" if found == "32-true" else "multiplies"
     why = f"the {device} {does} bfloat16 itself"
     if found != "32-true" and not gpu and _strides_over_the_map(cfg):

@@ -70,6 +70,14 @@ def test_a_precision_that_is_named_stays(processor, given):
     assert settled(config.finish(make_config(precision=given))).precision == given
 
 
+@pytest.mark.parametrize(("flags", "warned"), [("avx2", True), ("avx2 avx512_bf16", False)])
+def test_an_emulation_that_is_asked_for_is_warned_of(processor, caplog, flags, warned):
+    processor(flags)
+    cfg = settled(config.finish(make_config(precision="bf16-mixed")))
+    assert cfg.precision == "bf16-mixed"
+    assert ("only emulates bfloat16" in caplog.text) == warned
+
+
 def test_no_bfloat16_where_a_stride_is_larger_than_the_map(processor, caplog):
     """oneDNN's gradient of such weights reads memory that nobody has written."""
     processor("avx512_bf16")
@@ -110,6 +118,7 @@ def test_a_run_keeps_its_precision_on_another_machine(
         pretrain.pretrain(cfg)
     assert run.open_run(folder).cfg.precision == kept
     assert f"precision=auto: {kept}, as the run began" in caplog.text
+    assert ("only emulates" in caplog.text) == (goes_on == "avx2")
 
     cfg.precision = "16-true"  # named, and another: that is another run
     with pytest.raises(UserError, match=f"precision: {kept} -> 16-true"):
