@@ -72,7 +72,7 @@ def make_config(**changes):
                 "interval": "step",
             },
             "knn_eval": {"enabled": False, "k": 20, "distance_func": "cosine"},
-            "performance": {"disable_channel_last": True},
+            "performance": {"disable_channel_last": True, "capture": False},
             "accumulate_grad_batches": 1,
             "max_epochs": 2,
             "devices": 1,
