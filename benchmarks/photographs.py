@@ -29,6 +29,7 @@ from ressl_plugin.utils import files
 from ressl_plugin.utils.plot_style import MARKERS, PALETTE, figure_of
 
 OTHERS = ("simclr", "byol", "simsiam", "mocov2plus", "ressl_host")  # of the host
+IN_FIGURES = {"ressl": "paper", "ressl_fast": "fast"}  # the others by their own names
 METHODS = ("ressl", *OTHERS, "supervised")
 LABELS = (50, 500)  # a class: 1 % and 10 %
 QUARTER = [  # a ResNet-18 a quarter as wide, on the CPU
@@ -120,7 +121,8 @@ def report(args, budgets: dict[str, dict[str, int]], chosen: dict) -> dict[str, 
             spread = max(c["linear"] for c in cells) - min(c["linear"] for c in cells)
             rows.append((name, epochs[name], chosen[name]["lr"], mean["linear"], spread,
                          mean["knn"], mean["images_per_s"], mean["peak_mb"]))  # fmt: skip
-            figures |= {f"{key}_{name}_{short}": mean[key] for key in ("linear", "knn")}
+            of = IN_FIGURES.get(name, name)
+            figures |= {f"{key}_{of}_{short}": mean[key] for key in ("linear", "knn")}
         print(f"\n{short}:")
         common.table(rows, ("", "epochs", "lr", "linear", "range", "kNN", "images/s", "peak MB"))
         others = [figures[f"linear_{name}_{short}"] for name in OTHERS if name in chosen]

@@ -115,6 +115,6 @@ def test_a_run_of_two_goes_on_with_another_number(folder, tmp_path, alone, ranks
 @pytest.mark.parametrize("backend", ["host", "dali"])
 def test_the_other_back_ends(folder, tmp_path, backend):
     if backend == "dali":
-        pytest.importorskip("nvidia.dali")
+        pytest.importorskip("nvidia.dali", reason="the extra `dali` is not installed")
     one = runs(folder, tmp_path / "one", 1, backend=backend)
     same_curve(runs(folder, tmp_path / "two", 2, backend=backend), one)

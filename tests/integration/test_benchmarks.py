@@ -91,7 +91,7 @@ def test_launches_tell_waits_copies_and_work_apart(script):
 
 def test_launches_of_group_batch_norm_are_those_that_it_makes(script, monkeypatch):
     """Counted where they are made, kernels of Triton's and of PyTorch's."""
-    jit = pytest.importorskip("triton.runtime.jit")
+    jit = pytest.importorskip("triton.runtime.jit", reason="Triton is not installed")
     from ressl_plugin.method import batchnorm_kernels as kernels
 
     made, counts = [], script("launches").Counts()
@@ -285,7 +285,7 @@ def test_photographs(script, tmp_path, monkeypatch):
     )
     options = [
         "--data", str(tmp_path / "cifar10.npz"), "--held-out", str(tmp_path / "cifar10.npz"),
-        "--out", str(tmp_path / "out"), "--methods", "ressl", "simclr", "ressl_fast",
+        "--out", str(tmp_path / "out"), "--methods", "ressl", "simclr", "supervised", "ressl_fast",
         "--settings", str(own), "--seeds", "1", "--rates", "0.1", "0.2", "--rate-epochs", "2",
         "--epochs", "2", "--minutes", "0.01", "optimizer.batch_size=16", "knn_eval.k=2",
         "backbone.kwargs={channels: [8, 8, 16, 16]}", "method_kwargs.queue_size=16",
@@ -297,13 +297,13 @@ def test_photographs(script, tmp_path, monkeypatch):
     found = photographs.main([*options, "--threads", "1", "--json", str(file)])
     assert json.loads(file.read_text()) == found
     names = {f"{k}_{m}_{b}" for k in ("linear", "knn") for b in ("2epochs", "0.01min")
-             for m in ("ressl", "simclr", "ressl_fast")}  # fmt: skip
+             for m in ("paper", "simclr", "supervised", "fast")}  # fmt: skip
     assert set(found) == names | {"linear_best_other_2epochs", "linear_best_other_0.01min"}
     rates = OmegaConf.load(tmp_path / "out" / "rates.yaml")
-    assert set(rates) == {"ressl", "simclr", "ressl_fast"}
+    assert set(rates) == {"ressl", "simclr", "supervised", "ressl_fast"}
     assert (tmp_path / "out" / "minutes.png").is_file()
     stamps = {p: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("**/last.ckpt")}
-    assert len(stamps) == 3 * 4
+    assert len(stamps) == 4 * 4
     assert photographs.main([*options, "--threads", "1"]) == found
     assert {p: p.stat().st_mtime_ns for p in stamps} == stamps
 
