@@ -6,13 +6,17 @@ from pathlib import Path
 
 import algorithm1
 import evaluate_any_model
+import nbformat
 import own_data_set
 import own_loop
 import pytest
 import timm
 import torch
+from nbclient import NotebookClient
 
+from ressl_plugin import open_run
 from ressl_plugin.data import make_digits
+from ressl_plugin.run import results
 
 
 def test_algorithm1_learns_the_digits(capsys):
@@ -127,3 +131,29 @@ def test_what_a_user_of_lightly_changes(with_lightly, capsys):
     exec(compile(text, "moco", "exec"), program)
     program["main"](epochs=1)
     assert len(accuracies(capsys.readouterr().out)) == 2
+
+
+SMALL = {
+    "max_epochs": 1,
+    "backbone": {"name": "timm:resnet10t", "stem": "auto", "kwargs": {"channels": [8, 8, 16, 16]}},
+    "method_kwargs": {"queue_size": 64, "proj_hidden_dim": 32, "proj_output_dim": 16},
+    "accelerator": "cpu",
+}
+
+
+def test_the_notebook(tmp_path):
+    """Every cell as it stands, with a smaller network in the cell of settings."""
+    notebook = nbformat.read(Path(__file__).parents[2] / "examples" / "quickstart.ipynb", 4)
+    code = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
+    assert not [cell.id for cell in code.values() if cell.outputs or cell.execution_count]
+    code["settings"].source += f"\nsettings = {SMALL}"
+    where = {"metadata": {"path": str(tmp_path)}}
+    NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
+
+    shown = {name: [o.output_type for o in cell.outputs] for name, cell in code.items()}
+    assert "display_data" in shown["curves"] and "display_data" in shown["neighbours"]
+    table = "".join(output.text for output in code["compare"].outputs if "text" in output)
+    assert "untrained backbone" in table and "raw pixels" in table
+    run = open_run(tmp_path / "runs" / "notebook")
+    assert run.epochs == 1
+    assert {"knn", "linear"} < {record["evaluator"] for record in results.read(run.dir)}
