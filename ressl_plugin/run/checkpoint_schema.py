@@ -92,7 +92,7 @@ TRAINING = {
     "optimizer_states": [{"state": DICT, "param_groups": [DICT]}],
     "lr_schedulers": [{"last_epoch": COUNT}],
     "callbacks?": {
-        "CollapseMonitor?": {"collapsed_at": COUNT | NULL},
+        "CollapseMonitor?": {"collapsed_at": COUNT | NULL, "uniform_epochs?": COUNT},
         "CheckpointCallback?": {"criterion?": TEXT, "score?": NUMBER},
         "*": DICT,
     },

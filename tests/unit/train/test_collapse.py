@@ -1,4 +1,4 @@
-"""A collapse is seen in the epoch in which it happens."""
+"""A collapse is seen, and a passing uniform target is none."""
 
 import logging
 import math
@@ -51,23 +51,36 @@ def watch(entropies, warmup, folder):
     [
         ([1.0], 0, 0),
         ([0.5], 0, None),
-        ([0.5, 1.0, 0.5], 0, 1),
+        ([0.5, 1.0, 0.5], 0, None),
         ([0.5, 0.5, 1.0], 0, 2),
         ([1.0, 0.5], 1, None),
         ([1.0, 1.0], 1, 1),
+        ([0.5, *[1.0] * 3, 0.9, *[1.0] * 4, 0.5], 0, None),  # left it twice, in time
+        ([0.5, *[1.0] * 6, 0.5], 0, 5),
+        ([*[1.0] * 6, 0.5], 2, None),
     ],
 )
-def test_every_epoch_after_warmup_is_looked_at(tmp_path, caplog, entropies, warmup, epoch):
+def test_a_target_that_stays_uniform_after_warmup(tmp_path, caplog, entropies, warmup, epoch):
     with caplog.at_level(logging.WARNING):
         assert watch(entropies, warmup, tmp_path) == epoch
-    assert caplog.text.count("collapse: in epoch") == (epoch is not None)
+    assert caplog.text.count("collapse: since epoch") == (epoch is not None)
     if epoch is not None:
-        assert f"in epoch {epoch} " in caplog.text
+        assert f"in epoch {epoch})" in caplog.text
+
+
+def test_a_resumed_run_goes_on_counting():
+    monitor, resumed = CollapseMonitor(0), CollapseMonitor(0)
+    monitor.uniform_epochs = 4
+    resumed.load_state_dict(monitor.state_dict())
+    assert resumed.uniform_epochs == 4
+    resumed.load_state_dict({"collapsed_at": 3})  # of 0.1.0
+    assert (resumed.collapsed_at, resumed.uniform_epochs) == (3, 0)
 
 
 def test_the_checkpoint_of_that_epoch_knows_it(tmp_path):
     watch([1.0], 0, tmp_path)
-    assert {"collapsed_at": 0} in checkpoint.load(tmp_path)["callbacks"].values()
+    states = checkpoint.load(tmp_path)["callbacks"].values()
+    assert {"collapsed_at": 0, "uniform_epochs": 1} in states
 
 
 def test_a_run_of_one_epoch_leaves_a_trace(tmp_path, monkeypatch):
