@@ -76,13 +76,16 @@ class Run(directories.Run):
         return self.file if self.file.parent == self.dir else self.dir
 
 
-def open_run(path: str | Path) -> Run:
+def open_run(path: str | Path, best: bool = False) -> Run:
     """A run by its directory or by a checkpoint in it.
 
+    Args:
+        best: a directory's best.ckpt, which `checkpoint.best` keeps, not the last checkpoint.
+
     Raises:
-        UserError: no such run, or it has no config or no checkpoint.
+        UserError: no such run, or it has no config or no such checkpoint.
     """
-    found = directories.open_run(path)
+    found = directories.open_run(directories.best(path) if best else path)
     return Run(found.dir, found.cfg, found.file)
 
 

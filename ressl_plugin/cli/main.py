@@ -222,10 +222,11 @@ def _export(commands):
     def call(args):
         from ressl_plugin.experiments import model_card
 
-        print(model_card.export_run(args.run, args.out, args.licence, args.onnx))
+        print(model_card.export_run(args.run, args.out, args.licence, args.onnx, args.best))
 
     sub = command(commands, "export", call, help="the backbone as a folder for timm and for hubs")
     sub.add_argument("run")
     sub.add_argument("out", type=Path, help="a new folder")
     sub.add_argument("--licence", help="of the weights, such as cc-by-4.0, for the model card")
     sub.add_argument("--onnx", action="store_true", help="model.onnx, too")
+    sub.add_argument("--best", action="store_true", help="of RUN/best.ckpt (checkpoint.best)")

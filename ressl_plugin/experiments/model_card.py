@@ -11,8 +11,8 @@ from ressl_plugin.config.diff import chosen
 from ressl_plugin.data import identity
 from ressl_plugin.evaluate.subject import method_name
 from ressl_plugin.experiments import grouping
-from ressl_plugin.run import results
-from ressl_plugin.run.directories import Run, open_run
+from ressl_plugin.run import checkpoint, directories, results
+from ressl_plugin.run.directories import Run
 from ressl_plugin.run.exporting import Model, export
 from ressl_plugin.utils.render import number, render
 
@@ -80,23 +80,31 @@ CITATION = """
 M. Zheng et al., "ReSSL: Relational Self-Supervised Learning with Weak Augmentation", NeurIPS 2021,
 [arXiv 2107.09282](https://arxiv.org/abs/2107.09282).
 """
+NO_RESULTS = "None yet.\n"
 NO_LICENCE = (
     "None was named for these weights, nor for the images behind them. The training code is under "
     "MIT, timm under Apache-2.0."
 )
 
 
-def export_run(path: str | Path, out: Path, licence: str | None = None, onnx: bool = False) -> Path:
+def export_run(
+    path: str | Path,
+    out: Path,
+    licence: str | None = None,
+    onnx: bool = False,
+    best: bool = False,
+) -> Path:
     """A run's backbone, with its card, in the new folder `out` (see run/exporting.py).
 
     Args:
         licence: of the weights, by its SPDX name; None: the card says that none was named.
         onnx: as ONNX, too.
+        best: of the directory's best.ckpt, which `checkpoint.best` keeps.
 
     Raises:
         UserError: no such run, a backbone that timm cannot build, a folder that holds something.
     """
-    run = open_run(path)
+    run = directories.open_run(directories.best(path) if best else path)
     model = Model(run)
     return export(model, out, card(run, model, licence), onnx)
 
@@ -111,7 +119,7 @@ def card(run: Run, model: Model, licence: str | None) -> str:
         method=run.cfg.method,
         on="" if run.cfg.data.dataset in ("custom", "npz") else f" on {run.cfg.data.dataset}",
         trained_on=f"{seen['images']:,} images" if seen else "images that are not recorded",
-        epochs="for an unknown time" if run.epochs is None else f"{run.epochs} epochs",
+        epochs=_epochs(run),
         plugin=__version__,
         features=model.config["num_features"],
         modeling="" if model.padding is None else "import modeling  # of this folder\n",
@@ -123,6 +131,15 @@ def card(run: Run, model: Model, licence: str | None) -> str:
         licence=f"{licence}." if licence else NO_LICENCE,
         citation=CITATION if run.cfg.method == "ressl" else "",
     )
+
+
+def _epochs(run: Run) -> str:
+    if run.epochs is None:
+        return "for an unknown time"
+    if run.file.name == checkpoint.BEST:  # not a training of so few epochs: the rates fell later
+        cfg = run.cfg
+        return f"{run.epochs} of {cfg.max_epochs} epochs, the best by {cfg.checkpoint.best}"
+    return f"{run.epochs} epochs"
 
 
 def _torchvision(model: Model) -> str:
@@ -137,15 +154,18 @@ def _torchvision(model: Model) -> str:
 
 
 def _results(run: Run) -> str:
-    """The table of a run's evaluations, as `ressl table` chooses them."""
+    """The table of these weights' evaluations, as `ressl table` chooses them."""
     lines = []
     if not results.read(run.dir):
-        return "None yet.\n"
+        return NO_RESULTS
     (group,) = grouping.groups([run.dir])
     for records in grouping.evaluations(group):
         record, (value, spread) = records[0], grouping.summary(records)
+        if record.get("epochs") not in (None, run.epochs):  # of another checkpoint; None: of no one
+            continue
         images = ((record.get("data_sets") or {}).get("val") or {}).get("images", "")
         of = record.get("representation") or method_name(run.cfg)
         evaluation = f"{record['evaluator']}: {record['protocol']}"
         lines.append([evaluation, of, images, record["metric"], number(value, spread)])
-    return render(["evaluation", "of", "test images", "metric", "%"], lines)
+    head = ["evaluation", "of", "test images", "metric", "%"]
+    return render(head, lines) if lines else NO_RESULTS

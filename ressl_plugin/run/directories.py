@@ -104,7 +104,7 @@ def best(path: str | Path) -> Path:
     """
     file = Path(path) / checkpoint.BEST
     if not file.is_file():
-        raise UserError(f"--best: no {file}; a training with checkpoint.best=knn (…) keeps one")
+        raise UserError(f"no {file}; a training with checkpoint.best=knn (…) keeps one")
     return file
 
 

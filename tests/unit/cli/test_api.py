@@ -24,6 +24,7 @@ SMALL = {
     "optimizer": {"batch_size": 8},
     "method_kwargs.queue_size": 16,
     "max_epochs": 1,
+    "checkpoint": {"best": "knn"},
     "accelerator": "cpu",
     "devices": 1,
     "enable_progress_bar": False,
@@ -68,6 +69,14 @@ def test_what_evaluators_find(trained):
         "k=3 cosine T=0.1", "logistic regression, cached features",
     ]  # fmt: skip
     assert ressl_plugin.open_run(trained.dir / "last.ckpt").knn(3, 0.1) == found[0]
+
+
+def test_the_best_checkpoint(trained, tmp_path):
+    run = ressl_plugin.open_run(trained.dir, best=True)
+    run.knn()
+    assert results.read(run.dir)[-1]["checkpoint"] == "best.ckpt"
+    with pytest.raises(UserError, match=r"no .*best\.ckpt; .*checkpoint\.best=knn"):
+        ressl_plugin.open_run(tmp_path, best=True)
 
 
 def test_features_are_those_of_the_evaluators(trained, images):

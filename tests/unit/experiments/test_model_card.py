@@ -1,6 +1,7 @@
 """`ressl export`: what the card says is so, and nothing of the machine is in the folder."""
 
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import torch
 import yaml
 from helpers import image_folder
 from PIL import Image
+from safetensors.torch import load_file
 
 import ressl_plugin
 from ressl_plugin.cli.main import main
@@ -31,12 +33,12 @@ def trained(tmp_path_factory):
         for name in ("USER", "LOGNAME", "HOSTNAME"):
             patch.setenv(name, HERE)
         run = ressl_plugin.pretrain(
-            "digits/ressl", name=HERE, run_dir=place / "run", max_epochs=1, accelerator="cpu",
+            "digits/ressl", name=HERE, run_dir=place / "run", max_epochs=2, accelerator="cpu",
             devices=1, enable_progress_bar=False, enable_model_summary=False,
             data={"train_path": images / "train", "val_path": images / "val"},
             optimizer={"batch_size": 8},
-            **{"method_kwargs.queue_size": 16, "checkpoint.dir": str(place),
-               "wandb.entity": HERE, "wandb.project": HERE},
+            **{"method_kwargs.queue_size": 16, "checkpoint.best": "knn",
+               "checkpoint.dir": str(place), "wandb.entity": HERE, "wandb.project": HERE},
         )  # fmt: skip
     run.knn()
     run.linear()
@@ -88,7 +90,7 @@ def test_what_the_card_says(trained, exported):
     text = (exported / "README.md").read_text()
     head = yaml.safe_load(text.split("---")[1])
     assert head["library_name"] == "timm" and head["license"] == "cc-by-4.0"
-    assert "# resnet18_3x3_pad1 by ReSSL\n" in text and "24 images,\n1 epochs" in text
+    assert "# resnet18_3x3_pad1 by ReSSL\n" in text and "24 images,\n2 epochs" in text
     for record in ("knn: k=20 cosine T=0.07", "linear: logistic regression, cached features"):
         (line,) = [line for line in text.splitlines() if record in line]
         assert re.search(r"\| 24 +\| top1 +\| \d+\.\d\d", line)
@@ -110,6 +112,25 @@ def test_nothing_of_the_machine_is_in_it(exported):
     assert {file.name for file in exported.iterdir()} == {
         "README.md", "config.json", "model.safetensors", "modeling.py"
     }  # fmt: skip
+
+
+def test_the_best_has_its_own_epochs_and_results(trained, tmp_path):
+    """The numbers of the last checkpoint are not those of the best."""
+    best = trained.dir / "best.ckpt"
+    shutil.copy(trained.dir / "previous" / "last.ckpt", best)
+    out = export(trained, tmp_path / "before", "--best")
+    text = (out / "README.md").read_text()
+    assert "\n1 of 2 epochs, the best by knn," in text and "None yet." in text
+    weights = load_file(out / "model.safetensors")
+    of_best, of_last = open_run(best).backbone().state_dict(), trained.backbone().state_dict()
+    assert all(torch.equal(weights[key], value) for key, value in of_best.items())
+    assert not torch.equal(weights["conv1.weight"], of_last["conv1.weight"])
+
+    ressl_plugin.open_run(trained.dir, best=True).knn()
+    text = (export(trained, tmp_path / "after", "--best") / "README.md").read_text()
+    assert text.count("knn: k=20 cosine T=0.07") == 1 and "logistic" not in text
+    best.unlink()
+    assert main(["export", str(trained.dir), str(tmp_path / "none"), "--best"]) == 2
 
 
 @pytest.mark.slow

@@ -118,7 +118,7 @@ def test_another_criterion_begins_anew(tmp_path, monkeypatch):
 def test_none_is_said(tmp_path, monkeypatch, caplog):
     _, file = training(tmp_path, monkeypatch, (1, 2, 3), criterion="knn")
     assert not file.exists() and "checkpoint.best=knn: never logged" in caplog.text
-    with pytest.raises(UserError, match=r"--best: no .*best.ckpt"):
+    with pytest.raises(UserError, match=r"^no .*best\.ckpt; .*checkpoint\.best=knn"):
         directories.best(tmp_path)
 
 
