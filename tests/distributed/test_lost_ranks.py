@@ -136,6 +136,41 @@ def test_twenty_random_ranks_at_random_moments(folder, tmp_path, reference):
         killed_and_started_again(folder, tmp_path / str(number), kill, reference)
 
 
+ONCE = """
+import os, signal, sys
+from ressl_plugin.cli.main import main
+from ressl_plugin.method.ressl import ReSSL
+
+step = ReSSL.training_step
+
+def ends_once(self, batch, batch_idx):
+    first = os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+    if first and self.global_rank == 1 and self.trainer.global_step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return step(self, batch, batch_idx)
+
+ReSSL.training_step = ends_once
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_torchrun_starts_the_ranks_again(folder, tmp_path, reference):
+    (tmp_path / "program.py").write_text(ONCE)
+    launcher = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3",
+        "--max-restarts=1", tmp_path / "program.py",
+    ]  # fmt: skip
+    found = subprocess.run(
+        [*launcher, *words(folder, tmp_path / "run")], capture_output=True, text=True
+    )
+    assert found.returncode == 0 and "another rank is gone" in found.stderr, found.stderr
+    end = checkpoint.load(tmp_path / "run")
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "global_step"):
+        assert equal(end[part], reference[part]), part
+
+
 def test_a_port_that_is_taken_is_no_lost_rank(folder, tmp_path):
     """Nobody has been there yet; started again, it would be the same."""
     with socket.socket() as taken:
