@@ -170,6 +170,13 @@ def test_quality(script, tmp_path):
         assert found[f"{name}_below_best"] >= 0
 
 
+def test_quality_cost(script, tmp_path):
+    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto", "accelerator=cpu"]
+    small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
+    found = figures(script, "quality", tmp_path, "--cost", "--epochs", "2", *small)
+    assert set(found) == {"online_share"} and found["online_share"] < 1
+
+
 def test_quality_ranks_and_picks(script):
     checkpoints = [(1, 50.0, 9.0, float("nan")), (2, 70.0, 7.0, 1.0), (3, 60.0, 8.0, 3.0)]
     rows = [{"epoch": e, "linear": a, "knn": a, "rankme": r, "alpha_req": q, "uniformity": -r,
