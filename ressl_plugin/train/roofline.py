@@ -8,7 +8,6 @@ from functools import partial
 
 import torch
 from lightning.fabric.utilities.throughput import measure_flops
-from torch.utils.benchmark import Timer
 
 from ressl_plugin.method import batchnorm
 from ressl_plugin.utils.precision import float32_products
@@ -70,6 +69,9 @@ def _product(device, dtype, side: int) -> float:
 
 def _best(work) -> float:
     """Seconds that a call takes, of several the least."""
+    # at the top it would warn, in every training, where CUDA is installed but no GPU is there
+    from torch.utils.benchmark import Timer
+
     timer = Timer("work()", globals={"work": work}, num_threads=torch.get_num_threads())
     return min(timer.blocked_autorange(min_run_time=0.1).times)
 

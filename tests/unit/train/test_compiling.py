@@ -39,8 +39,8 @@ def test_validation_and_the_last_images_of_an_epoch_compile_nothing(graphs, tmp_
         del cfg.data[key]
     pretrain.pretrain(config.finish(cfg))
     assert "val_knn_acc1" in (tmp_path / "run" / "metrics.csv").read_text()
-    # student and teacher, encoder and head each, and the operations of their views, which are alike;
-    # torch 2.9 takes the student's graphs for the teacher
+    # student and teacher, encoder and head each, and the operations of their views, which are alike
+    # (torch 2.9 takes the student's graphs for the teacher)
     assert len(graphs) in (3, 5)
 
 
