@@ -85,8 +85,8 @@ def test_evaluate_any_model(tmp_path, capsys):
     """A network that nobody has trained, as a folder of timm's own making."""
     torch.manual_seed(0)
     network = timm.create_model("resnet10t", num_classes=3, channels=(8, 16, 32, 64))
-    size = {"input_size": (3, 32, 32)}
-    config = {"model_args": {"channels": (8, 16, 32, 64)}, "pretrained_cfg": size}
+    about = {"input_size": (3, 32, 32), "num_classes": 3, "classifier": "fc"}
+    config = {"model_args": {"channels": (8, 16, 32, 64)}, "pretrained_cfg": about}
     timm.models.save_for_hf(network, tmp_path / "net", config, safe_serialization=True)
     make_digits(tmp_path / "digits")
     name = f"local-dir:{tmp_path / 'net'}"
