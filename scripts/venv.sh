@@ -26,6 +26,7 @@ install_plugin() {
   [ -x .venv/bin/pip ] || "$python" -m venv .venv || fail "python -m venv (Debian: python3-venv)"
   .venv/bin/pip install -q --upgrade pip || fail "pip could not be upgraded; is PyPI reachable?"
   local why="pip install; is PyPI reachable, the disk full?"
+  local -x PYTHONWARNINGS=ignore # setuptools: that a folder here has the package's name, as it must
   if [ -n "$extras" ]; then
     .venv/bin/pip install -q -e ".[$extras]" || fail "$why"
     return
