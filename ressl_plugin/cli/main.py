@@ -221,8 +221,10 @@ def _import(commands):
 def _export(commands):
     def call(args):
         from ressl_plugin.experiments import model_card
+        from ressl_plugin.run import directories
 
-        print(model_card.export_run(args.run, args.out, args.licence, args.onnx, args.best))
+        run = directories.best(args.run) if args.best else args.run
+        print(model_card.export_run(run, args.out, args.licence, args.onnx))
 
     sub = command(commands, "export", call, help="the backbone as a folder for timm and for hubs")
     sub.add_argument("run")

@@ -11,8 +11,8 @@ from ressl_plugin.config.diff import chosen
 from ressl_plugin.data import identity
 from ressl_plugin.evaluate.subject import method_name
 from ressl_plugin.experiments import grouping
-from ressl_plugin.run import checkpoint, directories, results
-from ressl_plugin.run.directories import Run
+from ressl_plugin.run import checkpoint, results
+from ressl_plugin.run.directories import Run, open_run
 from ressl_plugin.run.exporting import Model, export
 from ressl_plugin.utils.render import number, render
 
@@ -87,24 +87,17 @@ NO_LICENCE = (
 )
 
 
-def export_run(
-    path: str | Path,
-    out: Path,
-    licence: str | None = None,
-    onnx: bool = False,
-    best: bool = False,
-) -> Path:
+def export_run(path: str | Path, out: Path, licence: str | None = None, onnx: bool = False) -> Path:
     """A run's backbone, with its card, in the new folder `out` (see run/exporting.py).
 
     Args:
         licence: of the weights, by its SPDX name; None: the card says that none was named.
         onnx: as ONNX, too.
-        best: of the directory's best.ckpt, which `checkpoint.best` keeps.
 
     Raises:
         UserError: no such run, a backbone that timm cannot build, a folder that holds something.
     """
-    run = directories.open_run(directories.best(path) if best else path)
+    run = open_run(path)
     model = Model(run)
     return export(model, out, card(run, model, licence), onnx)
 
