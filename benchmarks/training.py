@@ -162,6 +162,6 @@ def random_images(
     if drawn:
         draw = lambda batch, generator: batched.draw(batch, generator=generator, **how)
         return data.BatchedLoader(images, labels, draw, n)
-    draw = lambda batch, generator: batched.draw_all_params(batch, read, generator)
+    draw = lambda n, generator: batched.draw_all_params(read, n, size, size, generator)
     render = partial(batched.render, core=batched.apply_dense, **how)
     return data.UndrawnLoader(images, labels, draw, render, n)

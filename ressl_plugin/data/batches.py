@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ressl_plugin.data.workers import leave_signals
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.sampling import Share, SharedGenerator, seed_of
+from ressl_plugin.utils.sampling import OfSteps, Share, SharedGenerator, seed_of
 
 
 class Steps:
@@ -142,18 +142,25 @@ class BatchedLoader(Steps):
 
     def _drawing(self, order):
         """-> (indexes (B,), generator) of each step to do."""
-        generator = SharedGenerator()  # on the host: the device never waits for a draw
         for step in self._positions():
-            generator.share = self.share(step)
-            generator.manual_seed(seed_of(self.seed, self.epoch, step, 0))
-            yield self.indexes(order, step), generator
+            yield self.indexes(order, step), self._generator(step)
+
+    def _generator(self, step):
+        """On the host: the device never waits for a draw."""
+        generator = SharedGenerator()
+        generator.share = self.share(step)
+        return generator.manual_seed(seed_of(self.seed, self.epoch, step, 0))
+
+
+AHEAD = 16  # steps whose views an UndrawnLoader draws at once
 
 
 class UndrawnLoader(BatchedLoader):
-    """The same batches for a step that draws its views itself: iterable over (indexes (B,), what
-    draw(images uint8 (B, H, W, 3), generator) gives), on the host.
+    """The same batches for a step that draws its views itself: iterable over (indexes (B,), the
+    Params of each view), on the host.
 
-    render(images uint8 (B, H, W, 3), what was drawn) -> list of tensors: where the images are.
+    draw(number of images, generator) -> the Params of each view; render(images uint8 (B, H, W, 3),
+    these) -> list of tensors: where the images are.
     """
 
     def __init__(self, images, targets, draw, render, batch_size, **options):
@@ -161,8 +168,20 @@ class UndrawnLoader(BatchedLoader):
         self.render = render
 
     def __iter__(self):
-        for indexes, generator in self._drawing(self.order()):
-            yield indexes, self.draw(self.images[: len(indexes)], generator)
+        order, drawn, at = self.order(), None, 0
+        for step in self._positions():
+            indexes = self.indexes(order, step)
+            if drawn is None or at == len(drawn[0].flip):
+                drawn, at = self._draw_ahead(step), 0
+            rows, at = slice(at, at + len(indexes)), at + len(indexes)
+            yield indexes, [view.part(rows) for view in drawn]
+
+    def _draw_ahead(self, step):
+        """The views of this step and the next ones, as if they were one batch."""
+        steps = range(step, min(step + AHEAD, len(self)))
+        shares = [self.share(one).rows for one in steps]
+        count = sum(rows.stop - rows.start for rows in shares)
+        return self.draw(count, OfSteps([self._generator(one) for one in steps]))
 
 
 class WorkerLoader(Steps):

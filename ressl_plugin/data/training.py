@@ -141,7 +141,8 @@ class PretrainData(pl.LightningDataModule):
         batch_size = self.cfg.optimizer.batch_size
         how = {"recipe": self.recipe, "channels_last": last, "core": core}
         if getattr(self.trainer.lightning_module, "draws_views", False):
-            draw = lambda batch, generator: batched.draw_all_params(batch, self.recipe, generator)
+            size = images.shape[1:3]
+            draw = lambda n, generator: batched.draw_all_params(self.recipe, n, *size, generator)
             render = partial(batched.render, **{**how, "core": core or batched.apply_dense})
             return data.UndrawnLoader(images, labels, draw, render, batch_size, **self._order())
         draw = lambda batch, generator: batched.draw(batch, generator=generator, **how)

@@ -28,11 +28,20 @@ class SharedGenerator(torch.Generator):
     share: Share | None = None
 
 
-def rand(n: int, *shape: int, generator: torch.Generator | None = None) -> Tensor:
+class OfSteps(NamedTuple):
+    """The generators of several steps, whose images `rand` takes for one batch: the same numbers
+    for each, in a fraction of the operations."""
+
+    each: list[SharedGenerator]
+
+
+def rand(n: int, *shape: int, generator: torch.Generator | OfSteps | None = None) -> Tensor:
     """(n, *shape) of [0, 1) on the CPU, a row an image.
 
     Of a SharedGenerator they are those that one process would have drawn for the same images.
     """
+    if isinstance(generator, OfSteps):
+        return torch.cat([rand(0, *shape, generator=one) for one in generator.each])
     total, rows = getattr(generator, "share", None) or (n, slice(None))
     device = "cpu" if generator is None else generator.device
     return torch.rand(total, *shape, generator=generator, device=device)[rows].cpu()

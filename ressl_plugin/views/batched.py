@@ -86,14 +86,14 @@ def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=Fals
     of the result. core: `apply_dense`, compiled by torch.compile, to draw with that instead.
     Raises UserError for images of another type or shape.
     """
-    params = draw_all_params(images, recipe, generator)
+    n, _, height, width = _planar(images).shape
+    params = draw_all_params(recipe, n, height, width, generator)
     return render(images, params, recipe, dtype, channels_last, core)
 
 
-def draw_all_params(images, recipe, generator=None):
-    """What `draw` draws at random: the Params of each crop, on the host; of the images, the shape
-    is all that is looked at."""
-    n, _, height, width = _planar(images).shape
+def draw_all_params(recipe, n, height, width, generator=None):
+    """What `draw` draws at random for n images of (height, width): the Params of each crop, on the
+    host."""
     return [draw_params(view, n, height, width, generator) for view in recipe.crops]
 
 
@@ -303,20 +303,33 @@ def _jitter(x, params, there):
 def apply_dense(images, params, view):
     """`apply` with nothing but static shapes, for torch.compile: every operation on all images,
     kept where chosen. params on the device of the images."""
-
-    def kept(mask, new, old):
-        return torch.where(mask[:, None, None, None], new, old)
-
     x = ops.crop_resize_flip(images, params.box, params.flip, view.crop_size, view.interpolation)
     if params.jitter is not None:
-        before = x
-        for turn in range(4):
-            if params.hue is not None:
-                x = kept(params.hue_turn == turn, ops.hue(x, params.hue), x)
-            if params.colour is not None and turn < 3:
-                x = ops.affine_colour(x, *params.colour[:, turn].unbind(1))
-        x = kept(params.jitter, x, before)
+        x = _kept(params.jitter, _jitter_dense(x, params), x)
     for mask, operation, *values in _after_jitter(params, view):
         if mask is not None:
-            x = kept(mask, operation(x, *values), x)
+            x = _kept(mask, operation(x, *values), x)
+    return x
+
+
+def _kept(mask, new, old):
+    return torch.where(mask[:, None, None, None], new, old)
+
+
+def _jitter_dense(x, params):
+    """`_jitter` of all images: the turns before hue, hue, the turns after it."""
+    turns = range(3) if params.colour is not None else ()
+
+    def change(x, turn):
+        return ops.affine_colour(x, *params.colour[:, turn].unbind(1))
+
+    if params.hue is None:
+        for turn in turns:
+            x = change(x, turn)
+        return x
+    for turn in turns:
+        x = _kept(turn < params.hue_turn, change(x, turn), x)
+    x = ops.hue(x, params.hue)
+    for turn in turns:
+        x = _kept(turn >= params.hue_turn, change(x, turn), x)
     return x

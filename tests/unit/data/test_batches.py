@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ressl_plugin.data import BatchedLoader, WorkerLoader
+from ressl_plugin.data import BatchedLoader, UndrawnLoader, WorkerLoader, batches
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.sampling import rand, seed_of
+from ressl_plugin.views import batched, recipe
 
 
 def noisy(images, generator):
@@ -268,3 +269,23 @@ def test_on_the_gpu_everything_stays_there():
 
     assert same(batches(), batches())
     assert all(part.is_cuda for i, views, t in batches() for part in (i, *views, t))
+
+
+def test_views_drawn_ahead_are_those_of_each_step(monkeypatch):
+    """Of a whole epoch, of one resumed within it, and where the last batch is smaller."""
+    monkeypatch.setattr(batches, "AHEAD", 3)
+    read = recipe.read([{"preset": name, "crop_size": 4} for name in ("contrastive", "weak")])
+    draw = lambda n, generator: batched.draw_all_params(read, n, 6, 5, generator)
+    make = lambda: UndrawnLoader(
+        torch.zeros(23, 6, 5, 3, dtype=torch.uint8), None, draw, None, 4, drop_last=False, seed=7
+    )
+    ahead = make()
+    resumed = make()
+    resumed.load_state_dict({**ahead.state_dict(), "step": 2, "finished": False})
+    found = list(ahead)
+    assert [len(indexes) for indexes, _ in found] == [4, 4, 4, 4, 4, 3]
+    for steps, start in ((found, 0), (list(resumed), 2)):
+        for step, (indexes, views) in enumerate(steps, start):
+            for view, wanted in zip(views, draw(len(indexes), ahead._generator(step))):
+                for value, of_step in zip(view, wanted):
+                    assert value is of_step is None or torch.equal(value, of_step)
