@@ -48,7 +48,7 @@ class _Grouped(_BatchNorm):
     def _normalise(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
         _check_batch(x, self.groups)
-        if not torch.compiler.is_compiling() and _has_kernels(x):
+        if _has_kernels(x):
             return self._by_kernels(x)
         y, mean, var = group_batch_norm(x, self.weight, self.bias, self.groups, self.eps)
         if self.running_mean is not None:
@@ -170,12 +170,21 @@ def _has_kernels(x: Tensor) -> bool:
     return _gpu_takes_kernels() if x.is_cuda else _has_triton()
 
 
+# Constants to torch.compile, which does not look inside.
+
+
+@torch.compiler.assume_constant_result
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-@cache
+@torch.compiler.assume_constant_result
 def _gpu_takes_kernels() -> bool:
+    return _triton_starts()
+
+
+@cache
+def _triton_starts() -> bool:
     """Whether Triton is there, knows the GPU, and has the compiler that it needs to start."""
     if not _has_triton() or torch.cuda.get_device_capability() < (7, 0):
         return False

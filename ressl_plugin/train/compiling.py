@@ -2,6 +2,7 @@
 
 import lightning.pytorch as pl
 import torch
+from torch._inductor import config as inductor
 
 
 def compile_networks(model: pl.LightningModule, whole: bool) -> None:
@@ -11,6 +12,9 @@ def compile_networks(model: pl.LightningModule, whole: bool) -> None:
         model: of ours, or of the host's methods, of which the backbone is compiled.
         whole: refuse a network that is not one graph.
     """
+    # fails on statistics of groups in tensor operations (torch 2.11: "512 v.s. 4096")
+    if hasattr(inductor.triton, "mix_order_reduction"):
+        inductor.triton.mix_order_reduction = False
     for network in getattr(model, "networks", [model.backbone]):
         network.compile(fullgraph=whole)
 

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models import resnet18, resnet50
 
 from ressl_plugin.method import batchnorm
-from ressl_plugin.method.batchnorm import to_groups
+from ressl_plugin.method.batchnorm import GroupBatchNorm2d, to_groups
 
 pytest.importorskip("triton")
 from ressl_plugin.method import batchnorm_kernels
@@ -163,10 +163,21 @@ def test_where_triton_cannot_start_pytorch_does_it(monkeypatch, caplog):
     if torch.cuda.is_available():
         pytest.skip("a GPU, and Triton can start")
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
-    batchnorm._gpu_takes_kernels.cache_clear()
+    batchnorm._triton_starts.cache_clear()
     assert not batchnorm._gpu_takes_kernels()
     assert "PyTorch's kernels, which are slower" in caplog.text
-    batchnorm._gpu_takes_kernels.cache_clear()
+    batchnorm._triton_starts.cache_clear()
+
+
+def test_a_compiled_network_keeps_the_kernels():
+    """Inductor's own of the formula took more than a minute to compile on an H200."""
+    graphs = []
+    layer = GroupBatchNorm2d(8, groups=2).to("meta")
+    compiled = torch.compile(layer, backend=lambda graph, _: graphs.append(graph) or graph)
+    compiled(torch.empty(8, 8, 4, 4, device="meta"))
+    (graph,) = graphs
+    called = {str(node.target) for node in graph.graph.nodes}
+    assert {"ressl_plugin.group_moments.default", "ressl_plugin.group_normalise.default"} <= called
 
 
 TYPES = {
