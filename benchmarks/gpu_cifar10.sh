@@ -20,12 +20,6 @@ stage() {  # name, command ...: unless it is done
   touch "$out/$1.done"
 }
 
-pretrain() {
-  local captured=performance.capture=true
-  ressl pretrain "${recipe[@]}" "$captured" --cfg >/dev/null 2>&1 || captured=
-  ressl pretrain "${recipe[@]}" $captured run_dir="$run" resume=true --meter
-}
-
 work() {
   local run="$out/run" recipe linear
   if [ "$data" = --dry-run ]; then
@@ -39,12 +33,12 @@ work() {
     recipe=(cifar/ressl data.path="$(realpath "$data")")
     linear=("$run" --protocol small)
   fi
-  stage pretrain pretrain
+  stage pretrain ressl pretrain "${recipe[@]}" run_dir="$run" resume=true --meter
   stage knn ressl knn "$run"
   stage linear_fast ressl linear "$run" --fast
-  stage linear ressl linear "${linear[@]}"
   [ -d "$out/cifar10" ] || stage export ressl export "$run" "$out/cifar10"
   stage figures ressl figures "$run"
+  stage linear ressl linear "${linear[@]}"  # the longest
   touch "$out/done"
 }
 

@@ -25,7 +25,7 @@ from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views import batched, recipe
 
 Line = tuple[tuple[str, str, str], dict[str, float]]
-CAPTURE = "performance.capture=true"
+CAPTURE, PLAIN = "performance.capture=true", "performance.capture=false"
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -204,8 +204,8 @@ def imagenet(args) -> Iterator[Line]:
 ROWS = {
     "captured": partial(cifar, name="captured", epochs=12, overrides=[CAPTURE]),
     "host": host,
-    "eager": partial(cifar, name="eager", epochs=5),
-    "profile": partial(phases, name="eager"),
+    "eager": partial(cifar, name="eager", epochs=5, overrides=[PLAIN]),
+    "profile": partial(phases, name="eager", overrides=[PLAIN]),
     "profile_captured": partial(phases, name="captured", overrides=[CAPTURE]),
     "loss": losses,
     "views": views,

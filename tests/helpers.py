@@ -6,6 +6,7 @@ import copy
 import hashlib
 import pickle
 
+import lightning.pytorch as pl
 import numpy as np
 import torch
 from omegaconf import OmegaConf
@@ -23,6 +24,21 @@ VIEW = {
     "equalization": {"prob": 0.0},
     "horizontal_flip": {"prob": 0.5},
 }
+
+
+class Interrupted(Exception):
+    """As good as a kill: the checkpoint is the one of the step before."""
+
+
+class Stop(pl.Callback):
+    """Interrupt a training after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.step:
+            raise Interrupted
 
 
 def make_config(**changes):

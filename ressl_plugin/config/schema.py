@@ -1,9 +1,9 @@
 """Every key that a config may have, with its type and its default; without one it is required.
 
 Names and defaults are those of solo-learn's main branch; a line marked `+` is the plugin's
-addition, whose default changes nothing, but for the three that are `auto`: `precision` goes by the
-machine, `backbone.stem` and `data.backend` by the images. Keys of Lightning's `Trainer` may stand
-at the top level too, as in the host.
+addition, whose default changes nothing, but for the four that are `auto`: `precision` and
+`performance.capture` go by the machine, `backbone.stem` and `data.backend` by the images. Keys of
+Lightning's `Trainer` may stand at the top level too, as in the host.
 
 A key's bounds stand beside its default. An upper one is often no limit of the method: beyond, a
 number is a slip of the finger, which would cost the machine its memory without a word.
@@ -196,8 +196,9 @@ class Quality:  # +
 class Performance:
     disable_channel_last: bool = False
     compile: bool = False  # + torch.compile student and teacher
-    # + the whole step, views to teacher, as one CUDA graph; a run may go on with or without
-    capture: bool = key(False, trains=False)
+    # + the whole step, views to teacher, as one CUDA graph; auto: on a GPU, where it can be. A run
+    # may go on with or without
+    capture: Any = key("auto", one_of("auto", True, False), trains=False)
     # + steps between two writes of step metrics
     log_every: int = key(50, _COUNT, trains=False)
 

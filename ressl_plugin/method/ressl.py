@@ -87,6 +87,8 @@ class ReSSL(host.MomentumBase):
         if kwargs.predictor:  # the journal version's asymmetry: on the student only
             d = kwargs.proj_output_dim
             self.predictor = head(d, kwargs.pred_hidden_dim, d, norm=True)
+        self.base_m, self.final_m = self.cfg.momentum.base_tau, self.cfg.momentum.final_tau
+        self.infonce_epochs, self.seed = kwargs.infonce_epochs, self.cfg.seed
         norm = self.cfg.batchnorm
         grouped = norm.mode == "group" and norm.groups > 1
         self.permutes = grouped and norm.permute
@@ -159,7 +161,7 @@ class ReSSL(host.MomentumBase):
 
     def momentum_now(self, step: int) -> float:
         """m after `step` optimizer steps: constant, or the host's cosine from base to final."""
-        base, final = self.cfg.momentum.base_tau, self.cfg.momentum.final_tau
+        base, final = self.base_m, self.final_m
         if base == final:
             return base
         turn = math.pi * step / self.trainer.estimated_stepping_batches
@@ -209,7 +211,7 @@ class ReSSL(host.MomentumBase):
     def orders(self, X: Sized, batch_idx: int) -> tuple[Tensor, Tensor]:
         """The teacher's order of N images, and that which puts its rows back: (N,), on the host."""
         place = (self.current_epoch, batch_idx, distributed.rank())
-        order = sampling.permutation(len(X), self.cfg.seed, *place)
+        order = sampling.permutation(len(X), self.seed, *place)
         return order, order.argsort()
 
     def _layout(self, X: Tensor) -> Tensor:
@@ -217,11 +219,10 @@ class ReSSL(host.MomentumBase):
 
     def infonce_share(self) -> float:
         """1 at the start, falling linearly to 0 after `infonce_epochs` epochs."""
-        epochs = self.cfg.method_kwargs.infonce_epochs
-        if not epochs or self._trainer is None:
+        if not self.infonce_epochs or self._trainer is None:
             return 0.0
-        done = self.trainer.global_step * self.max_epochs
-        return max(0.0, 1 - done / self.trainer.estimated_stepping_batches / epochs)
+        done = self.trainer.global_step * self.max_epochs / self.trainer.estimated_stepping_batches
+        return max(0.0, 1 - done / self.infonce_epochs)
 
     def loss_shares(self) -> tuple[float, float] | None:
         """ReSSL's and InfoNCE's; None once the first is all there is."""

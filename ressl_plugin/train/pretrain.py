@@ -38,7 +38,7 @@ from ressl_plugin.train.resume import (
 )
 from ressl_plugin.train.settling import settled
 from ressl_plugin.train.step import CapturedReSSL
-from ressl_plugin.train.step import check as check_capture
+from ressl_plugin.train.step import settle as settle_capture
 from ressl_plugin.train.throughput import Meter
 from ressl_plugin.train.watchdog import Watchdog
 from ressl_plugin.utils.errors import UserError
@@ -83,8 +83,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
     # what is refused here leaves no directory behind
     trainer = make_trainer(cfg, folder, callbacks, source)
-    if scaled.performance.capture:
-        check_capture(scaled, module.backend, trainer.world_size)
+    settle_capture(scaled, module.backend, trainer.world_size)
     model = build(scaled)
     if source:
         check_fits(source, model, cfg)
@@ -127,7 +126,7 @@ def make_method(cfg: DictConfig) -> pl.LightningModule:
     backbone.offer(cfg.backbone.name)
     if cfg.method != "ressl":  # which does so itself
         backbone.check_kwargs(cfg)
-    model = CapturedReSSL(cfg) if cfg.performance.capture else host.build_method(cfg)
+    model = CapturedReSSL(cfg) if cfg.performance.capture is True else host.build_method(cfg)
     backbone.check_input(model.backbone, cfg)
     if cfg.method != "ressl":  # the host's know its own stem only
         backbone.set_stems(model, cfg.backbone.stem)

@@ -32,7 +32,7 @@ class CapturedReSSL(ReSSL):
     over by then: on_after_backward finds no gradients, and on_before_optimizer_step, which does,
     comes no more once the step is replayed. Without CUDA the function is called as it is.
 
-    The data are an `UndrawnLoader`'s. `check` tells which runs can be captured.
+    The data are an `UndrawnLoader`'s. `obstacle` tells which runs can be captured.
     """
 
     draws_views = True  # to data.training: the loader need not
@@ -102,9 +102,8 @@ class CapturedReSSL(ReSSL):
         with torch.autocast(self.device.type, enabled=False):  # as Lightning leaves it for these
             loss.backward()
             self._optimize(optimizer)
-            momentum = self.cfg.momentum
-            constant = momentum.base_tau == momentum.final_tau
-            self.update_teacher(momentum.base_tau if constant else self._rates[-3])
+            constant = self.base_m == self.final_m
+            self.update_teacher(self.base_m if constant else self._rates[-3])
         optimizer.zero_grad()
         self._loss = loss.detach()
 
@@ -142,7 +141,8 @@ class CapturedReSSL(ReSSL):
             return
         if self._graph is None:
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, stream=self._stream):
+            # what other threads (a checkpoint's writer) ask of the device meanwhile is no error
+            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 step()
             self._graph = graph
         self._graph.replay()
@@ -177,17 +177,32 @@ class OneCopy:
         return [part[: t.nbytes].view(t.dtype).view(t.shape) for part, t in parts]
 
 
-def check(cfg: DictConfig, backend: str, processes: int) -> None:
-    """Say that the steps of a run are captured, if they can be.
+def settle(cfg: DictConfig, backend: str, processes: int) -> None:
+    """Put true or false in the place of performance.capture=auto, and say what is done.
 
     Args:
-        cfg: what the model is built of (host_config).
+        cfg: what the model is built of (host_config), changed in place.
         backend: which draws the views.
         processes: of the run.
 
     Raises:
-        UserError: what stands in the way.
+        UserError: true, and something stands in the way.
     """
+    wanted, gpu = cfg.performance.capture, cfg.accelerator != "cpu"
+    reason = obstacle(cfg, backend, processes)
+    if wanted is True and reason:
+        raise UserError(f"config: performance.capture=true and {reason}")
+    if wanted == "auto":
+        cfg.performance.capture = gpu and reason is None
+        if gpu and reason and cfg.method == "ressl":
+            log.info("performance.capture=auto: steps are not captured (%s)", reason)
+    if cfg.performance.capture:
+        how = "replayed as a CUDA graph" if gpu else "called as it is"
+        log.info("performance.capture: the whole step is one function, %s", how)
+
+
+def obstacle(cfg: DictConfig, backend: str, processes: int) -> str | None:
+    """What keeps the steps of a run from being captured; None if they can be. See `settle`."""
     sgd = cfg.optimizer.name == "sgd" and cfg.optimizer.kwargs.get("fused")
     wrong = {
         f"method={cfg.method}; only ressl has such a step": cfg.method != "ressl",
@@ -205,8 +220,4 @@ def check(cfg: DictConfig, backend: str, processes: int) -> None:
         "faults.non_finite=skip; it must be stop": cfg.faults.non_finite == "skip",
         "profile=true; it cannot look into a captured step": cfg.profile,
     }
-    for reason, stands in wrong.items():
-        if stands:
-            raise UserError(f"config: performance.capture=true and {reason}")
-    how = "called as it is" if cfg.accelerator == "cpu" else "replayed as a CUDA graph"
-    log.info("performance.capture: the whole step is one function, %s", how)
+    return next((reason for reason, stands in wrong.items() if stands), None)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import image_folder, make_config, random_batches
+from helpers import Interrupted, Stop, image_folder, make_config, random_batches
 from torch.nn import functional as F
 
 from ressl_plugin import config
@@ -170,16 +170,17 @@ def test_group_batch_norm_is_float64s(dtype, layout, shape):
     layer = GroupBatchNorm2d(shape[1], groups=8)
     torch.nn.init.uniform_(layer.weight)
     x = (3 * torch.randn(shape) + 2).to(dtype).to(memory_format=layout)
+    slope = torch.randn(shape).to(dtype).to(memory_format=layout)
     results = []
     for one, images in ((copy.deepcopy(layer).cuda(), x.cuda()), (layer.double(), x.double())):
         y = one(images.requires_grad_())
-        (y * y.detach().sin()).sum().backward()
+        y.backward(slope.to(y))
         results.append([y, images.grad, one.weight.grad, one.bias.grad, *one.buffers()])
     assert results[0][0].is_contiguous(memory_format=layout)
     for i, (found, wanted) in enumerate(zip(*results)):
         wanted = wanted.double()
-        # y itself is rounded, and with it what is made of it
-        bound = 1e-5 if dtype == torch.float32 or i > 3 else 2 * torch.finfo(dtype).eps
+        # of bfloat16 y and the gradient by x are rounded; sums are float32, over 2**18 products
+        bound = 2 * torch.finfo(dtype).eps if dtype == torch.bfloat16 and i < 2 else 1e-5
         assert (found.cpu() - wanted).abs().max() <= bound * wanted.abs().max()
 
 
@@ -198,9 +199,11 @@ def run(root, folder, callbacks=(), **changes):
 def test_a_run_goes_on_where_it_was_stopped(tmp_path):
     """Close, not equal: CUDA's backward convolutions add in any order."""
     root = image_folder(tmp_path / "images", splits=("train",))
-    whole = run(root, tmp_path / "whole", max_epochs=2)
-    run(root, tmp_path / "parts", max_epochs=2, max_steps=4)
-    resumed = run(root, tmp_path / "parts", max_epochs=2, resume=True, resume_force=True)
+    how = {"max_epochs": 2, "performance__capture": False}
+    whole = run(root, tmp_path / "whole", **how)
+    with pytest.raises(Interrupted):
+        run(root, tmp_path / "parts", [Stop(4)], **how)
+    resumed = run(root, tmp_path / "parts", resume=True, **how)
     assert resumed["global_step"] == whole["global_step"]
     assert torch.equal(resumed["state_dict"]["queue_ptr"], whole["state_dict"]["queue_ptr"])
     for name in ("queue", "backbone.conv1.weight"):
@@ -236,7 +239,8 @@ def assert_close(ours, theirs):
     assert torch.equal(ours["state_dict"]["queue_ptr"], theirs["state_dict"]["queue_ptr"])
     for name, value in theirs["state_dict"].items():
         difference = (ours["state_dict"][name].float() - value.float()).norm()
-        assert difference <= 0.05 * value.float().norm() + 1e-6, name
+        # a bias begins at zero, and is still the sum of a few rounded gradients
+        assert difference <= 0.1 * value.float().norm() + 1e-6, name
 
 
 @pytest.mark.parametrize(
@@ -266,8 +270,9 @@ def test_a_captured_run_goes_on_where_it_was_stopped(tmp_path):
     root = image_folder(tmp_path / "images", splits=("train",))
     more = {"max_epochs": 4, "performance__capture": True}
     whole = run(root, tmp_path / "whole", **more)
-    run(root, tmp_path / "parts", max_steps=7, **more)
-    assert_close(run(root, tmp_path / "parts", resume=True, resume_force=True, **more), whole)
+    with pytest.raises(Interrupted):
+        run(root, tmp_path / "parts", [Stop(7)], **more)
+    assert_close(run(root, tmp_path / "parts", resume=True, **more), whole)
 
 
 class Replays(pl.Callback):

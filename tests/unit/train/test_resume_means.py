@@ -3,10 +3,9 @@
 import csv
 import logging
 
-import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import image_folder, make_config
+from helpers import Interrupted, Stop, image_folder, make_config
 from ranks import on_ranks
 
 from ressl_plugin import config
@@ -19,19 +18,6 @@ from ressl_plugin.utils import distributed
 from ressl_plugin.utils.average_meter import AverageMeter
 
 MEANS = ("train_ressl_loss", "target_entropy", "embedding_spread", "train_acc5", "val_loss")
-
-
-class Interrupted(Exception):
-    """As good as a kill: the checkpoint is the one of the step before."""
-
-
-class Stop(pl.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise Interrupted
 
 
 @pytest.fixture(scope="module")

@@ -2,33 +2,20 @@
 bit, in place and without waiting: what a CUDA graph of it needs."""
 
 import csv
+import logging
 from contextlib import contextmanager
 from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import pytest
 import torch
-from helpers import image_folder
+from helpers import Interrupted, Stop, image_folder
 
 from ressl_plugin import config
 from ressl_plugin.run import checkpoint
 from ressl_plugin.train.pretrain import pretrain
-from ressl_plugin.train.step import CapturedReSSL, OneCopy
+from ressl_plugin.train.step import CapturedReSSL, OneCopy, settle
 from ressl_plugin.utils.errors import UserError
-
-
-class Interrupted(Exception):
-    """As good as a kill: the checkpoint is the one of the step before."""
-
-
-class Stop(pl.Callback):
-    def __init__(self, step):
-        self.step = step
-
-    def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.step:
-            raise Interrupted
-
 
 RECIPES = {
     "paper": ["momentum.base_tau=0.99", "batchnorm.groups=2", "batchnorm.permute=true"],
@@ -220,3 +207,26 @@ def test_what_cannot_be_captured_is_refused(run, tmp_path, word, reason):
     more = ["~method_kwargs", "+method_kwargs={}"] if "method" in word else []
     with pytest.raises(UserError, match=f"^config: performance.capture=true and {reason}"):
         run("refused", "paper", True, word, *more)
+
+
+@pytest.mark.parametrize(
+    "changes, captured, said",
+    [
+        ({"accelerator": "cpu"}, False, ""),
+        ({"accelerator": "gpu"}, True, "the whole step is one function, replayed as a CUDA graph"),
+        (
+            {"accelerator": "gpu", "profile": True},
+            False,
+            "performance.capture=auto: steps are not captured (profile=true; it cannot look",
+        ),
+    ],
+)
+def test_auto_captures_on_a_gpu_what_can_be(changes, captured, said, caplog):
+    caplog.set_level(logging.INFO)
+    words = [f"{key}={value}" for key, value in changes.items()]
+    cfg = config.finish(config.load("digits/ressl", ["precision=32-true", "strategy=auto", *words]))
+    cfg.optimizer.kwargs = {"fused": True}
+    assert cfg.performance.capture == "auto"
+    settle(cfg, "batched", 1)
+    assert cfg.performance.capture is captured and said in caplog.text
+    assert bool(caplog.text) == bool(said)
