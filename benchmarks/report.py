@@ -11,6 +11,8 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+GPU = RESULTS / "gpu_cifar10"  # what benchmarks/gpu_cifar10.sh and gpu.sh have left of one run
+CIFAR_EPOCH = 195 * 256  # images
 # (what, script, key, bound, sense)
 BARS = [
     ("step, host's own ReSSL, both with its stem", "step", "time_ratio_host_stem", 0.70, "≤"),
@@ -41,6 +43,11 @@ BARS = [
     ("runs killed with SIGKILL, resumed, bit-equal", "kill", "bit_equal", 20, "≥"),
     ("step, ours / Algorithm 1 in plain PyTorch, paper's stem", "step", "time_ratio_plain",
      None, ""),
+    ("CIFAR-10 on one GPU, linear top-1 (paper 90.20)", "gpu_cifar10", "linear", 90.2, "≥"),
+    ("the same, kNN, the best k and temperature", "gpu_cifar10", "knn", 90.0, "≥"),
+    ("the same, images/s", "gpu_cifar10", "images_per_s", 28_000, "≥"),
+    ("the same, ours / host's own", "gpu_cifar10", "ratio", 4, "≥"),
+    ("the same, minutes of the 200 epochs' steps", "gpu_cifar10", "minutes_200_epochs", 6, "≤"),
     ("gathering 32 keys of 256 a rank, 2 processes, ms", "gather",
      "gather_ms_32_65536", None, ""),
     ("plain head on the digits: target entropy / log K", "warmup", "plain_entropy", None, ""),
@@ -50,6 +57,8 @@ BARS = [
 
 def read(name: str) -> dict:
     """Figures of one script; none if it has not been run."""
+    if name == GPU.name:
+        return gpu_figures()
     file = RESULTS / f"{name}.json"
     return json.loads(file.read_text()) if file.is_file() else {}
 
@@ -83,7 +92,7 @@ def _row(what: str, sense: str, bound: float | None, value: float | None) -> str
     if value is None:
         return f"| {what} | {sense} {bound or ''} | not measured | |"
     met = bound is None or (value <= bound if sense == "≤" else value >= bound)
-    bar = f"{sense} {bound:.4g}" if bound is not None else ""
+    bar = f"{sense} {bound:,.5g}" if bound is not None else ""
     shown = f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
     return f"| {what} | {bar} | {shown} | {'' if met else 'missed'} |"
 
@@ -94,6 +103,48 @@ def pages() -> list[str]:
     for file in sorted(RESULTS.glob("*.txt")):
         out += [f"### {file.stem}", "", "```", file.read_text().rstrip(), "```", ""]
     return out
+
+
+def gpu_records() -> list[dict]:
+    """What was measured of the training on a GPU: its results.json."""
+    file = GPU / "results.json"
+    return json.loads(file.read_text()) if file.is_file() else []
+
+
+def gpu_figures() -> dict:
+    """Its figures, beside the host's own on the same machine."""
+    records = gpu_records()
+    if not records:
+        return {}
+    top1 = {kind: [r["value"] for r in records if (r["evaluator"], r["metric"]) == (kind, "top1")]
+            for kind in ("linear", "knn")}  # fmt: skip
+    rate = next(r["value"] for r in records if r["metric"] == "images/s")
+    host = json.loads((GPU / "host.json").read_text())["figures"]["cifar_host_images_per_s"]
+    best = {kind: max(values) for kind, values in top1.items() if values}
+    return {**best, "images_per_s": rate, "host_images_per_s": host, "ratio": rate / host,
+            "minutes_200_epochs": 200 * CIFAR_EPOCH / rate / 60}  # fmt: skip
+
+
+def gpu() -> list[str]:
+    """The training of the paper's recipe on a GPU: every figure with its machine and command."""
+    if not (records := gpu_records()):
+        return []
+    machine, versions = json.loads((GPU / "host.json").read_text())["machine"]
+    host = gpu_figures()["host_images_per_s"]
+    lines = [
+        "## CIFAR-10 on one GPU", "", (GPU / "NOTES.md").read_text().rstrip(), "",
+        "| what | figure | machine | command |", "|---|---:|---|---|",
+        f"| the host's own ReSSL, images/s | {host:,.0f} | {machine}; {versions} "
+        "| `benchmarks/gpu.sh --rows host` |",
+    ]  # fmt: skip
+    for record in records:
+        if record["metric"] == "top5" or "T=0.05" in record["protocol"]:
+            continue
+        value = record["value"]
+        shown = f"{value:,.0f}" if value > 100 else f"{value:.2f}"
+        what = f"{record['evaluator']}, {record['protocol']}, {record['metric']}"
+        lines.append(f"| {what} | {shown} | {record['machine']} | `{record['command']}` |")
+    return [*lines, ""]
 
 
 def digits() -> list[str]:
@@ -108,7 +159,7 @@ def main() -> None:
     """Write the page."""
     notes = (HERE / "NOTES.md").read_text().rstrip()
     text = ["# Results", "", notes, "", "## Against the bars", "", *bars(), ""]
-    text += [*digits(), "## As printed", ""]
+    text += [*gpu(), *digits(), "## As printed", ""]
     (HERE / "RESULTS.md").write_text("\n".join([*text, *pages()]))
 
 
