@@ -170,15 +170,19 @@ def _has_kernels(x: Tensor) -> bool:
     return _gpu_takes_kernels() if x.is_cuda else _has_triton()
 
 
-# Constants to torch.compile, which does not look inside.
+def _constant(function):
+    """To torch.compile, which does not look inside: torch.compiler.assume_constant_result, but for
+    the import of a compiler."""
+    function._dynamo_marked_constant = True
+    return function
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _has_triton() -> bool:
     return importlib.util.find_spec("triton") is not None
 
 
-@torch.compiler.assume_constant_result
+@_constant
 def _gpu_takes_kernels() -> bool:
     return _triton_starts()
 

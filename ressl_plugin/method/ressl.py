@@ -88,7 +88,7 @@ class ReSSL(host.MomentumBase):
             d = kwargs.proj_output_dim
             self.predictor = head(d, kwargs.pred_hidden_dim, d, norm=True)
         self.base_m, self.final_m = self.cfg.momentum.base_tau, self.cfg.momentum.final_tau
-        self.infonce_epochs, self.seed = kwargs.infonce_epochs, self.cfg.seed
+        self.infonce_epochs = kwargs.infonce_epochs
         norm = self.cfg.batchnorm
         grouped = norm.mode == "group" and norm.groups > 1
         self.permutes = grouped and norm.permute
@@ -211,7 +211,7 @@ class ReSSL(host.MomentumBase):
     def orders(self, X: Sized, batch_idx: int) -> tuple[Tensor, Tensor]:
         """The teacher's order of N images, and that which puts its rows back: (N,), on the host."""
         place = (self.current_epoch, batch_idx, distributed.rank())
-        order = sampling.permutation(len(X), self.seed, *place)
+        order = sampling.permutation(len(X), self.cfg.seed, *place)
         return order, order.argsort()
 
     def _layout(self, X: Tensor) -> Tensor:
