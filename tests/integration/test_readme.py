@@ -114,7 +114,9 @@ def tiny(command):
         large = ("optimizer.batch_size=", "method_kwargs.queue_size=", "max_epochs=")
         kept = [word for word in words[2:] if not word.startswith(large)]
         place = 2 if name == "pretrain" else 3
-        return [*words[:place], *TINY, *small, *kept[place - 2 :]]
+        # a page before may have made the run that `resume=true` goes on with
+        again = ["resume=true"] if command.endswith("cifar/ressl data.download=true") else []
+        return [*words[:place], *TINY, *small, *kept[place - 2 :], *again]
     more = {
         "lowshot": ["--per-class", "2", "--draws", "2", "--device", "cpu"],
         "finetune": ["--epochs", "1", "--labels", "0.5", "--device", "cpu"],
