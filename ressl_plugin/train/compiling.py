@@ -12,7 +12,8 @@ def compile_networks(model: pl.LightningModule, whole: bool) -> None:
         model: of ours, or of the host's methods, of which the backbone is compiled.
         whole: refuse a network that is not one graph.
     """
-    # fails on statistics of groups in tensor operations (torch 2.11: "512 v.s. 4096")
+    # An optimisation of Inductor's that failed on these networks on an H200 (torch 2.11, "512 v.s.
+    # 4096") when batch norm in groups was still compiled with them; without it they have run there.
     if hasattr(inductor.triton, "mix_order_reduction"):
         inductor.triton.mix_order_reduction = False
     for network in getattr(model, "networks", [model.backbone]):
