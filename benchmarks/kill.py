@@ -3,6 +3,7 @@
     python benchmarks/kill.py                              20 kills, three back ends, 6 minutes
     python benchmarks/kill.py --points 4 --json kill.json
     python benchmarks/kill.py --every 300 --words max_epochs=400    one long run, killed on and on
+    python benchmarks/kill.py --every 300 --words cifar/ressl data.path=cifar10.npz max_epochs=50
 
 Each run is `ressl pretrain` as the command line starts it, in a process of its own (a fork of a
 server that has imported everything and done nothing else, so that a restart costs no imports;
@@ -93,12 +94,19 @@ def watch(log: Path, kill: tuple[str, int, float] | None) -> None:
     checkpoint.save = watched(checkpoint.save, "save")
 
 
-def start(images: Path, run: Path, backend: str, kill=None, more=()) -> multiprocessing.Process:
-    """One run in a fork of the server; `more`: further words of its command."""
+def long_command(images: Path, run: Path, words: list[str]) -> list[str]:
+    """A recipe of the words' own if they begin with one, the digits' with the words if not."""
+    if not words or "=" in words[0]:
+        return [*command(images, run, "batched"), *words]
+    resume = ["resume=true"] if (run / "config.yaml").exists() else []
+    return ["pretrain", *words, f"run_dir={run}", *resume]
+
+
+def start(words: list[str], run: Path, kill=None) -> multiprocessing.Process:
+    """One run in a fork of the server, its command line in `words`."""
     run.mkdir(parents=True, exist_ok=True)
     server = multiprocessing.get_context("forkserver")
     server.set_forkserver_preload(PRELOAD)
-    words = [*command(images, run, backend), *more]
     process = server.Process(target=work, args=(words, run, kill))
     process.start()
     return process
@@ -182,14 +190,14 @@ def draw(reference: Path, kind: str, rng: random.Random) -> tuple[str, int, floa
 def trial(images: Path, run: Path, backend: str, kill, reference: Path) -> list[str]:
     """Kill, resume, compare. A run that was faster than its kill is killed anew, sooner."""
     kind, which, seconds = kill
-    while (code := wait(start(images, run, backend, (kind, which, seconds)))) == 0:
+    while (code := wait(start(command(images, run, backend), run, (kind, which, seconds)))) == 0:
         shutil.rmtree(run)
         seconds /= 2
         if seconds < 1e-6:
             return ["no kill came in time"]
     if code != -9:
         return [f"the run ended with {code} by itself, see {run}/out.txt"]
-    code = wait(start(images, run, backend))
+    code = wait(start(command(images, run, backend), run))
     if code:
         return [f"resumed, the run ended with {code}, see {run}/out.txt"]
     return differences(run, reference)
@@ -216,20 +224,24 @@ def whole(images: Path, run: Path, backend: str, reference: Path, rng: random.Ra
 
 def again_and_again(images: Path, folder: Path, every: float, words, rng) -> tuple[int, list[str]]:
     """(kills, differences) of one run that is killed after 0 to 2 x `every` seconds, however often,
-    until it is done."""
+    until it is done; the one left alone runs beside it, on a thread of its own."""
     reference, run, kills = folder / "reference", folder / "run", 0
-    assert wait(start(images, reference, "batched", more=words)) == 0, f"see {reference}/out.txt"
+    alone = start(long_command(images, reference, words), reference)
     while True:
-        process = start(images, run, "batched", more=words)
+        process = start(long_command(images, run, words), run)
         process.join(rng.uniform(0, 2 * every))
         process.kill()
         code = wait(process)
-        if code == 0:
-            return kills, differences(run, reference)
-        if code != -9:
+        if code not in (0, -9):
             return kills, [f"the run ended with {code} by itself, see {run}/out.txt"]
+        if code == 0:
+            break
         kills += 1
         print(f"{kills:3d} kills", flush=True)
+    assert wait(alone) == 0, f"see {reference}/out.txt"
+    seen = events(reference)
+    print(f"{(seen[-1][1] - seen[0][1]) / 60:.0f} minutes of training, left alone")
+    return kills, differences(run, reference)
 
 
 def main(argv=None) -> int:
@@ -251,10 +263,12 @@ def main(argv=None) -> int:
     if args.every:
         kills, wrong = again_and_again(images, folder, args.every, args.words, rng)
         print(f"{kills} kills: {'; '.join(wrong) or 'bit-equal to the run left alone'}")
+        if args.json:
+            args.json.write_text(json.dumps({"kills": kills, "bit_equal": not wrong}, indent=1))
         return int(bool(wrong))
     references = {b: folder / f"reference-{b}" for b in BACKENDS}
     for backend, run in references.items():
-        assert wait(start(images, run, backend)) == 0, f"see {run}/out.txt"
+        assert wait(start(command(images, run, backend), run)) == 0, f"see {run}/out.txt"
     good, rows = 0, []
     for n in range(args.points + args.whole):
         backend = list(BACKENDS)[n % len(BACKENDS)]

@@ -29,7 +29,7 @@ def images(tmp_path_factory):
 @pytest.mark.parametrize(("backend", "kind"), [("batched", "step"), ("host", "save")])
 def test_killed_and_resumed_a_run_is_bit_equal(kill, images, tmp_path, backend, kind):
     reference = tmp_path / "reference"
-    assert kill.wait(kill.start(images, reference, backend)) == 0
+    assert kill.wait(kill.start(kill.command(images, reference, backend), reference)) == 0
     moment = kill.draw(reference, kind, random.Random(3))
     assert kill.trial(images, tmp_path / "run", backend, moment, reference) == []
 
@@ -38,7 +38,7 @@ def test_a_difference_is_seen(kill, images, tmp_path):
     """What two seeds compute is not called equal."""
     assert kill.equal({"a": [1.0]}, {"a": [1.0]}) and not kill.equal({"a": [1.0]}, {"a": [1.1]})
     one, other = tmp_path / "one", tmp_path / "other"
-    assert kill.wait(kill.start(images, one, "batched", more=["max_epochs=1"])) == 0
-    assert kill.wait(kill.start(images, other, "batched", more=["max_epochs=1", "seed=6"])) == 0
+    for run, words in ((one, ["max_epochs=1"]), (other, ["max_epochs=1", "seed=6"])):
+        assert kill.wait(kill.start(kill.long_command(images, run, words), run)) == 0
     found = kill.differences(other, one)
     assert "state_dict" in found and any("loss of step 0" in text for text in found)
