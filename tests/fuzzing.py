@@ -10,9 +10,12 @@ from hydra.errors import HydraException
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from omegaconf.errors import OmegaConfBaseException
+from safetensors import SafetensorError
 from torch import nn
 
-LIBRARIES = (OmegaConfBaseException, HydraException, yaml.YAMLError, OSError, ValueError)
+LIBRARIES = (
+    OmegaConfBaseException, HydraException, yaml.YAMLError, SafetensorError, OSError, ValueError,
+)  # fmt: skip
 
 FEW, MANY = 150, 2500
 

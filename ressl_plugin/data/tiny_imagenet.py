@@ -5,6 +5,7 @@ from collections import Counter
 from pathlib import Path
 
 from ressl_plugin.data.images import is_image_name
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 URL = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -51,13 +52,9 @@ def arrange(root, classes=200, train_per_class=500, val_per_class=50):
 
 def _annotations(file, wnids, per_class):
     """val_annotations.txt -> dict of file name -> wnid."""
-    try:
-        lines = [line.split("\t") for line in file.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read ({error}); unpack {URL} again") from error
     labels = {}
-    for number, fields in enumerate(lines, 1):
-        name, wnid = fields[0], fields[1].strip() if len(fields) > 1 else ""
+    for number, line in enumerate(files.lines(file), 1):
+        name, wnid, *_ = (*map(str.strip, line.split("\t")), "")
         # a name with a separator would be moved to where it does not belong
         if name != Path(name).name or name in ("", ".."):
             raise UserError(f"{file}, line {number}: {name!r} is no file name")

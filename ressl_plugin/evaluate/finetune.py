@@ -23,6 +23,7 @@ from ressl_plugin.evaluate.classifier import topk_accuracy
 from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.sampling import stratified_draw
 from ressl_plugin.evaluate.subject import append, device_named, with_overrides
+from ressl_plugin.utils import files
 from ressl_plugin.utils.devices import device_count
 from ressl_plugin.utils.errors import RunFault, UserError
 from ressl_plugin.utils.progress import progress_bar
@@ -121,7 +122,7 @@ def labelled_rows(dataset: Dataset, labels: float | str | Path, seed: int = 0) -
 def _listed(dataset, path):
     if not hasattr(dataset, "samples"):
         raise UserError(f"{path}: a list of names needs an image folder; give a fraction instead")
-    names = list(filter(None, map(str.strip, path.read_text().splitlines())))
+    names = files.lines(path)
     if not names:
         raise UserError(f"{path}: the list is empty; one file name a line")
     # a name may be n01440764_10026.JPEG, or say the class folder too

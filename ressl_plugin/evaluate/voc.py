@@ -12,6 +12,7 @@ from ressl_plugin import data
 from ressl_plugin.data.identity import sizes
 from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.sampling import IGNORE
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 NAME = "voc07"  # in records
@@ -74,7 +75,7 @@ def _read(lists: list[Path]) -> tuple[list[str], np.ndarray]:
     """Image names and (N, classes) labels of the lists of a split, one a class."""
     names, columns = None, []
     for path in lists:
-        rows = [line.split() for line in path.read_text().splitlines() if line.split()]
+        rows = [line.split() for line in files.lines(path)]
         bad = next((row for row in rows if len(row) != 2 or row[1] not in LABELS), None)
         if bad is not None:
             raise UserError(f"{path}: line '{' '.join(bad)}'; each is a name and 1, 0 or -1")

@@ -156,7 +156,12 @@ def experiment(group: list[Evaluated], found: list[list[Evaluated]], overrides, 
         "facts": facts(group, cfg),
         "numbers": numbers(group),
         "quality": [
-            (record["metric"], number(value, spread), record["protocol"], BETTER[record["metric"]])
+            (
+                record["metric"],
+                number(value, spread),
+                record["protocol"],
+                BETTER.get(record["metric"], ""),
+            )
             for record, value, spread in quality
         ],
         "pictures": pictures(group, found, overrides, device),
@@ -188,7 +193,14 @@ def commands(group: list[Evaluated]) -> list[str]:
     """The commands that made the records, without the places of this machine."""
     records = [record for run in group for record in results.read(run.dir)]
     made = dict.fromkeys(record.get("command") or "" for record in records)
-    return [" ".join(map(_quoted, map(nameless, shlex.split(c)))) for c in made if c]
+    return [" ".join(map(_quoted, map(nameless, _words(c)))) for c in made if c]
+
+
+def _words(command: str) -> list[str]:
+    try:
+        return shlex.split(command)
+    except ValueError:  # a quotation that does not end: written by hand
+        return command.split()
 
 
 def _quoted(word: str) -> str:

@@ -7,6 +7,7 @@ import platform
 import shlex
 import sys
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -123,7 +124,7 @@ def read(run_dir: str | Path) -> list[dict]:
         raise UserError(f"no run directory at {run_dir}; give one that `ressl pretrain` made")
     path = run_dir / FILE
     try:
-        records = json.loads(path.read_bytes().decode(), parse_constant=_no_number)
+        records = json.loads(path.read_bytes().decode(), parse_constant=partial(_refuse, path))
     except FileNotFoundError:
         return []
     except OSError as error:  # a directory, another user's
@@ -136,8 +137,8 @@ def read(run_dir: str | Path) -> list[dict]:
     return records
 
 
-def _no_number(word: str):
-    raise ValueError(f"{word} is no number")
+def _refuse(path: Path, word: str):
+    raise UserError(f"{path} is broken: {word} is no number; repair it or move it away")
 
 
 def _depth(value) -> int:

@@ -1,4 +1,5 @@
-"""A file is replaced as a whole or stays as it was; a lock file lets in one process at a time."""
+"""A file is replaced as a whole or stays as it was; a lock file lets in one process at a time; the
+lines of a text file."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import math
 import os
 import time
 from pathlib import Path
+
+from ressl_plugin.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +46,19 @@ def replace(path: str | Path, content: bytes) -> None:
     """Put `content` at `path`, see `replacing`."""
     with replacing(path) as file:
         file.write(content)
+
+
+def lines(path: Path) -> list[str]:
+    """The lines of a user's text file that hold something, stripped.
+
+    Raises:
+        UserError: it is not there, or no UTF-8.
+    """
+    try:
+        text = path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable text file ({error})") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 @contextlib.contextmanager

@@ -77,7 +77,7 @@ def edit(tiny, old, new):
         (lambda t: (t / "train/n1/images/n1_0.JPEG").unlink(), "n1: number of images is 3"),
         (lambda t: (t / "train/n9").mkdir(), "class folders is 4; it should be 3"),
         (lambda t: (t / "val/images/val_2.JPEG").unlink(), r"val_2.JPEG is neither in images/"),
-        (lambda t: (t / "val/val_annotations.txt").unlink(), "val_annotations.txt cannot be read"),
+        (lambda t: (t / "val/val_annotations.txt").unlink(), "val_annotations.txt: not a readable"),
         (lambda t: edit(t, "val_0.JPEG\tn0", "val_0.JPEG\tn1"), "of class n0 is 1; it should be 2"),
         (lambda t: edit(t, "val_0.JPEG\tn0", "val_0.JPEG\tdog"), "line 1: class 'dog' has no"),
         (lambda t: edit(t, "val_0.JPEG", "../val_0.JPEG"), "is no file name"),
