@@ -30,7 +30,7 @@ from ressl_plugin.utils.plot_style import MARKERS, PALETTE, figure_of
 
 OTHERS = ("simclr", "byol", "simsiam", "mocov2plus", "ressl_host")  # of the host
 IN_FIGURES = {"ressl": "paper", "ressl_fast": "fast"}  # the others by their own names
-METHODS = ("ressl", *OTHERS, "supervised")
+METHODS = ("ressl", "ressl_fast", *OTHERS, "supervised")
 LABELS = (50, 500)  # a class: 1 % and 10 %
 # A ResNet-18 a quarter as wide, on the CPU; timm alone begins with blocks that do nothing yet.
 QUARTER = [

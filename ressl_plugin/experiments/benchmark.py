@@ -119,8 +119,9 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         UserError: its own recipe is not there; settings that cannot work.
     """
     cfg, own = OmegaConf.to_container(base), base
+    epochs = settings.get("max_epochs", base.max_epochs)
     if recipe_name := settings.get("recipe"):
-        own = config.finish(config.load(recipe_name, []))
+        own = config.finish(config.load(recipe_name, [f"max_epochs={epochs}"]))
         for node in ("momentum", "optimizer", "scheduler"):
             cfg[node] = OmegaConf.to_container(own[node])
         cfg["optimizer"]["batch_size"] = base.optimizer.batch_size
@@ -130,7 +131,7 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         seed=seed,
         run_dir=str(Path(out) / f"{name}-seed{seed}"),
         resume=True,
-        max_epochs=settings.get("max_epochs", base.max_epochs),
+        max_epochs=epochs,
         method_kwargs=settings.get("method_kwargs", own.method_kwargs),
         batchnorm=settings.get("batchnorm", own.batchnorm if own is not base else {}),
         augmentations=views(own, settings["views"]),

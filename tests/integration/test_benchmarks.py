@@ -286,14 +286,10 @@ def test_photographs(script, tmp_path, monkeypatch):
     arrays = {f"x_{s}": x for s, x in images.items()}
     arrays |= {f"y_{s}": np.arange(len(x)) % 10 for s, x in images.items()}
     np.savez(tmp_path / "cifar10.npz", **arrays)
-    own = tmp_path / "own.yaml"
-    own.write_text(
-        "ressl_fast: {title: fast, backprop: 1x, views: recipe, method: ressl, recipe: cifar/ressl}"
-    )
     options = [
         "--data", str(tmp_path / "cifar10.npz"), "--held-out", str(tmp_path / "cifar10.npz"),
         "--out", str(tmp_path / "out"), "--methods", "ressl", "simclr", "supervised", "ressl_fast",
-        "--settings", str(own), "--seeds", "1", "--rates", "0.1", "0.2", "--rate-epochs", "2",
+        "--seeds", "1", "--rates", "0.1", "0.2", "--rate-epochs", "2",
         "--epochs", "2", "--minutes", "0.01", "optimizer.batch_size=16", "knn_eval.k=2",
         "backbone.kwargs={channels: [8, 8, 16, 16]}", "method_kwargs.queue_size=16",
         "check_val_every_n_epoch=1", "enable_progress_bar=false",

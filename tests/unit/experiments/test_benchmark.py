@@ -76,7 +76,7 @@ def test_another_budget_in_the_same_place(out, words):
 
 
 def test_unknown_method(words, tmp_path):
-    with pytest.raises(UserError, match="known are ressl, ressl_host, simclr"):
+    with pytest.raises(UserError, match="known are ressl, ressl_fast, ressl_host, simclr"):
         benchmark.benchmark("digits/ressl", words[1:], ["simclr2"], [1], tmp_path)
 
 
@@ -146,6 +146,14 @@ def test_mistakes_in_them(text, message, tmp_path):
     own.write_text(text)
     with pytest.raises(UserError, match=f"own.yaml: {message}"):
         benchmark.read_methods(config.finish(config.load("digits/ressl")), own)
+
+
+def test_a_recipe_of_its_own_is_read_for_the_epochs_that_are_trained(tmp_path):
+    base = config.finish(config.load("cifar/ressl", ["max_epochs=7", "optimizer.batch_size=128"]))
+    settings = benchmark.read_methods(base)["ressl_fast"]
+    cfg = benchmark.cell_config(base, "ressl_fast", settings, 1, tmp_path)
+    assert (cfg.method, cfg.max_epochs, cfg.method_kwargs.infonce_epochs) == ("ressl", 7, 7)
+    assert (cfg.optimizer.batch_size, cfg.optimizer.lr) == (64, 0.24)
 
 
 @pytest.mark.parametrize("method", ["byol", "simclr", "ressl_host"])
