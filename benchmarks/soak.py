@@ -12,7 +12,8 @@ memory of the process, open files, threads, bytes of its checkpoints.
     growth_percent   of resident memory, the last tenth's median over the first tenth's
     slope_kib        of resident memory per 1,000 steps, least squares
     disk_percent     growth of the checkpoints, likewise; logs grow with every step
-    files, threads   the largest number at any time after the warm-up less the first one
+    files, threads   the largest number in the last tenth less the largest in the first: the writer
+                     of a checkpoint comes and goes
 """
 
 from __future__ import annotations
@@ -76,6 +77,7 @@ def figures(samples, warm: int) -> dict[str, float]:
     """The growth after step `warm`."""
     step, memory, files, threads, children, disk = np.array([s for s in samples if s[0] >= warm]).T
     tenth = max(1, len(step) // 10)
+    counts = {"files": files, "threads": threads, "workers": children}
     growth = lambda of: statistics.median(of[-tenth:]) / max(1, statistics.median(of[:tenth])) - 1
     return {
         "steps": int(samples[-1][0]),
@@ -83,9 +85,7 @@ def figures(samples, warm: int) -> dict[str, float]:
         "growth_percent": 100 * growth(memory),
         "disk_percent": 100 * growth(disk),
         "slope_kib": 1000 * float(np.polyfit(step, memory / 2**10, 1)[0]),
-        "files": int(files.max() - files[0]),
-        "threads": int(threads.max() - threads[0]),
-        "workers": int(children.max() - children[0]),
+        **{name: int(of[-tenth:].max() - of[:tenth].max()) for name, of in counts.items()},
     }
 
 
