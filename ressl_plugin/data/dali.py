@@ -58,11 +58,9 @@ class DaliLoader(Steps):
     """Iterable over [indexes (N,), views, targets (N,)], on the training device; views is a list
     of (N, 3, S, S) tensors, one for each of recipe.crops.
 
-    dataset: anything with `.samples`, (path, target) pairs, `.image_size`, to which images are
-    fitted first (None: they are not), and `.interpolation`, how. device: the torch device that
-    trains; dali_device: "gpu" decodes and crops there, too, "cpu" with `threads` threads.
-    draw_colour(images (N, 3, S, S) float32 in 0..1, view, generator on the CPU) -> normalised
-    images; None: the batched back end's. The rest as Steps.
+    dataset: a folder of image files (sources.py). device: the torch device that trains;
+    dali_device: "gpu" decodes and crops there, too, "cpu" with `threads` threads.
+    The rest as Steps.
     """
 
     def __init__(
@@ -75,7 +73,6 @@ class DaliLoader(Steps):
         dali_device="cpu",
         threads=2,
         channels_last=False,
-        draw_colour=None,
         **options,
     ):
         samples = _samples(dataset)
@@ -88,7 +85,7 @@ class DaliLoader(Steps):
         self.targets = torch.tensor([target for _, target in samples])
         self.crops = recipe.crops
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.draw_colour = draw_colour or batched.apply_colour
+        self.draw_colour = batched.apply_colour
         self._ahead = Steps(self.count, batch_size, **options)  # the epoch that DALI works at
         self._ahead_order = self._ahead.order()
         self._next = (0, 0)  # epoch and step that DALI is asked for next
@@ -100,9 +97,9 @@ class DaliLoader(Steps):
             self._feed,
             self.crops,
             "gpu" if self.on_gpu else "cpu",
-            getattr(dataset, "image_size", None),
-            getattr(dataset, "interpolation", "bicubic"),
-            getattr(dataset, "exif", False),
+            dataset.image_size,
+            dataset.interpolation,
+            dataset.exif,
             batch_size=batch_size,
             num_threads=max(1, threads),
             device_id=index if self.on_gpu else None,
@@ -116,7 +113,7 @@ class DaliLoader(Steps):
         stream = torch.cuda.current_stream(self.device) if self.on_gpu else None
         for step in self._positions():
             indexes, crops = self._take((self.epoch, step), stream)
-            generator.share = self.share(step)
+            generator.share = self.share
             generator.manual_seed(int(self._seed(self.epoch, step, 1).generate_state(1)[0]))
             views = []
             for crop, view in zip(crops, self.crops):
@@ -139,8 +136,8 @@ class DaliLoader(Steps):
         self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
         rng = np.random.default_rng(self._seed(epoch, step, 0))
         names = [np.frombuffer(os.fsencode(self.paths[i]), np.uint8) for i in indexes]
-        share = self._ahead.share(step)  # of what is drawn for all ranks, alike on each
-        return names, *(part[share.rows] for part in draw(self.crops, share.total, rng))
+        drawn = draw(self.crops, self.share.total, rng)  # for all ranks, alike on each
+        return names, *(part[self.share.rows] for part in drawn)
 
     def _take(self, place, stream):
         """Indexes (N,) and uint8 crops (N, 3, S, S) of a batch. What DALI was asked for ahead and

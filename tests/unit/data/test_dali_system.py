@@ -24,13 +24,18 @@ def views():
     return read([whole, {**whole, "role": "teacher"}])
 
 
+def uncoloured(dataset):
+    loader = DaliLoader(dataset, views(), 1)
+    loader.draw_colour = lambda images, *_: images
+    return loader
+
+
 def test_a_name_that_is_no_utf_8(tmp_path):
     (tmp_path / "a").mkdir()
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     with open(os.fsencode(tmp_path / "a") + b"/\xff\xfe.png", "wb") as file:
         Image.fromarray(pixels).save(file, "png")
-    colour = lambda images, *_: images
-    (batch,) = DaliLoader(FolderImages(tmp_path), views(), 1, draw_colour=colour)
+    (batch,) = uncoloured(FolderImages(tmp_path))
     got = (batch[1][0][0] * 255).round().permute(1, 2, 0).byte().numpy()
     assert np.array_equal(got, pixels)
 
@@ -44,7 +49,7 @@ def test_exif_orientation_is_heeded_if_asked_for(tmp_path, turned):
     Image.fromarray(pixels).save(tmp_path / "a" / "1.jpg", quality=95, exif=exif)
     images = FolderImages(tmp_path)
     images.exif = turned
-    (batch,) = DaliLoader(images, views(), 1, draw_colour=lambda images, *_: images)
+    (batch,) = uncoloured(images)
     got = (batch[1][0][0] * 255).round().permute(1, 2, 0).numpy()
     wanted = np.asarray(load_image(tmp_path / "a" / "1.jpg", turned), np.float32)
     assert np.abs(got - wanted).max() <= 3

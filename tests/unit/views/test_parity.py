@@ -7,7 +7,6 @@ back end in a thousand would fail by chance; the seeds are fixed, so none does.
 """
 
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -44,10 +43,12 @@ def draw_batched(array, augmentations, folder):
 def draw_dali(array, augmentations, folder):
     pytest.importorskip("nvidia.dali", reason="the dali extra is not installed")
     from ressl_plugin.data.dali import DaliLoader
+    from ressl_plugin.data.sources import FlatFolder
 
     path = folder / "image.png"  # lossless, so that all back ends start from the same pixels
     Image.fromarray(array).save(path)
-    dataset = SimpleNamespace(samples=[(path, 0)] * DRAWS, image_size=None)
+    dataset = FlatFolder(folder)
+    dataset.samples = [(path, 0)] * DRAWS
     loader = DaliLoader(dataset, read(augmentations), DRAWS // 4, device="cpu", seed=2)
     return [torch.cat(views) for views in zip(*(views for _, views, _ in loader))]
 
