@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 
-from ressl_plugin.data import known
 from ressl_plugin.data.images import size_of
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.progress import progress_bar
@@ -55,33 +54,21 @@ class CleanBatches:
             yield images.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2), targets
 
 
-def common_size(dataset, digest, most):
+def common_size(dataset, most):
     """(width, height) of all images, of files from their headers; None if those differ, or if one
-    has a side of more than `most` pixels.
-
-    digest: of the data set (identity.identify): under it the answer is kept for all runs.
-    """
+    has a side of more than `most` pixels."""
     if dataset.image_size:
         return dataset.image_size, dataset.image_size
     if hasattr(dataset, "data"):
         return dataset.data.shape[2:0:-1]
-    name = "size, turned" if dataset.exif else "size"
-    kept = known.facts(digest).get(name)
-    if isinstance(kept, list) and len(kept) in (0, 2) and all(type(n) is int for n in kept):
-        return tuple(kept) or None
     found = set()
     paths = [path for path, _ in dataset.samples]
     for size in in_threads(lambda path: size_of(path, dataset.exif), paths):
-        if size is None:  # a bad file is the check's business
-            continue
-        if max(size) > most:
+        if size is not None:  # a bad file is the check's business
+            found.add(size)
+        if len(found) > 1 or (size and max(size) > most):
             return None
-        found.add(size)
-        if len(found) > 1:
-            break
-    if found:  # else every file is a bad one, now
-        known.remember(digest, **{name: list(*found) if len(found) == 1 else []})
-    return next(iter(found)) if len(found) == 1 else None
+    return found.pop() if found else None
 
 
 def _decoded(dataset, progress):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 
-from ressl_plugin.data.images import printable
 from ressl_plugin.utils.errors import UserError
 
 IMAGES, LABELS = ("x", "images"), ("y", "labels")
@@ -91,7 +90,7 @@ def _images(path, archive, names):
     name = _only(path, archive, names)
     if name is None:
         raise UserError(
-            f"{path} has the keys {printable(', '.join(_keys(archive))) or 'none'}; images are "
+            f"{path} has the keys {', '.join(_keys(archive)) or 'none'}; images are "
             f"under {' or '.join(names)}"
         )
     images = _array(path, archive, name)

@@ -14,7 +14,6 @@ from ressl_plugin.config.checks import check_batches
 from ressl_plugin.data import identity
 from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.memory import CleanBatches, common_size
-from ressl_plugin.data.walk import by_extension
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.launch import launched_first
 from ressl_plugin.views import recipe
@@ -83,7 +82,7 @@ class PretrainData(pl.LightningDataModule):
         if ignored := getattr(self.dataset, "ignored", None):
             log.info(
                 "data.train_path=%s: %d images; files that are no images are left out: %s",
-                self.cfg.data.train_path, len(self.dataset), by_extension(ignored),
+                self.cfg.data.train_path, len(self.dataset), ignored,
             )  # fmt: skip
 
     def _choose(self) -> str:
@@ -99,7 +98,7 @@ class PretrainData(pl.LightningDataModule):
 
     def _is_small(self) -> bool:
         """Whether the images are of one size, a small one, or made so, and fit into memory."""
-        size = common_size(self.dataset, self.identity["digest"], SMALL)
+        size = common_size(self.dataset, SMALL)
         if size is None or max(size) > SMALL:
             return False
         return len(self.dataset) * size[0] * size[1] * 3 <= MEMORY_LIMIT
@@ -108,14 +107,14 @@ class PretrainData(pl.LightningDataModule):
         """Find unreadable files before the first step, not in epoch 37."""
         if not self.cfg.data.check:
             return
-        self._check(self.dataset, self.identity, not self.cfg.data.no_labels)
+        self._check(self.dataset, self.identity)
         if self.has_val:
             val = data.build_dataset(self.cfg, "val")
-            self._check(val, data.identify(val), True)
+            self._check(val, data.identify(val))
 
-    def _check(self, dataset, found: dict, labels: bool) -> None:
+    def _check(self, dataset, found: dict) -> None:
         if hasattr(dataset, "samples"):  # files, not an array
-            data.check_once(dataset.root, labels, found["digest"], self.cfg.data.max_pixels)
+            data.check_once(dataset, found["digest"], self.cfg.data.max_pixels)
 
     def train_dataloader(self):
         """The chosen back end's loader, on the trainer's device."""
