@@ -103,11 +103,8 @@ def _batched(cfg, size: int, images: int, args):
 
 def _host(cfg, root: Path, size: int, args):
     """The host's pipelines and loader as shipped; small images from memory, as CIFAR's are."""
-    pairs = [
-        (host.view_transform("cifar10" if size == args.size else "custom", entry), 1)
-        for entry in recipe.expand(cfg.augmentations)
-    ]
-    transform = host.n_crops(pairs)
+    views = [host.view_transform(entry) for entry in recipe.expand(cfg.augmentations)]
+    transform = host.DATALOADER.prepare_n_crop_transform(views, [1] * len(views))
     if size == args.size:
         dataset = InMemory(ENDLESS, size, transform)
     else:

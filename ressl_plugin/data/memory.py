@@ -28,9 +28,6 @@ class MemoryImages:
             array = _decoded(dataset, progress)
         self.images = torch.from_numpy(np.ascontiguousarray(array))
 
-    def __len__(self):
-        return len(self.labels)
-
     def to(self, device):
         """-> (images, labels) on the device."""
         return self.images.to(device), self.labels.to(device)
@@ -81,18 +78,14 @@ def _decoded(dataset, progress):
     def fill(index):
         image = np.asarray(dataset.image(index))
         if image.shape != shape:
-            raise UserError(_several_sizes(dataset, index, image.shape, shape))
+            raise UserError(
+                f"{dataset.samples[index][0]} is {image.shape[1]}x{image.shape[0]} pixels, "
+                f"{dataset.samples[0][0]} is {shape[1]}x{shape[0]}; images in memory have one size: "
+                "data.image_size=… makes them so, data.backend=host draws views of any size"
+            )
         array[index] = image
 
     how = {"desc": "decoding", "unit": "images", "total": len(array), "disable": not progress}
     for _ in progress_bar(in_threads(fill, range(len(array))), **how):
         pass
     return array
-
-
-def _several_sizes(dataset, index, found, first):
-    return (
-        f"{dataset.samples[index][0]} is {found[1]}x{found[0]} pixels, {dataset.samples[0][0]} is "
-        f"{first[1]}x{first[0]}; images in memory have one size: data.image_size=… makes them so, "
-        "data.backend=host draws views of any size"
-    )

@@ -45,7 +45,11 @@ class PretrainData(pl.LightningDataModule):
         self.has_val = self._has_validation()
         if not self.has_val:  # to Lightning it is then a module without one, not an empty list
             self.val_dataloader = super().val_dataloader
-        self._say_what_is_ignored()
+        if ignored := getattr(self.dataset, "ignored", None):
+            log.info(
+                "data.train_path=%s: %d images; files that are no images are left out: %s",
+                cfg.data.train_path, len(self.dataset), ignored,
+            )  # fmt: skip
         self.backend = self._choose()
         total = cfg.optimizer.batch_size
         if len(self.dataset) < total:
@@ -77,13 +81,6 @@ class PretrainData(pl.LightningDataModule):
         labelled = not self.cfg.data.no_labels and any(t >= 0 for t in self.dataset.targets)
         own_test_set = row_of(self.cfg).torchvision
         return labelled and (own_test_set or self.cfg.data.val_path is not None)
-
-    def _say_what_is_ignored(self) -> None:
-        if ignored := getattr(self.dataset, "ignored", None):
-            log.info(
-                "data.train_path=%s: %d images; files that are no images are left out: %s",
-                self.cfg.data.train_path, len(self.dataset), ignored,
-            )  # fmt: skip
 
     def _choose(self) -> str:
         wanted = self.cfg.data.backend
@@ -196,11 +193,10 @@ class HostViews:
         mean, std = data.mean_std(cfg)
         common = {"mean": mean, "std": std, "interpolation": data.interpolation(cfg).value}
         entries = [{**common, **e} for e in recipe.expand(cfg.augmentations)]
-        name = cfg.data.dataset
-        self.draw = host.n_crops([(host.view_transform(name, e), e["num_crops"]) for e in entries])
+        self.draws = [host.view_transform(e) for e in entries for _ in range(e["num_crops"])]
 
     def __call__(self, image):
-        return self.draw(image)
+        return [draw(image) for draw in self.draws]
 
     def __reduce__(self):
         return HostViews, (self.cfg,)

@@ -11,6 +11,8 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from omegaconf import OmegaConf
+
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views.presets import COLOUR, OPERATIONS, PLAIN, PRESETS
 
@@ -87,9 +89,7 @@ def read(augmentations, mean_std=None, interpolation="bicubic"):
 
 
 def _expand(augmentations):
-    if hasattr(augmentations, "_metadata"):  # an OmegaConf node
-        from omegaconf import OmegaConf
-
+    if OmegaConf.is_config(augmentations):
         augmentations = OmegaConf.to_container(augmentations, resolve=True)
     if not isinstance(augmentations, list | tuple) or not augmentations:
         raise UserError(

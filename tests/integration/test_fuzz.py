@@ -48,7 +48,7 @@ def little_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def tiny_backbone():
     registry.register()
-    host.register_backbone("tiny", tiny)
+    host.BACKBONES["tiny"] = tiny
 
 
 VALID = OmegaConf.to_container(make_config(backbone__name="tiny"))

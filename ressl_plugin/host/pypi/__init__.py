@@ -21,7 +21,7 @@ from solo.methods import METHODS
 from solo.methods.base import BaseMomentumMethod
 from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils import backbones as _backbones
-from solo.utils import pretrain_dataloader as DATALOADER  # noqa: F401
+from solo.utils import pretrain_dataloader as DATALOADER
 from solo.utils.knn import WeightedKNNClassifier as KNN
 from torchvision.models import resnet18, resnet50
 
@@ -32,8 +32,8 @@ from ressl_plugin.host.pypi import patches
 common_patches.apply()
 patches.apply()
 
-from ressl_plugin.host.pypi.data import pipeline  # noqa: F401
-from ressl_plugin.host.pypi.linear import LinearModel  # noqa: F401
+from ressl_plugin.host.pypi.data import pipeline
+from ressl_plugin.host.pypi.linear import LinearModel
 from ressl_plugin.host.pypi.optim import configure, training_arguments
 
 

@@ -1,17 +1,9 @@
 """1.0.2's pipelines behind the main branch's config."""
 
 from omegaconf import DictConfig
-from PIL import ImageOps
 from solo.utils import pretrain_dataloader
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
-
-
-class Equalization:
-    """Histogram equalization of a PIL image, which 1.0.2 has not."""
-
-    def __call__(self, image):
-        return ImageOps.equalize(image)
 
 
 def pipeline(augmentation: DictConfig) -> transforms.Compose:
@@ -37,7 +29,7 @@ def pipeline(augmentation: DictConfig) -> transforms.Compose:
     if not aug.rrc.enabled:
         steps[0] = transforms.Resize(aug.crop_size, interpolation=InterpolationMode.BICUBIC)
     # the flip is the last of them
-    steps.insert(-1, transforms.RandomApply([Equalization()], p=aug.equalization.prob))
+    steps.insert(-1, transforms.RandomEqualize(aug.equalization.prob))
     # A step that is never applied still costs its random number, and time.
     steps = [step for step in steps if getattr(step, "p", 1) != 0]
     host.transforms = [*steps, to_tensor, normalize]

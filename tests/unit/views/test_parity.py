@@ -29,10 +29,8 @@ def draw_host(array, augmentations, folder):
     random.seed(0)
     torch.manual_seed(0)
     image = Image.fromarray(array)
-    draw = host.n_crops(
-        [(host.view_transform("custom", e), e["num_crops"]) for e in expand(augmentations)]
-    )
-    return [torch.stack(views) for views in zip(*(draw(image) for _ in range(DRAWS)))]
+    draws = [host.view_transform(e) for e in expand(augmentations) for _ in range(e["num_crops"])]
+    return [torch.stack(v) for v in zip(*([draw(image) for draw in draws] for _ in range(DRAWS)))]
 
 
 def draw_batched(array, augmentations, folder):
