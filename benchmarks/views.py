@@ -149,13 +149,12 @@ class _Again:
 
 def _dali(cfg, size: int, images: int, args):
     import nvidia.dali  # noqa: F401 - says that it is missing
-    import torch
 
     from ressl_plugin.data import dali
 
     read = recipe.read(cfg.augmentations)
     dataset = data.build_dataset(cfg, "pretrain")
-    return dali.loader(cfg, read, dataset, device=torch.device("cpu"), rank=0, world_size=1)
+    return dali.DaliLoader(cfg, read, dataset)
 
 
 def _rate(loader, images: int, batch: int, ahead: int):

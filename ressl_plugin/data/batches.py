@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ressl_plugin.data.workers import leave_signals
@@ -212,14 +213,9 @@ class _Seeded(Dataset):
         seed = seed_of(self.seed, epoch, index)
         if get_worker_info() is not None:
             return self._draw(index, seed)
-        # without workers this is the training process, whose streams are not ours to change
-        saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
+        # this is the training process, whose streams are not ours to change
+        with isolate_rng(include_cuda=False):
             return self._draw(index, seed)
-        finally:
-            random.setstate(saved[0])
-            np.random.set_state(saved[1])
-            torch.set_rng_state(saved[2])
 
     def _draw(self, index, seed):
         random.seed(seed)

@@ -137,13 +137,13 @@ def _same_classes(dataset, key, path, train_path):
     missing, extra = train - set(dataset.classes), set(dataset.classes) - train
     if missing or extra:
         words = [
-            f"{what} {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''}"
+            f"it {what} {', '.join(sorted(names)[:3])}"
             for what, names in (("lacks", missing), ("has besides", extra))
             if names
         ]
         raise UserError(
-            f"{key}={path}: its {len(dataset.classes)} classes are not the {len(train)} of "
-            f"data.train_path={train_path}: it {' and '.join(words)}; both need the same folders"
+            f"{key}={path}: {', '.join(words)}; it needs the {len(train)} class folders of "
+            f"data.train_path={train_path}"
         )
 
 

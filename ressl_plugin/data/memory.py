@@ -80,8 +80,8 @@ def _decoded(dataset, progress):
         if image.shape != shape:
             raise UserError(
                 f"{dataset.samples[index][0]} is {image.shape[1]}x{image.shape[0]} pixels, "
-                f"{dataset.samples[0][0]} is {shape[1]}x{shape[0]}; images in memory have one size: "
-                "data.image_size=… makes them so, data.backend=host draws views of any size"
+                f"{dataset.samples[0][0]} is {shape[1]}x{shape[0]}; images in memory have one "
+                "size: data.image_size=… makes them so, data.backend=host draws views of any size"
             )
         array[index] = image
 

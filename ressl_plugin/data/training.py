@@ -148,7 +148,7 @@ class PretrainData(pl.LightningDataModule):
         from ressl_plugin.data import dali
 
         device = self.trainer.strategy.root_device
-        return dali.loader(self.cfg, self.recipe, self.dataset, device=device, **self._order())
+        return dali.DaliLoader(self.cfg, self.recipe, self.dataset, device=device, **self._order())
 
     def _order(self) -> dict:
         """What fixes the order of the images, and this process's share of them (batches.Steps)."""

@@ -1,4 +1,4 @@
-"""Methods, backbones and views from a config in the main branch's schema, with either generation."""
+"""Methods, backbones, views from a config in the main branch's schema, of either generation."""
 
 from omegaconf import OmegaConf
 from torch import nn

@@ -224,7 +224,7 @@ def test_dali_decodes_on_the_device(tmp_path):
     del cfg.data["num_classes"]
     cfg = config.finish(cfg)
     read = recipe.read(cfg.augmentations)
-    batches = dali.loader(
+    batches = dali.DaliLoader(
         cfg, read, data.build_dataset(cfg, "pretrain"), device=torch.device("cuda")
     )
     seen = []

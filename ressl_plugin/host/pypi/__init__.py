@@ -23,6 +23,7 @@ from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils import backbones as _backbones
 from solo.utils import pretrain_dataloader as DATALOADER
 from solo.utils.knn import WeightedKNNClassifier as KNN
+from torchvision import transforms
 from torchvision.models import resnet18, resnet50
 
 from ressl_plugin.host import defaults
@@ -32,7 +33,6 @@ from ressl_plugin.host.pypi import patches
 common_patches.apply()
 patches.apply()
 
-from ressl_plugin.host.pypi.data import pipeline
 from ressl_plugin.host.pypi.linear import LinearModel
 from ressl_plugin.host.pypi.optim import configure, training_arguments
 
@@ -207,3 +207,34 @@ def __getattr__(name: str):
 def construct(cls, cfg: DictConfig):
     """The host's method `cls` from a config."""
     return adapted(cls)(cfg)
+
+
+def pipeline(augmentation: DictConfig) -> transforms.Compose:
+    """The host's pipeline of one view; equalization, and no crop (`rrc.enabled: false`, which
+    resizes the shorter side), are edited in, as the main branch has them."""
+    aug = augmentation
+    host = DATALOADER.prepare_transform(
+        "custom",
+        brightness=aug.color_jitter.brightness,
+        contrast=aug.color_jitter.contrast,
+        saturation=aug.color_jitter.saturation,
+        hue=aug.color_jitter.hue,
+        color_jitter_prob=aug.color_jitter.prob,
+        gray_scale_prob=aug.grayscale.prob,
+        horizontal_flip_prob=aug.horizontal_flip.prob,
+        gaussian_prob=aug.gaussian_blur.prob,
+        solarization_prob=aug.solarization.prob,
+        min_scale=aug.rrc.crop_min_scale,
+        max_scale=aug.rrc.crop_max_scale,
+        crop_size=aug.crop_size,
+    ).transform
+    *steps, to_tensor, normalize = host.transforms
+    if not aug.rrc.enabled:
+        bicubic = transforms.InterpolationMode.BICUBIC
+        steps[0] = transforms.Resize(aug.crop_size, interpolation=bicubic)
+    # the flip is the last of them
+    steps.insert(-1, transforms.RandomEqualize(aug.equalization.prob))
+    # A step that is never applied still costs its random number, and time.
+    steps = [step for step in steps if getattr(step, "p", 1) != 0]
+    host.transforms = [*steps, to_tensor, normalize]
+    return host

@@ -64,7 +64,7 @@ def make(root, views=(STUDENT, WEAK), rank=0, ranks=1, colour=keep, on="cpu", **
     cfg = config(root, **more)
     dataset, place = data.build_dataset(cfg, "pretrain"), {"rank": rank, "world_size": ranks}
     recipe = read(list(views))
-    loader = dali.loader(cfg, recipe, dataset, device=on, **place)
+    loader = dali.DaliLoader(cfg, recipe, dataset, device=on, **place)
     loader.draw_colour = colour or loader.draw_colour
     return loader
 

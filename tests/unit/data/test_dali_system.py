@@ -7,25 +7,26 @@ import time
 
 import numpy as np
 import pytest
-from helpers import image_folder
+from helpers import image_folder, make_config
 from PIL import ExifTags, Image
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed (the `dali` extra)")
 
-from ressl_plugin.data import load_image
-from ressl_plugin.data.dali import DaliLoader
+from ressl_plugin.data import dali, load_image
 from ressl_plugin.data.sources import FolderImages
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views.recipe import read
 
 
-def views():
+def make(dataset, batch_size):
     whole = {"role": "student", "crop_size": 32}
-    return read([whole, {**whole, "role": "teacher"}])
+    views = read([whole, {**whole, "role": "teacher"}])
+    cfg = make_config(dali={"device": "cpu"})
+    return dali.DaliLoader(cfg, views, dataset, batch_size)
 
 
 def uncoloured(dataset):
-    loader = DaliLoader(dataset, views(), 1)
+    loader = make(dataset, 1)
     loader.draw_colour = lambda images, *_: images
     return loader
 
@@ -60,7 +61,7 @@ def test_a_gif_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("P", (32, 32)).save(tmp_path / "a" / "1.gif")
     with pytest.raises(UserError, match=r"DALI reads no GIF, and .*1\.gif.*data\.backend=host"):
-        DaliLoader(FolderImages(tmp_path), views(), 1)
+        make(FolderImages(tmp_path), 1)
 
 
 def test_a_fork_does_not_end_its_parents_pipelines(tmp_path):
@@ -68,7 +69,7 @@ def test_a_fork_does_not_end_its_parents_pipelines(tmp_path):
     root = image_folder(tmp_path, splits=("train",)) / "train"
     gc.disable()
     try:
-        dropped = DaliLoader(FolderImages(root), views(), 4)
+        dropped = make(FolderImages(root), 4)
         next(iter(dropped))
         dropped.itself = dropped
         del dropped

@@ -223,7 +223,7 @@ def test_too_many_classes(make_folder, config):
 
 def test_classes_of_val_and_train_differ(make_folder, config):
     cfg = config("custom", make_folder(classes="abc"), make_folder("val", classes="abd"))
-    with pytest.raises(UserError, match=r"it lacks c and has besides d"):
+    with pytest.raises(UserError, match=r"it lacks c, it has besides d; .*the 3 class folders"):
         data.build_dataset(cfg, "val")
 
 

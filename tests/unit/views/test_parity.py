@@ -11,6 +11,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from helpers import make_config
 from PIL import Image
 from scipy import stats
 
@@ -47,7 +48,8 @@ def draw_dali(array, augmentations, folder):
     Image.fromarray(array).save(path)
     dataset = FlatFolder(folder)
     dataset.samples = [(path, 0)] * DRAWS
-    loader = DaliLoader(dataset, read(augmentations), DRAWS // 4, device="cpu", seed=2)
+    cfg = make_config(dali={"device": "cpu"})
+    loader = DaliLoader(cfg, read(augmentations), dataset, DRAWS // 4, seed=2)
     return [torch.cat(views) for views in zip(*(views for _, views, _ in loader))]
 
 
