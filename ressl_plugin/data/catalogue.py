@@ -25,10 +25,6 @@ class DataSet:
     torchvision: str | None = None  # its class there, which has a test set of its own
     hint: str = "give the path of the images (`ressl data digits DIR` writes some to try)"
 
-    def statistics(self, which: str) -> Statistics:
-        """`solo` or `paper`."""
-        return self.paper if which == "paper" and self.paper else self.solo
-
 
 # The authors' deviations of CIFAR are the mean of each image's own.
 DATASETS = {

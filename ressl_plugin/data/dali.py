@@ -52,7 +52,13 @@ class DaliLoader(Steps):
         batch_size, options = batch_size or cfg.optimizer.batch_size, {"seed": cfg.seed, **options}
         super().__init__(len(samples), batch_size, **options)
         self.device, self.on_gpu = torch.device(device), cfg.dali.device == "gpu"
-        require_dali()
+        try:
+            import nvidia.dali  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"data.backend=dali needs DALI ({error}); `pip install 'ressl_plugin[dali]'`, "
+                "or set data.backend=host"
+            ) from error
         if self.on_gpu and (self.device.type != "cuda" or not torch.cuda.is_available()):
             raise UserError("dali.device=gpu, but there is no GPU to train on; set dali.device=cpu")
         self.paths = [str(path) for path, _ in samples]
@@ -141,17 +147,6 @@ class DaliLoader(Steps):
             raise UserError(
                 f"DALI cannot decode {', '.join(bad)}; `ressl data check` finds such files"
             ) from error
-
-
-def require_dali():
-    """Raises UserError when DALI is not installed."""
-    try:
-        import nvidia.dali  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"data.backend=dali needs DALI ({error}); `pip install 'ressl_plugin[dali]'`, "
-            "or set data.backend=host"
-        ) from error
 
 
 def _samples(dataset):
