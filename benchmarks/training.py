@@ -44,7 +44,9 @@ def hosts(cfg, **changes) -> pl.LightningModule:
     """
     cfg = changed(cfg, changes)
     cfg.optimizer.kwargs = {"momentum": 0.9}
-    model = host.ReSSL(cfg)
+    registry.register()
+    cfg.method = "ressl_host"
+    model = host.build_method(cfg)
     if host.GENERATION == "main" and not cfg.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     return model

@@ -89,16 +89,13 @@ class PretrainData(pl.LightningDataModule):
         if self.cfg.data.format == "dali":
             return "dali"
         equalize = any(view.equalize_prob for view in self.recipe.crops)
-        chosen = "batched" if not equalize and self._is_small() else "host"
+        # in memory, if they are of one size, a small one, or made so
+        size = None if equalize else common_size(self.dataset, SMALL)
+        small = size and max(size) <= SMALL
+        fits = small and len(self.dataset) * size[0] * size[1] * 3 <= MEMORY_LIMIT
+        chosen = "batched" if fits else "host"
         log.info("data.backend=auto: %s draws the views", chosen)
         return chosen
-
-    def _is_small(self) -> bool:
-        """Whether the images are of one size, a small one, or made so, and fit into memory."""
-        size = common_size(self.dataset, SMALL)
-        if size is None or max(size) > SMALL:
-            return False
-        return len(self.dataset) * size[0] * size[1] * 3 <= MEMORY_LIMIT
 
     def prepare_data(self) -> None:
         """Find unreadable files before the first step, not in epoch 37."""

@@ -6,7 +6,6 @@ where it no longer runs (see `pypi.patches` and `patches`) and picks the file of
     GENERATION          "main" (the GitHub main branch) or "pypi" (1.0.2, the release on PyPI)
     BACKBONES           its backbones by name, factory(method, **kwargs), the very dict, too
     METHODS             the host's registry, the very dict that it holds
-    ReSSL               the host's own ReSSL, whatever METHODS["ressl"] has become, as ReSSL(cfg)
     MomentumBase        base class of momentum methods, MomentumBase(cfg), main's attribute names
     build_method(cfg)   any registered method from one config in main's schema
     build_backbone(cfg), view_transform(augmentation)
@@ -27,7 +26,7 @@ from ressl_plugin.utils.errors import UserError
 # the names of the interface, by the file of this folder that has them; GENERATION is main or pypi
 _INTERFACE = {
     "GENERATION": (
-        *("BACKBONES", "DATALOADER", "KNN", "METHODS", "LinearModel", "MomentumBase", "ReSSL"),
+        *("BACKBONES", "DATALOADER", "KNN", "METHODS", "LinearModel", "MomentumBase"),
         *("construct", "pipeline"),
     ),
     "building": ("build_backbone", "build_method", "view_transform"),

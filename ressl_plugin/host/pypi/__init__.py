@@ -19,7 +19,6 @@ shims.before_import()
 
 from solo.methods import METHODS
 from solo.methods.base import BaseMomentumMethod
-from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils import backbones as _backbones
 from solo.utils import pretrain_dataloader as DATALOADER
 from solo.utils.knn import WeightedKNNClassifier as KNN
@@ -191,9 +190,6 @@ def adapted(cls):
         Adapter.__init__(self, cfg, cls)
 
     return type(cls.__name__, (Adapter, cls), {"__init__": __init__, "__doc__": cls.__doc__})
-
-
-ReSSL = adapted(_HostReSSL)
 
 
 def __getattr__(name: str):
