@@ -127,13 +127,13 @@ def _classes(path, archive, labels):
     if "classes" not in _keys(archive):
         return [str(label) for label in range(count)]
     names = _array(path, archive, "classes")
-    if names.dtype.kind != "U":
+    if names.dtype.kind != "U" or not names.dtype.itemsize:
         raise UserError(f"{path}, key classes: dtype {names.dtype}; names are strings")
     if names.ndim != 1 or len(names) < count:
         raise UserError(
             f"{path}, key classes: shape {names.shape}; {count} names are needed, one a label"
         )
-    try:
-        return names.tolist()
-    except ValueError as error:  # a letter beyond Unicode
-        raise UserError(f"{path}, key classes: {error}; the file is damaged") from error
+    letters = np.ascontiguousarray(names).view(f"{names.dtype.byteorder}u4")
+    if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
+        raise UserError(f"{path}, key classes: holds what is no text; the file is damaged")
+    return names.tolist()

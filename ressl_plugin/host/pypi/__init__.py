@@ -225,6 +225,7 @@ def pipeline(augmentation: DictConfig) -> transforms.Compose:
         crop_size=aug.crop_size,
     ).transform
     *steps, to_tensor, normalize = host.transforms
+    normalize.std = (0.229, 0.224, 0.225)  # ImageNet's, of which 1.0.2 has the first as 0.228
     if not aug.rrc.enabled:
         bicubic = transforms.InterpolationMode.BICUBIC
         steps[0] = transforms.Resize(aug.crop_size, interpolation=bicubic)
