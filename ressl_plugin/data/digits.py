@@ -26,6 +26,7 @@ def make_digits(root):
             raise UserError(
                 f"{root} holds other files, or not all of the digits; give an empty or new folder"
             )
+        root.mkdir(parents=True, exist_ok=True)
         _build(root)
     except OSError as error:
         raise UserError(

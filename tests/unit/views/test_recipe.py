@@ -213,7 +213,7 @@ MISTAKES = [
     ([{"preset": "multicrop4", "role": "student"}], r"\[0\].role cannot stand beside"),
     ([plain(num_crops=-1), plain()], r"\[0\].num_crops=-1"),
     ([plain(), plain(num_crops=2**70)], r"\[1\].num_crops=1180.* >= 0 and <= 64"),
-    ([plain(crop_size=10**6), plain()], r"\[0\].crop_size=1000000 .* >= 1 and <= 8192"),
+    ([plain(crop_size=10**6), plain()], r"\[0\].crop_size=1000000: .* >= 1 and <= 8192"),
     ([plain(gaussian_blur={"prob": 0.5, "sigma": [2, 0.1]}), plain()], r"blur.sigma=\[2, 0.1\]"),
     ([plain(ratio=[2, 1]), plain()], r"\[0\].ratio=\[2, 1\]"),
     ([plain(mean=[0.5]), plain()], r"\[0\].mean=\[0.5\]"),
