@@ -94,7 +94,7 @@ def offer(name: str) -> None:
     if name.startswith(TIMM):
         _check_timm(name)
         # not a closure: methods keep their backbone's factory, and are pickled
-        host.register_backbone(name, partial(_create_timm, name.removeprefix(TIMM)))
+        host.BACKBONES[name] = partial(_create_timm, name.removeprefix(TIMM))
 
 
 def _check_timm(name: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import sys
 
@@ -26,16 +25,11 @@ def register() -> None:
 
 
 def register_for_host_scripts() -> None:
-    """`register`, what its configs assume of the machine, and the host's own DALI pipelines mended,
-    where DALI is installed."""
+    """`register`, and what its configs assume of the machine."""
     from ressl_plugin.host import machine
 
     register()
     machine.mend()
-    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
-        from ressl_plugin.host import dali
-
-        dali.mend()
 
 
 def _say(line: str) -> None:

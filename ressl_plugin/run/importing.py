@@ -228,7 +228,6 @@ def _rename(name, origin, weights) -> str | None:
 
 def _expected(cfg) -> dict[str, torch.Size]:
     """Names and shapes of the student, the teacher and the memory that a config describes."""
-    from ressl_plugin import host
     from ressl_plugin.method.ressl import head
 
     kwargs = cfg.method_kwargs
@@ -238,7 +237,8 @@ def _expected(cfg) -> dict[str, torch.Size]:
         hidden, out = kwargs.get("proj_hidden_dim"), kwargs.get("proj_output_dim")
         if hidden and out:
             norm = bool(kwargs.get("proj_batchnorm"))
-            parts["projector"] = head(host.features_dim(encoder), hidden, out, norm)
+            width = encoder.inplanes if hasattr(encoder, "inplanes") else encoder.num_features
+            parts["projector"] = head(width, hidden, out, norm)
     expected = {}
     for teacher in ("", "momentum_"):
         for part, module in parts.items():

@@ -109,7 +109,7 @@ def test_an_image_deleted_while_training(tmp_path, workers):
     words = command(images, folder, "data.backend=host", f"data.num_workers={workers}")
     code, text = run(folder, words, lambda: [file.rename(f"{file}.x") for file in files], 3)
     assert code == main.FAULT
-    assert ".png cannot be used (missing" in last_line(text)
+    assert ".png cannot be used (No such file or directory" in last_line(text)
     assert f"last good checkpoint is {folder}/last.ckpt" in last_line(text)
     for file in files:
         Path(f"{file}.x").rename(file)

@@ -48,7 +48,7 @@ def little_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def tiny_backbone():
     registry.register()
-    host.register_backbone("tiny", tiny)
+    host.BACKBONES["tiny"] = tiny
 
 
 VALID = OmegaConf.to_container(make_config(backbone__name="tiny"))
@@ -137,7 +137,7 @@ def buggy(*args, **kwargs):
 @pytest.mark.parametrize(
     "place",
     ["ressl_plugin.method.ressl.OnlineEvaluation", "ressl_plugin.method.ressl._teacher_of",
-     "ressl_plugin.views.recipe._view", "ressl_plugin.views.recipe._must",
+     "ressl_plugin.views.recipe._view", "ressl_plugin.views.recipe._completed",
      "ressl_plugin.config.checks.check_temperatures",
      "ressl_plugin.config.settings.check_optimizer",
      "ressl_plugin.train.pretrain.loggers", "ressl_plugin.method.backbone.set_stem",

@@ -10,7 +10,7 @@ import torchvision
 from helpers import VIEW, image_folder, make_config
 from torch import nn
 
-from ressl_plugin import config, host, run
+from ressl_plugin import config, run
 from ressl_plugin.evaluate import knn, linear
 from ressl_plugin.experiments import model_card, sweep
 from ressl_plugin.method import backbone
@@ -48,7 +48,7 @@ def test_features_as_they_come_out(model):
     network = backbone.build(make_config(backbone=named(model, kwargs)))
     with torch.no_grad():
         assert network.eval()(torch.randn(2, 3, 16, 16)).shape == (2, d)
-    assert host.features_dim(network) == d
+    assert network.num_features == d
 
 
 @pytest.mark.parametrize("model", ["mobilenetv3_small_050", "vit_tiny_patch16_224"])
@@ -109,7 +109,7 @@ def test_the_hosts_methods_on_timm(method):
 
 def test_no_classes_are_counted_for_an_encoder(tmp_path):
     cfg = make_config(data__num_classes=None, data__train_path=str(tmp_path / "elsewhere"))
-    assert host.features_dim(backbone.build(cfg)) == 512
+    assert backbone.build(cfg).inplanes == 512
     assert cfg.data.num_classes is None
 
 

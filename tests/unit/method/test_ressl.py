@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from algorithm1 import ReSSL as ReSSLPlain
 from helpers import VIEW, make_config, random_batches
+from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import host
-from ressl_plugin.method import batchnorm
+from ressl_plugin.method import batchnorm, registry
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.sampling import permutation
@@ -238,13 +239,15 @@ def test_gradient_accumulation_updates_the_teacher_once_an_optimizer_step():
 def test_checkpoint_goes_to_the_host_and_back(tmp_path):
     cfg = make_config(backbone__stem="auto", data__dataset="cifar10")
     ours = ReSSL(cfg)
-    theirs = host.ReSSL(cfg)
+    registry.register()
+    host_cfg = OmegaConf.merge(cfg, {"method": "ressl_host"})
+    theirs = host.build_method(host_cfg)
     assert set(ours.state_dict()) == set(theirs.state_dict())
     torch.save(theirs.state_dict(), tmp_path / "host.pt")
     ours.load_state_dict(torch.load(tmp_path / "host.pt", weights_only=True))
     for key, value in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value), key
-    back = host.ReSSL(cfg)
+    back = host.build_method(host_cfg)
     back.load_state_dict(ours.state_dict())
     for key, value in back.state_dict().items():
         assert torch.equal(theirs.state_dict()[key], value), key
