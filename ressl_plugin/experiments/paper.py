@@ -88,9 +88,11 @@ def reproduce(
                 _check_voc(voc)
             sweep.check_images([cell.cfg for cell in asked], labels=not on_voc)
     if dry:
-        options = [*(["--fast"] if fast else []), *(["--voc", str(voc)] if voc else []),
-                   *(["--labels", *labels] if labels else [])]  # fmt: skip
-        command = ["ressl", "paper", name, *overrides, "--out", str(out), *options, "--cells"]
+        command = ["ressl", "paper", name, *overrides, "--out", str(out)]
+        command += ["--fast"] if fast else []
+        command += ["--voc", str(voc)] if voc else []
+        command += ["--labels", *labels] if labels else []
+        command.append("--cells")
         text = "".join(
             f"{cell.run_dir}: {_state(cell, spec['evaluate'], fast)}\n"
             f"    {shlex.join([*command, cell.name(out)])}\n"
@@ -200,11 +202,10 @@ def figure3(cells: list[Cell], out: Path, device: torch.device) -> list[Path]:
 def train(cell: Cell) -> None:
     """Train a cell unless it is finished; `random` is the backbone as it is initialised."""
     cfg, folder = cell.cfg, Path(cell.run_dir)
-    sweep.same_experiment(cfg)
-    if sweep.finished(folder, cell.epochs):
-        return
     if cfg.method != "random":
         sweep.train(cfg)
+        return
+    if sweep.finished(folder, cell.epochs):
         return
     cfg = settled(cfg)
     run.start(cfg, cfg)

@@ -76,9 +76,6 @@ class Cell:
 def cells(spec: dict, overrides: list[str], out: Path) -> list[Cell]:
     """Every cell of a table's file, in its order, each once.
 
-    Args:
-        spec: of `paper_spec.read`; overrides: for every cell, after its own words.
-
     Raises:
         UserError: a recipe or method that is not there, a config that cannot work, two cells that
             differ and would have one folder.

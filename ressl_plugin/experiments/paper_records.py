@@ -21,13 +21,8 @@ def evaluate(
 ) -> None:
     """One evaluator on a trained cell, unless its results are there as they are wanted.
 
-    Args:
-        evaluator, settings: of a file that `paper_spec.read` has checked.
-        place: labels -> `{table, row, column}` of the numbers, whoever made them and when, which is
-            written into their records (`Cell.place`); None: they are in no table.
-
-    Raises:
-        UserError: images or labels that the evaluator needs are not there.
+    `place`: labels -> `{table, row, column}` of the numbers, whoever made them and when, which is
+    written into their records (`Cell.place`); None: they are in no table.
     """
     found = wanted(folder, evaluator, settings, fast)
     due = [what for what, record in found.items() if not record]

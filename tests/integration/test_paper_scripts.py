@@ -166,7 +166,7 @@ def test_smoke(name, place, tiny, capsys):
             assert (out / f"{name}.png").is_file() and (out / f"{name}.pdf").is_file()
         else:
             (evaluator,) = plan.read(name)["evaluate"]
-            assert sweep.evaluated(folder, evaluator)
+            assert evaluator in {record["evaluator"] for record in results.read(folder)}
     if name.startswith("table"):
         number = int(name.removeprefix("table"))
         text = (out / f"table{number}.md").read_text()
