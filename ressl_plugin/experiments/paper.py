@@ -69,7 +69,7 @@ def reproduce(
     """
     spec, out, overrides = paper_spec.read(name), Path(out), list(overrides)
     device_named(device)
-    if not dry and ("figure" in spec or "figures" in spec["evaluate"]):
+    if not dry and "figure" in spec:
         need_matplotlib()
     with paper_spec.within(paper_spec.find(name)):
         planned = cells(spec, overrides, out)

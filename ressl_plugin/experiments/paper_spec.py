@@ -42,7 +42,6 @@ EVALUATORS = {
     "linear?": {},
     "lowshot?": {"per_class": [number() | TEXT], "draws": whole(1)},
     "finetune?": {"labels": [number() | TEXT], "epochs": whole(1)},
-    "figures?": {},
 }
 SPEC = {
     "table?": one_of(*tables()),

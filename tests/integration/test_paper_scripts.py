@@ -161,8 +161,6 @@ def test_smoke(name, place, tiny, capsys):
         folder = Path(cell.run_dir)
         assert sweep.finished(folder, 1)
         if name.startswith("figure"):
-            drawn = {p.suffix for p in (folder / "figures").iterdir()}
-            assert drawn == {".png", ".pdf"}
             assert (out / f"{name}.png").is_file() and (out / f"{name}.pdf").is_file()
         else:
             (evaluator,) = plan.read(name)["evaluate"]

@@ -1,7 +1,6 @@
 """`ressl paper`: what counts as done, and what is checked before anything is trained."""
 
 import importlib.util
-import os
 import re
 
 import pytest
@@ -9,7 +8,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config, run
 from ressl_plugin.cli import main
-from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot, subject
+from ressl_plugin.evaluate import finetune, linear, logistic, lowshot, subject
 from ressl_plugin.evaluate.voc import NAME as VOC
 from ressl_plugin.experiments import paper, paper_spec, sweep
 from ressl_plugin.run import checkpoint, results
@@ -27,7 +26,7 @@ def made(monkeypatch):
     """What the evaluators were asked for, in their own arguments; they do nothing."""
     seen = []
     note = lambda *args, **kwargs: seen.append((args, kwargs))
-    for evaluator in (linear, lowshot, finetune, figures):
+    for evaluator in (linear, lowshot, finetune):
         monkeypatch.setattr(evaluator, "evaluate", note)
     return seen
 
@@ -140,21 +139,6 @@ def test_a_fine_tuning_of_other_epochs_does_not_count(tmp_path, made):
     record(tmp_path, "finetune", "labels 0.1", details={**how, "epochs": 2})  # a table shows that
     paper.evaluate(tmp_path, "finetune", SETTINGS["finetune"])
     assert [args[2:] for args, _ in made] == [("0.1", 20)]
-
-
-def test_figures_are_done_when_the_last_one_is(tmp_path, made):
-    folder = cell(tmp_path) / "figures"
-    folder.mkdir()
-    for done, name in enumerate(["curves.pdf", "features.pdf", "neighbours.png"], 1):
-        (folder / name).touch()
-        paper.evaluate(tmp_path, "figures", {})
-        assert len(made) == done, name
-    (folder / "neighbours.pdf").touch()
-    paper.evaluate(tmp_path, "figures", {})
-    assert len(made) == 3
-    os.utime(folder / "neighbours.pdf", (0, 0))  # of weights that have been trained further
-    paper.evaluate(tmp_path, "figures", {})
-    assert len(made) == 4
 
 
 # --- their places in the paper's tables ---------------------------------------------------------
@@ -407,7 +391,7 @@ def test_a_figure_is_drawn_once_all_its_cells_are_trained(tmp_path, monkeypatch,
     drawn = []
     monkeypatch.setattr(paper, "figure3", lambda cells, *args: drawn.append(cells) or [])
     monkeypatch.setattr(paper, "evaluate", lambda *args: None)
-    text = spec("{figures: {}}", "{recipe: digits/ressl, methods: [random, simclr]}", "figure: 3")
+    text = spec("{}", "{recipe: digits/ressl, methods: [random, simclr]}", "figure: 3")
     one = lambda: reproduced(tmp_path, text, chosen=["digits-ressl/random"])
     one()
     missing = "Figure 3 is not drawn: still to be trained: digits-ressl/simclr\n"
