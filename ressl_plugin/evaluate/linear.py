@@ -60,7 +60,10 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
         recipes.settle(recipe, run)
         name = Path(target).stem if Path(target).is_file() else target
         place = device_named(recipes.device(recipe) if device == "auto" else device)
-        how = recipes.details(recipe)
+        # the learning rate as given, for 256 images
+        how = {key: recipe.optimizer[key] for key in ("lr", "weight_decay", "batch_size")}
+        how |= {"optimizer": recipe.optimizer.name, "scheduler": recipe.scheduler.name}
+        how["epochs"] = recipe.max_epochs
         return _trained(run, f"recipe {name}", recipe, recipe.seed, place, details=how)
     place, seed = device_named(device), run.cfg.seed
     features = Splits(run, place).of(run.backbone()) if fast else None

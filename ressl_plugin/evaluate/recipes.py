@@ -70,13 +70,6 @@ def check_overrides(words: list[str]) -> None:
             )
 
 
-def details(recipe: DictConfig) -> dict:
-    """For a record: what the recipe trains with, the learning rate as given (for 256 images)."""
-    own = {key: recipe.optimizer[key] for key in ("lr", "weight_decay", "batch_size")}
-    names = {"optimizer": recipe.optimizer.name, "scheduler": recipe.scheduler.name}
-    return {**own, **names, "epochs": recipe.max_epochs}
-
-
 def settle(recipe: DictConfig, run: Run) -> None:
     """Let the run have the recipe's images, and the recipe the run's backbone.
 

@@ -17,7 +17,7 @@ import torch
 from ressl_plugin import run
 from ressl_plugin.evaluate import features, figures, finetune
 from ressl_plugin.evaluate.neighbours import neighbours_of_run
-from ressl_plugin.evaluate.subject import Splits, device_named
+from ressl_plugin.evaluate.subject import Splits, device_named, method_name
 from ressl_plugin.evaluate.voc import VOC
 from ressl_plugin.experiments import paper_numbers, paper_spec, sweep
 from ressl_plugin.experiments.paper_cells import Cell, cells, check_places
@@ -195,7 +195,8 @@ def figure3(cells: list[Cell], out: Path, device: torch.device) -> list[Path]:
     for cell in cells:
         opened = run.open_run(cell.run_dir)
         loader = Splits(opened, device).loader("train")
-        spaces[cell.method], y = features.extract(opened.backbone(), loader, device)
+        title = cell.row or method_name(cell.cfg)
+        spaces[title], y = features.extract(opened.backbone(), loader, device)
     return figures.feature_space(spaces, y, out / "figure3", loader.dataset.classes)
 
 

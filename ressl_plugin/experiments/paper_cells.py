@@ -37,11 +37,6 @@ class Cell:
         return self.cfg.run_dir
 
     @property
-    def method(self) -> str:
-        """By the file's name for it, or the paper's."""
-        return self.row or method_name(self.cfg)
-
-    @property
     def epochs(self) -> int:
         """After which it is finished; of the untrained network, 1: that it is written."""
         return 1 if self.cfg.method == "random" else self.cfg.max_epochs
