@@ -152,7 +152,7 @@ def test_features_are_written(run, unlabelled_run, digits, tmp_path, capsys):
 def test_raw_pixels_are_bounded(run, monkeypatch, caplog, capsys):
     monkeypatch.setattr(subject, "PIXELS", 1000)
     assert main(["compare", str(run), "--draws", "2"]) == 0
-    assert "raw pixels are left out: 1797 images of" in caplog.text
+    assert "raw pixels are left out: " in caplog.text
     out = capsys.readouterr().out
     assert "untrained backbone" in out and "raw pixels" not in out
 
