@@ -53,8 +53,14 @@ def info_nce(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> Ten
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, queue, tau):
-        loss, gradient = _contrast(student.detach(), teacher.detach(), queue.detach(), tau)
-        ctx.save_for_backward(gradient)
+        with torch.autocast(student.device.type, enabled=False), float32_products():
+            keys = teacher.float().expand(student.shape).reshape(-1, student.shape[-1])  # [V*N, D]
+            rows = student.float().reshape(keys.shape) / tau
+            mean, log_sum = read(rows, queue)
+            gap = log_sum - torch.linalg.vecdot(rows, keys)
+            gradient = gap.sigmoid()[:, None] * (mean - keys) / (tau * len(rows))
+            loss = F.softplus(gap).mean()
+        ctx.save_for_backward(gradient.view(student.shape))
         ctx.dtype = student.dtype
         return loss
 
@@ -63,14 +69,3 @@ class _InfoNCE(torch.autograd.Function):
         refuse_second_derivative("InfoNCE")
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_loss).to(ctx.dtype), None, None, None
-
-
-def _contrast(student: Tensor, teacher: Tensor, queue: Tensor, tau: float):
-    """Loss () and its gradient by the student, in the student's shape and float32."""
-    with torch.autocast(student.device.type, enabled=False), float32_products():
-        keys = teacher.float().expand(student.shape).reshape(-1, student.shape[-1])  # [V*N, D]
-        rows = student.float().reshape(keys.shape) / tau
-        mean, log_sum = read(rows, queue)
-        gap = log_sum - torch.linalg.vecdot(rows, keys)
-        gradient = gap.sigmoid()[:, None] * (mean - keys)
-        return F.softplus(gap).mean(), (gradient / (tau * len(rows))).view(student.shape)
