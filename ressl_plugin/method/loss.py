@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ressl_plugin.method.attention import read, refuse_second_derivative
+from ressl_plugin.method.attention import check_rows, read, refuse_second_derivative
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.precision import float32_products
 
@@ -90,7 +90,10 @@ def relational_loss(
         NotImplementedError: in a backward pass with create_graph=True; there is no second
             derivative.
     """
-    _check(student, teacher, queue, tau_s, tau_t, chunk)
+    check_rows("relational loss", student, teacher, queue)
+    _check_temperatures(tau_s, tau_t)
+    if chunk is not None and chunk < 1:
+        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")
     return Relation(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
 
 
@@ -155,26 +158,6 @@ def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int) -> tuple[Tensor, 
     reads, log_sums = reads.view(-1, n, rows.shape[1]), log_sums.view(-1, n)
     cross_entropies = log_sums - torch.linalg.vecdot(rows.view_as(reads), reads[0])
     return cross_entropies, reads[1:] - reads[0]
-
-
-def _check(student, teacher, queue, tau_s, tau_t, chunk):
-    if teacher.dim() != 2 or queue.dim() != 2 or student.dim() not in (2, 3):
-        raise UserError(
-            "relational loss: student (N, D) or (V, N, D), teacher (N, D) and queue (K, D) "
-            f"expected; got {tuple(student.shape)}, {tuple(teacher.shape)}, {tuple(queue.shape)}"
-        )
-    if student.shape[-2:] != teacher.shape or teacher.shape[1] != queue.shape[1]:
-        raise UserError(
-            f"relational loss: student {tuple(student.shape)}, teacher {tuple(teacher.shape)} and "
-            f"queue {tuple(queue.shape)} do not fit; N and D must agree"
-        )
-    if not (student.numel() and queue.numel()):
-        raise UserError(
-            f"relational loss: empty student {tuple(student.shape)} or queue {tuple(queue.shape)}"
-        )
-    _check_temperatures(tau_s, tau_t)
-    if chunk is not None and chunk < 1:
-        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")
 
 
 def _check_temperatures(tau_s: float, tau_t: float) -> None:
