@@ -70,8 +70,8 @@ def _by_chunks(rows: Tensor, queue: Tensor, chunk: int) -> tuple[Tensor, Tensor]
 def check_rows(loss: str, student: Tensor, teacher: Tensor, queue: Tensor) -> None:
     """The shapes of a loss's inputs fit, and none is empty."""
     fit = teacher.dim() == 2 and student.dim() in (2, 3) and student.shape[-2:] == teacher.shape
-    wide = queue.dim() == 2 and queue.shape[1] == teacher.shape[-1]
-    if not (fit and wide and student.numel() and queue.numel()):
+    fit = fit and queue.dim() == 2 and queue.shape[1] == teacher.shape[1]
+    if not (fit and student.numel() and queue.numel()):
         raise UserError(
             f"{loss}: student (N, D) or (V, N, D), teacher (N, D) and queue (K, D) expected, none "
             f"empty; got {tuple(student.shape)}, {tuple(teacher.shape)}, {tuple(queue.shape)}"

@@ -175,8 +175,8 @@ def strategy(cfg: DictConfig):
     """`ddp` is SteadyDDP without a search for unused parameters; others are Lightning's own.
 
     Raises:
-        UserError: another one. A run cannot be pickled into processes that are spawned, and its
-            checkpoints are of whole models.
+        UserError: another one. A run cannot be pickled into processes that are spawned, and Eq. 6
+            needs whole models.
     """
     if cfg.strategy not in STRATEGIES:
         raise UserError(f"config: strategy={cfg.strategy!r}: one of {', '.join(STRATEGIES)}")
