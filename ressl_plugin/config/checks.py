@@ -212,7 +212,7 @@ def check_momentum(cfg: DictConfig) -> None:
 
 
 def check_best(cfg: DictConfig) -> None:
-    """What tells the best checkpoint is measured, the method measures it, and it can be kept.
+    """What tells the best checkpoint is measured, and the method measures it.
 
     Raises:
         UserError: otherwise.
@@ -226,11 +226,6 @@ def check_best(cfg: DictConfig) -> None:
     section = {None: None, "linear": None, "knn": "knn_eval"}.get(best, "quality_eval")
     if section and not cfg[section].enabled:
         raise UserError(f"config: checkpoint.best={best}: {section}.enabled=true measures it")
-    if best and str(cfg.strategy).startswith(("fsdp", "deepspeed")):
-        raise UserError(
-            f"config: checkpoint.best={best} strategy={cfg.strategy}: it writes its checkpoints "
-            "itself and keeps no second one; strategy=ddp does"
-        )
 
 
 def check_temperatures(kwargs: DictConfig) -> None:

@@ -22,8 +22,7 @@ from ressl_plugin import config, data, run
 from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.data import identity
-from ressl_plugin.train import stem
-from ressl_plugin.train.settling import settled
+from ressl_plugin.train.settling import settle_stem, settled
 from ressl_plugin.utils.devices import device_count, runnable
 from ressl_plugin.utils.errors import RankLost, RunFault, UserError
 
@@ -144,7 +143,7 @@ def same_experiment(cfg: DictConfig, planning: bool = False) -> None:
         return
     there = OmegaConf.create(yaml_files.read(file))
     if planning or not run.has_checkpoint(Path(cfg.run_dir)):
-        found = config_differences(there, stem.settle(copy.deepcopy(cfg), there))
+        found = config_differences(there, settle_stem(copy.deepcopy(cfg), there))
         differing = [one for one in found if one.partition(":")[0] not in OF_A_MACHINE]
     else:
         differing = config_differences(there, settled(cfg, there))

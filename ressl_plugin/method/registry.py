@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
 import sys
-
-log = logging.getLogger(__name__)
 
 
 def register() -> None:
@@ -21,7 +18,8 @@ def register() -> None:
         return
     host.METHODS["ressl_host"] = host.METHODS["ressl"]
     host.METHODS["ressl"] = ReSSL
-    _say("ressl_plugin: METHODS['ressl'] is the plugin's, METHODS['ressl_host'] the host's own")
+    line = "ressl_plugin: METHODS['ressl'] is the plugin's, METHODS['ressl_host'] the host's own"
+    print(line, file=sys.stderr)
 
 
 def register_for_host_scripts() -> None:
@@ -30,11 +28,3 @@ def register_for_host_scripts() -> None:
 
     register()
     machine.mend()
-
-
-def _say(line: str) -> None:
-    """To the log; to stderr where nobody has set one up, as in the host's scripts."""
-    if log.hasHandlers() and log.isEnabledFor(logging.INFO):
-        log.info(line)
-    else:
-        print(line, file=sys.stderr)

@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite_at_the_end_are_a_fault(images, tmp_path, mo
     monkeypatch.setattr(checkpoint_io, "all_finite", lambda state: False)
     code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
     assert code == main.FAULT and "the state is not finite" in last_line(text)
-    assert "none: too early" in last_line(text)
+    assert "no checkpoint was made" in last_line(text)
 
 
 def test_a_finished_run_is_not_overwritten(images, tmp_path):

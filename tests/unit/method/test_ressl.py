@@ -8,12 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from algorithm1 import ReSSL as ReSSLPlain
-from helpers import VIEW, make_config, random_batches
+from helpers import VIEW, make_config, random_batches, ungrouped
 from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import host
-from ressl_plugin.method import batchnorm, registry
+from ressl_plugin.method import registry
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.sampling import permutation
@@ -61,7 +61,7 @@ class InGroups(nn.Module):
 
     def __init__(self, backbone, head, groups):
         super().__init__()
-        self.backbone = batchnorm.to_plain(copy.deepcopy(backbone))
+        self.backbone = ungrouped(copy.deepcopy(backbone))
         self.head, self.groups = copy.deepcopy(head), max(1, groups)
 
     def forward(self, x):
@@ -135,7 +135,7 @@ def test_permuted_teacher_shares_no_group_with_the_student():
     permuted = ReSSL(make_config(**NARROW, batchnorm__groups=2, batchnorm__permute=True)).double()
     x = torch.randn(8, 3, 16, 16).double()
     order = permutation(8, permuted.cfg.seed, 0, 3, 0)
-    plain = batchnorm.to_plain(copy.deepcopy(permuted.momentum_backbone))
+    plain = ungrouped(copy.deepcopy(permuted.momentum_backbone))
     apart = [plain(x[half]) for half in order.chunk(2)]
     expected = torch.empty(8, apart[0].shape[1]).double()
     expected[order[:4]], expected[order[4:]] = apart
