@@ -185,6 +185,18 @@ def _refusal(path: Path, file: io.BytesIO, is_archive: bool, error: Exception) -
     return Damaged(f"{path} cannot be read ({type(error).__name__}: {first[0][:120]})")
 
 
+def check_weights(path, state: dict) -> None:
+    """That a checkpoint holds weights by their names.
+
+    Raises:
+        CheckpointError: it does not.
+    """
+    weights = state.get("state_dict")
+    tensors = weights.values() if isinstance(weights, dict) else [None]
+    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
+        raise CheckpointError(f"{path}: no weights under state_dict: no checkpoint of a training")
+
+
 def find(where) -> Path:
     """The checkpoint meant by a file or a run directory.
 

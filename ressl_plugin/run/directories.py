@@ -16,7 +16,6 @@ from ressl_plugin import config
 from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
-from ressl_plugin.run.checkpoint_schema import check_weights
 from ressl_plugin.run.weights import load_backbone
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
@@ -42,7 +41,7 @@ class Run:
     @cached_property
     def _read(self) -> tuple:
         saved = checkpoint.load(self.file)  # its optimizer's state is not kept
-        check_weights(self.file, saved)
+        checkpoint.check_weights(self.file, saved)
         return saved["state_dict"], None if "imported" in saved else epochs_trained(saved)
 
     @property
