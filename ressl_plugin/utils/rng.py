@@ -7,8 +7,6 @@ import random
 import numpy as np
 import torch
 
-from ressl_plugin.utils import distributed
-
 
 def rng_state() -> dict:
     """This process's generators (Python, NumPy, torch, its CUDA device) as tensors and numbers."""
@@ -32,8 +30,3 @@ def restore_rng(state: dict) -> None:
     torch.set_rng_state(state["torch"].cpu())
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
-
-
-def gather_rng() -> list[dict]:
-    """`rng_state` of every rank, in rank order; a collective operation."""
-    return distributed.gather_objects(rng_state())
