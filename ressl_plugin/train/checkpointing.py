@@ -25,7 +25,7 @@ from ressl_plugin.train.best import Best
 from ressl_plugin.train.checkpoint_io import NotFinite
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import CheckpointError, NotSaved, RunFault
-from ressl_plugin.utils.rng import gather_rng, restore_rng
+from ressl_plugin.utils.rng import restore_rng, rng_state
 
 log = logging.getLogger(__name__)
 
@@ -197,7 +197,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint):
         checkpoint[CONFIG] = without_places(self.config)
-        checkpoint[RNG] = gather_rng()
+        checkpoint[RNG] = distributed.gather_objects(rng_state())
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):
         self._states = checkpoint.get(RNG)
