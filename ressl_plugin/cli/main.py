@@ -127,18 +127,10 @@ def _table(commands):
     sub = command(commands, "table", call, help="runs side by side with the paper's numbers")
     sub.add_argument("runs", nargs="+", type=Path)
     sub.add_argument(
-        "--paper",
-        type=int,
-        choices=range(1, 11),
-        metavar="1-10",
-        help="in the layout of this table of the paper",
+        "--paper", type=int, choices=range(1, 11), metavar="1-10", help="as this table of the paper"
     )
-    sub.add_argument(
-        "--format",
-        choices=("markdown", "latex", "csv"),
-        default="markdown",
-        help="of what is printed",
-    )
+    formats = ("markdown", "latex", "csv")
+    sub.add_argument("--format", choices=formats, default="markdown", help="of what is printed")
 
 
 def _paper(commands):
@@ -206,12 +198,8 @@ def _views(commands):
     with_config(sub)
     sub.add_argument("--out", type=Path, default=Path("views.png"), help="picture to make")
     sub.add_argument("--images", type=int, default=6, help="so many of the data set")
-    sub.add_argument(
-        "--backend",
-        choices=("host", "dali", "batched"),
-        default="batched",
-        help="who draws the views",
-    )
+    backends = ("host", "dali", "batched")
+    sub.add_argument("--backend", choices=backends, default="batched", help="who draws the views")
 
 
 def _data(commands):
