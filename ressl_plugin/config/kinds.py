@@ -71,13 +71,10 @@ WIDTH = whole(1, WIDEST)
 
 
 def judged(key: str, value, kind: Kind) -> None:
-    """Raises:
-    UserError: `value` is not of this kind.
-    """
+    """Refuse a value that is not of this kind."""
     if not kind.call(value):
-        text = repr(value) if not isinstance(value, int) else str(value)[:40]
         hint = nearest(value, map(str, kind.choices))
-        raise UserError(f"config: {key}={text[:80]}: must be {kind.text}{hint}")
+        raise UserError(f"config: {key}={repr(value)[:80]}: must be {kind.text}{hint}")
 
 
 def nearest(key: str, known) -> str:

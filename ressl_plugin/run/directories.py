@@ -16,7 +16,6 @@ from ressl_plugin import config
 from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
-from ressl_plugin.run.checkpoint_schema import check_weights
 from ressl_plugin.run.weights import load_backbone
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
@@ -42,7 +41,7 @@ class Run:
     @cached_property
     def _read(self) -> tuple:
         saved = checkpoint.load(self.file)  # its optimizer's state is not kept
-        check_weights(self.file, saved)
+        checkpoint.check_weights(self.file, saved)
         return saved["state_dict"], None if "imported" in saved else epochs_trained(saved)
 
     @property
@@ -65,7 +64,8 @@ class Run:
             torch.manual_seed(self.cfg.seed)
             network = backbone.build(self.cfg)
         if trained:
-            load_backbone(network, self.state, self.file, "momentum_backbone" if teacher else None)
+            prefix = "momentum_backbone." if teacher else "backbone."
+            load_backbone(network, self.state, self.file, prefix)
         return network.eval()
 
 
@@ -97,11 +97,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def best(path: str | Path) -> Path:
-    """The checkpoint that `checkpoint.best` has kept in a run directory.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The checkpoint that `checkpoint.best` has kept in a run directory."""
     file = Path(path) / checkpoint.BEST
     if not file.is_file():
         raise UserError(f"no {file}; a training with checkpoint.best=knn (…) keeps one")
@@ -116,11 +112,7 @@ def read_config(path: Path) -> DictConfig:
 
 
 def directory(cfg: DictConfig) -> Path:
-    """Where this config's run goes: `run_dir`, or runs/<name>.
-
-    Raises:
-        UserError: no run_dir, and a name that is none of a folder within runs/.
-    """
+    """Where this config's run goes: `run_dir`, or runs/<name>."""
     if cfg.run_dir:
         return Path(cfg.run_dir)
     parts = Path(cfg.name).parts
@@ -146,7 +138,6 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     folder = directory(cfg)
     if not launched_first():
         return folder
-    checkpoint.check_place(folder / checkpoint.NAME)
     if has_checkpoint(folder) and not _within(cfg.resume_from_checkpoint or cfg.resume, folder):
         raise UserError(
             f"run_dir={folder} holds a run already: resume=true continues it, "

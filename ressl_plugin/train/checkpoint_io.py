@@ -65,7 +65,8 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(self, path, map_location="cpu", weights_only=None):
         loaded, self._loaded = self._loaded, None
         if loaded is not None and Path(path) == loaded.path:
-            return loaded.hand_over()
+            state, loaded.state = loaded.state, None  # not kept while the training goes on
+            return state
         # whatever the caller says: nothing is unpickled
         return checkpoint.load(path, map_location or "cpu")
 

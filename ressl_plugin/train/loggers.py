@@ -66,10 +66,9 @@ def loggers(cfg: DictConfig, folder: Path) -> list:
     """Those of one start of the run in `folder`, on the first rank; nothing is written yet."""
     if not launched_first():
         return []
-    packages.need("tensorboard", "the run's log of events")
     made = [CSV(folder), TensorBoard(folder)]
     if cfg.wandb.enabled:
-        packages.need("wandb", "wandb.enabled=true (false does without)")
+        packages.need("wandb", "wandb", "wandb.enabled=true (false does without)")
         from lightning.pytorch.loggers import WandbLogger
 
         to = {key: cfg.wandb[key] for key in ("project", "entity", "offline")}

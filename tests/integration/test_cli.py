@@ -281,15 +281,6 @@ def test_printing_the_config_trains_nothing(digits, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_config_path_and_name_as_in_the_hosts_scripts(capsys):
-    from ressl_plugin import config
-
-    folder = config.RECIPES / "pretrain" / "cifar"
-    assert main(["pretrain", "--config-path", str(folder), "--config-name", "ressl",
-                     "--cfg", "job"]) == 0  # fmt: skip
-    assert OmegaConf.create(capsys.readouterr().out).data.dataset == "cifar10"
-
-
 def test_mistakes_about_data(digits, tmp_path, capsys):
     at = lambda *more: error(capsys, *words(digits, tmp_path / "run", *more))
     assert "/nowhere" in at("data.train_path=/nowhere")

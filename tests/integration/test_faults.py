@@ -253,12 +253,6 @@ def test_a_full_disk_at_the_first_save(images, tmp_path):
     assert "there is no earlier one" in last_line(text)
 
 
-def test_a_folder_in_the_place_of_the_checkpoint_is_noticed_before_the_training(images, tmp_path):
-    (tmp_path / "last.ckpt").mkdir()
-    code, text = run(tmp_path, command(images, tmp_path), pytest.fail, 0)
-    assert code == main.USER_MISTAKE and "last.ckpt is no file" in last_line(text)
-
-
 def test_a_resume_reads_the_checkpoint_once_and_a_finished_run_says_so(
     images, tmp_path, monkeypatch
 ):
