@@ -4,6 +4,7 @@ import copy
 import math
 import random
 
+import torch
 import yaml
 from hydra.errors import HydraException
 from hypothesis import HealthCheck, settings
@@ -117,17 +118,24 @@ def edited(content, todo):
     return bytes(out)
 
 
-PLAIN = [None, "x", -1, 2.5, math.nan, 10**30, True, [], {}, [1], {"x": 1}]
+PLAIN = [None, "x", -1, 2.5, math.nan, 10**30, True, [], {}, [1], {"x": 1}, torch.ones(3)]
+OF_TENSORS = [
+    lambda t: t[:1], lambda t: t.reshape(-1), lambda t: t.long(), lambda t: t.double(),
+    lambda t: t.half(), lambda t: t.bool(), lambda t: t * math.nan, lambda t: -t,
+    lambda t: t.new_zeros(0), lambda t: t[None], lambda t: t.to(torch.complex64),
+    lambda t: t.to_sparse(), lambda t: t.mT if t.dim() > 1 else t.expand(2, *t.shape),
+]  # fmt: skip
 OF_NUMBERS = [lambda n: n + 1, lambda n: -n, lambda n: n * 1000, float, str]
-OF_LISTS = [lambda x: [*x, *x], lambda x: x[1:], lambda x: x[::-1], lambda x: [*x, None]]
+OF_LISTS = [lambda x: [*x, *x], lambda x: x[1:], lambda x: x[::-1], lambda x: [*x, None], tuple]
 
 
 def places(value, path=()):
-    """Every key of nested dicts and lists."""
+    """Every key of nested dicts and lists, the large ones (weights) by their first few."""
     items = value.items() if isinstance(value, dict) else enumerate(value)
-    for key, inner in list(items)[:40]:
+    few = path[:1] in (("state_dict",), ("ressl_config",))
+    for key, inner in list(items)[: 3 if few else 40]:
         yield (*path, key)
-        if isinstance(inner, (dict, list)) and len(path) < 9:
+        if isinstance(inner, (dict, list, tuple)) and len(path) < 9:
             yield from places(inner, (*path, key))
 
 
@@ -140,13 +148,15 @@ def mutated(state, number):
     changed = copy.deepcopy(state)
     parent = changed
     for key in where[:-1]:
+        if isinstance(parent[key], tuple):
+            parent[key] = list(parent[key])
         parent = parent[key]
     way = draw.random()
     if way < 0.2:
         del parent[where[-1]]
         return (*where, "deleted"), changed
     old = parent[where[-1]]
-    kinds = {list: OF_LISTS, (int, float): OF_NUMBERS}
+    kinds = {torch.Tensor: OF_TENSORS, (list, tuple): OF_LISTS, (int, float): OF_NUMBERS}
     alike = next((ways for kind, ways in kinds.items() if isinstance(old, kind)), None)
     new = draw.choice(alike)(old) if alike and way < 0.7 else draw.choice(PLAIN)
     parent[where[-1]] = new

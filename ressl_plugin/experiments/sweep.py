@@ -232,11 +232,12 @@ def wait_for(command: list[str]) -> int:
 def finished(folder: Path, epochs: int) -> bool:
     """Whether the run there has trained all its epochs, the last one to its end."""
     from ressl_plugin.run import checkpoint
+    from ressl_plugin.run.checkpoint_schema import check_weights
 
     if not run.has_checkpoint(folder):
         return False
     state = checkpoint.load(folder)
-    checkpoint.check_weights(folder, state)
+    check_weights(folder, state)
     if "loops" not in state:  # written without training: an import, an untrained backbone
         return state.get("epoch", 0) + 1 >= epochs
     return (run.epochs_trained(state) or 0) >= epochs

@@ -154,14 +154,6 @@ def read(path, map_location="cpu") -> dict:
     return state
 
 
-def check_weights(path, state: dict) -> None:
-    """Refuse (CheckpointError) what holds no weights by their names."""
-    weights = state.get("state_dict")
-    tensors = weights.values() if isinstance(weights, dict) else [None]
-    if not all(isinstance(tensor, torch.Tensor) for tensor in tensors):
-        raise CheckpointError(f"{path}: no weights under state_dict: no checkpoint of a training")
-
-
 def find(where) -> Path:
     """The checkpoint meant by a file or a run directory.
 

@@ -16,6 +16,7 @@ from ressl_plugin import config
 from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
 from ressl_plugin.run import checkpoint
+from ressl_plugin.run.checkpoint_schema import check_weights
 from ressl_plugin.run.weights import load_backbone
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
@@ -41,7 +42,7 @@ class Run:
     @cached_property
     def _read(self) -> tuple:
         saved = checkpoint.load(self.file)  # its optimizer's state is not kept
-        checkpoint.check_weights(self.file, saved)
+        check_weights(self.file, saved)
         return saved["state_dict"], None if "imported" in saved else epochs_trained(saved)
 
     @property

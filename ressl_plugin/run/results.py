@@ -7,17 +7,19 @@ import platform
 import shlex
 import sys
 from datetime import datetime, timezone
-from importlib.metadata import version
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ressl_plugin.config.kinds import NULL, Kind, is_number, whole
 from ressl_plugin.data.identity import is_identity
+from ressl_plugin.run.structure import TEXT, fault
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 FILE = "results.json"
+DEEPEST = 16  # lists and mappings within each other
 
-TEXT = Kind("text", lambda v: isinstance(v, str) and v.isprintable())
 NUMBER = Kind("a finite number", is_number)
 REQUIRED = {"evaluator": TEXT, "protocol": TEXT, "data": TEXT, "metric": TEXT, "value": NUMBER}
 OPTIONAL = {
@@ -34,37 +36,7 @@ OPTIONAL = {
     "data_sets": {"*": Kind("a data set: images, classes, digest", is_identity)},
     "place": [{"table": whole(0), "row": TEXT, "column": TEXT}],  # in the paper
 }
-# A structure is a Kind, [structure] for a list of such, or {key: structure} for a mapping, in which
-# "key?" may be absent, "*" stands for the keys that are not named, and what has no place may be.
 RECORD = {**REQUIRED, **{f"{key}?": of for key, of in OPTIONAL.items()}}
-
-
-def fault(value, structure, where: str = "") -> str | None:
-    """The first place in which `value` is another: "epochs is 'x', it must be a whole number"."""
-    if isinstance(structure, Kind):
-        return None if structure.call(value) else _other(where, value, structure.text)
-    if isinstance(structure, list):
-        if not isinstance(value, list):
-            return _other(where, value, "a list")
-        inner = {str(i): (one, structure[0]) for i, one in enumerate(value)}
-    else:
-        if not isinstance(value, dict):
-            return _other(where, value, "a mapping")
-        named = {key.removesuffix("?"): of for key, of in structure.items()}
-        required = [key for key in structure if key != "*" and not key.endswith("?")]
-        inner = {key: (value[key], named.get(key, named.get("*"))) for key in value}
-        inner |= {key: (None, named[key]) for key in required if key not in value}
-    prefix = f"{where}." if where else ""
-    faults = (fault(one, of, prefix + key) for key, (one, of) in inner.items() if of is not None)
-    return next(filter(None, faults), None)
-
-
-def _other(where: str, value, what: str) -> str:
-    if isinstance(value, (int, float, str)):
-        shown = repr(value)[:80]
-    else:
-        shown = "nothing" if value is None else f"a {type(value).__name__}"
-    return f"{where} is {shown}, it must be {what}"
 
 
 def append(run_dir: str | Path, record: dict) -> dict:
@@ -152,16 +124,30 @@ def read(run_dir: str | Path) -> list[dict]:
         raise UserError(f"no run directory at {run_dir}; give one that `ressl pretrain` made")
     path = run_dir / FILE
     try:
-        records = json.loads(path.read_bytes().decode())
+        records = json.loads(path.read_bytes().decode(), parse_constant=partial(_refuse, path))
     except FileNotFoundError:
         return []
     except OSError as error:  # a directory, another user's
         raise UserError(f"{path}: cannot be read: {error.strerror}; move it away") from None
     except (ValueError, RecursionError) as error:  # not UTF-8, not JSON, no numbers, too deep
         raise UserError(f"{path} is broken ({error}); repair it or move it away") from None
-    if wrong := fault(records, [RECORD], "records"):
+    wrong = f"nested more than {DEEPEST} deep" if _depth(records) > DEEPEST else None
+    if wrong := wrong or fault(records, [RECORD], "records"):
         raise UserError(f"{path} is broken: {wrong}; repair it or move it away")
     return records
+
+
+def _refuse(path: Path, word: str):
+    raise UserError(f"{path} is broken: {word} is no number; repair it or move it away")
+
+
+def _depth(value) -> int:
+    """Lists and mappings within each other, level by level: as deep as they are."""
+    depth, level = 0, [value]
+    while level := [v for v in level if isinstance(v, (list, dict))]:
+        level = [inner for v in level for inner in (v.values() if isinstance(v, dict) else v)]
+        depth += 1
+    return depth
 
 
 def versions() -> dict[str, str]:
@@ -169,10 +155,13 @@ def versions() -> dict[str, str]:
     import ressl_plugin
     from ressl_plugin import host
 
-    return {
-        "python": platform.python_version(),
-        **{name: version(name) for name in ("torch", "torchvision", "lightning")},
-        "solo": host.GENERATION,
-        "solo_learn": host.version(),
-        "ressl_plugin": ressl_plugin.__version__,
-    }
+    found = {"python": platform.python_version()}
+    for name in ("torch", "torchvision", "lightning"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "absent"
+    found["solo"] = host.GENERATION
+    found["solo_learn"] = host.version()
+    found["ressl_plugin"] = ressl_plugin.__version__
+    return found

@@ -21,6 +21,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from ressl_plugin.config.diff import plain_config, without_places
 from ressl_plugin.method.schedule import apply_settings, settings
 from ressl_plugin.run import checkpoint
+from ressl_plugin.run.checkpoint_schema import check_buffers, check_optimizers
 from ressl_plugin.train.best import Best
 from ressl_plugin.train.checkpoint_io import NotFinite
 from ressl_plugin.utils import distributed
@@ -82,10 +83,16 @@ class CheckpointCallback(Checkpoint):
         self._due = False  # a save is due, and waits for a step that can be resumed from
         self._whole = None  # batches done when last a step, and all that is called after it, was
         self._states = None  # RNG of every rank, to be restored
+        self._loaded = None  # states of optimizers and schedules, not yet taken over
+        self._begun = False
         self._settings = None  # of the config, to be applied over those of the checkpoint
         self._factor = 1.0  # steps that the same images take now, over those that they took
 
     def on_fit_start(self, trainer, pl_module):
+        if self._loaded:  # now that there are optimizers, and before they take it over
+            schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
+            check_optimizers(trainer.ckpt_path, self._loaded, trainer.optimizers, schedules)
+            self._loaded = None
         forced = self.config.get("resume_force") and trainer.ckpt_path
         self._settings = settings(trainer) if forced else None  # the checkpoint is loaded later
 
@@ -187,6 +194,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):
         self._states = checkpoint.get(RNG)
+        self._loaded = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
         if self._states and checkpoint.get(CONFIG):
             then = _images_a_step(checkpoint[CONFIG], len(self._states))
             self._factor = then / _images_a_step(self.config, trainer.world_size)
@@ -215,6 +223,14 @@ class CheckpointCallback(Checkpoint):
         loop._load_combined_loader_states()
         if late or (states is not None and loop.resumed_on_epoch_end):
             iter(loop._data_fetcher)
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        if self._begun:
+            return
+        if trainer.ckpt_path:  # gradients tell which weights are trained
+            check_buffers(trainer.ckpt_path, trainer.optimizers)
+        # there are none where a batch was left out
+        self._begun = any(p.grad is not None for p in pl_module.parameters())
 
     # Signals
 

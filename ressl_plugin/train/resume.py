@@ -13,8 +13,9 @@ from ressl_plugin.data import identity
 from ressl_plugin.data.training import DATA, TRAIN
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.checkpoint import Loaded
+from ressl_plugin.run.checkpoint_schema import check_training
 from ressl_plugin.train.checkpointing import CONFIG
-from ressl_plugin.utils.errors import CheckpointError, UserError
+from ressl_plugin.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +34,7 @@ def resume_from(cfg: DictConfig) -> Loaded | None:
         return None
     source = checkpoint.find(folder if resume is True else resume)
     found = Loaded(source, checkpoint.load(source))
-    checkpoint.check_weights(source, found.state)
-    if "optimizer_states" in found.state and run.epochs_trained(found.state) is None:
-        raise CheckpointError(f"{source}: its loops are not those of a training here")
+    check_training(source, found.state)
     return found
 
 
@@ -101,7 +100,7 @@ def check_fits(found: Loaded, model: nn.Module, config) -> None:
                 f"{source}: optimizer.{key}: {saved.get(key)} -> {config['optimizer'].get(key)}: "
                 "the state of the optimizer is of no use to another; start a new run"
             )
-    done = run.epochs_trained(state)
+    done = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if done > config["max_epochs"]:
         raise UserError(f"max_epochs={config['max_epochs']}: {source} has {done} already")
     if done == config["max_epochs"]:

@@ -22,11 +22,24 @@ def rng_state() -> dict:
 
 def restore_rng(state: dict) -> None:
     """Set this process's generators to what `rng_state` gave."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words.tolist()), gauss))
-    name, keys, position, has_gauss, cached = state["numpy"]
-    keys = keys.cpu().numpy().astype(np.uint32)
-    np.random.set_state((name, keys, position, has_gauss, cached))
-    torch.set_rng_state(state["torch"].cpu())
+    _set(state, random, np.random, torch.default_generator)
     if state["cuda"] is not None and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"].cpu())
+
+
+def refused(state: dict) -> str | None:
+    """What the libraries have against a state of the right types and shapes; None: nothing."""
+    try:
+        _set(state, random.Random(), np.random.RandomState(), torch.Generator())
+    except (OverflowError, RuntimeError, TypeError, ValueError) as error:
+        return str(error)
+    return None
+
+
+def _set(state: dict, python, numpy, torchs) -> None:
+    version, words, gauss = state["python"]
+    python.setstate((version, tuple(words.tolist()), gauss))
+    name, keys, position, has_gauss, cached = state["numpy"]
+    keys = keys.cpu().numpy().astype(np.uint32)
+    numpy.set_state((name, keys, position, has_gauss, cached))
+    torchs.set_state(state["torch"].cpu())

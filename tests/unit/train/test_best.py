@@ -11,8 +11,9 @@ from saved_states import NEW, OLD, OLDER, same, state
 
 from ressl_plugin.config import finish, schema
 from ressl_plugin.run import checkpoint, directories
+from ressl_plugin.run.checkpoint_schema import check_training
 from ressl_plugin.train import best, checkpointing
-from ressl_plugin.utils.errors import NotSaved, UserError
+from ressl_plugin.utils.errors import CheckpointError, NotSaved, UserError
 
 VALIDATION_STEP = toy_run.Toy.validation_step
 ONE = SimpleNamespace(broadcast=lambda value: value)
@@ -138,6 +139,14 @@ def test_the_best_stays_while_the_last_goes_on(tmp_path, monkeypatch, links):
     assert same(checkpoint.read(kept), NEW)
     assert same(checkpoint.read(checkpoint.previous(last)), OLD)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["best.ckpt", "last.ckpt", "previous"]
+
+
+def test_a_score_that_is_none_is_refused(tmp_path, monkeypatch):
+    training(tmp_path, monkeypatch, (40,), max_epochs=1)
+    state = checkpoint.load(tmp_path)
+    state["callbacks"]["CheckpointCallback"]["score"] = "high"
+    with pytest.raises(CheckpointError, match="score"):
+        check_training("last.ckpt", state)
 
 
 @pytest.mark.parametrize(

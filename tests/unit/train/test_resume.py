@@ -95,5 +95,6 @@ def test_a_resumed_run_may_go_on_longer(tmp_path):
 def test_a_checkpoint_without_a_config_is_taken_over(config):
     """A host's checkpoint holds none; null is none, too."""
     callback = CheckpointCallback.__new__(CheckpointCallback)
-    callback.on_load_checkpoint(SimpleNamespace(world_size=1), None, {"ressl_rng": [{}], **config})
-    assert callback._states == [{}]
+    state = {"ressl_rng": [{}], "optimizer_states": [], "lr_schedulers": [], **config}
+    callback.on_load_checkpoint(SimpleNamespace(world_size=1), None, state)
+    assert callback._loaded == ([], [])
