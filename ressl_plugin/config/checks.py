@@ -6,6 +6,7 @@ Each check raises UserError: the first value that cannot work, with what would b
 from __future__ import annotations
 
 import logging
+import os
 from functools import reduce
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +28,8 @@ def check(cfg: DictConfig) -> None:
             raise UserError(f"config: {key}={cfg[key]}: nothing would be trained; leave it out")
     if ours:
         check_temperatures(cfg.method_kwargs)
+    else:
+        settings.check_method(plain["method_kwargs"], cfg.max_epochs)
     check_momentum(cfg)
     check_batchnorm(cfg)
     check_best(cfg)
@@ -70,6 +73,26 @@ def check_trainable(cfg: DictConfig) -> None:
             f"config: optimizer.batch_size={cfg.optimizer.batch_size}: must be >= 2; batch norm "
             "has no statistics of one image"
         )
+    needed, there = _bytes(OmegaConf.to_container(cfg.method_kwargs)), _memory()
+    if needed > there:
+        raise UserError(
+            f"config: method_kwargs: heads and queue of these sizes need {needed >> 30} GiB of "
+            f"memory, this machine has {there >> 30}"
+        )
+
+
+def _memory() -> int:
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def _bytes(kwargs: dict) -> int:
+    """Of the widest layer of the heads with gradient, momentum and teacher, and of the queue."""
+    widths = sorted(kwargs.get(key) or 1 for key in settings.WIDTHS)
+    prototypes = kwargs.get("num_prototypes") or 1
+    prototypes = sum(prototypes) if isinstance(prototypes, list) else prototypes
+    layer = max(widths[-1] * widths[-2], prototypes * (kwargs.get("proj_output_dim") or 1))
+    return 4 * (4 * layer + 2 * (kwargs.get("queue_size") or 0) * widths[-1])
 
 
 def check_batches(cfg: DictConfig, split: str, batches: int) -> None:

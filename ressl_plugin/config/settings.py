@@ -1,4 +1,4 @@
-"""Settings that PyTorch and Lightning read, judged before they are built.
+"""Settings that PyTorch, Lightning and the host's methods read, judged before they are built.
 
 What they would refuse with an exception, some of it at the first step only, is refused here by
 name, type and bounds: an exception is then a bug.
@@ -9,8 +9,11 @@ from __future__ import annotations
 import re
 
 from ressl_plugin.config.kinds import (
+    COLDEST,
     FLAG,
+    LONGEST_QUEUE,
     NULL,
+    WIDTH,
     Kind,
     is_number,
     judged,
@@ -21,6 +24,8 @@ from ressl_plugin.config.kinds import (
     whole,
 )
 from ressl_plugin.utils.errors import UserError
+
+TEMPERATURE = number(COLDEST, 2.0**31)
 
 _SGD = {"momentum": number(0), "dampening": number(), "nesterov": FLAG}
 _MODES = {"maximize": FLAG, "foreach": FLAG | NULL, "fused": FLAG | NULL}
@@ -104,3 +109,43 @@ def check_trainer(given: dict) -> None:
     for key, kind in TRAINER.items():
         if key in given:
             judged(key, given[key], kind)
+
+
+WIDTHS = ("proj_hidden_dim", "proj_output_dim", "pred_hidden_dim")
+METHODS = {
+    **dict.fromkeys((*WIDTHS, "decoder_embed_dim", "whitening_size"), WIDTH),
+    "queue_size": whole(1, LONGEST_QUEUE),
+    "num_prototypes": WIDTH | list_of(WIDTH),
+    **dict.fromkeys(("decoder_depth", "decoder_num_heads"), whole(1, 256)),
+    **dict.fromkeys(("temperature", "temperature_q", "temperature_k", "student_temperature",
+                     "teacher_temperature", "warmup_teacher_temperature", "sk_epsilon"),
+                    TEMPERATURE),
+    **dict.fromkeys(("lamb", "scale_loss", "sim_loss_weight", "var_loss_weight",
+                     "cov_loss_weight", "whitening_eps"), number(0)),
+    **dict.fromkeys(("sk_iters", "kmeans_iters", "whitening_iters"), whole(1, 10_000)),
+    **dict.fromkeys(("epoch_queue_starts", "freeze_prototypes_epochs",
+                     "warmup_teacher_temperature_epochs"), whole(0)),
+    **dict.fromkeys(("use_bn_in_head", "norm_last_layer", "norm_pix_loss", "iternorm"), FLAG),
+    "clip_grad": number(0) | FLAG,
+    "freeze_last_layer": whole(0) | FLAG,
+    "mask_ratio": _BELOW_ONE,
+}  # fmt: skip
+
+
+def check_method(kwargs: dict, epochs: int) -> None:
+    """`method_kwargs` of the host's methods, a plain dict."""
+    for key, value in kwargs.items():
+        if key in METHODS:
+            judged(f"method_kwargs.{key}", value, METHODS[key])
+    warmup = kwargs.get("warmup_teacher_temperature_epochs") or 0
+    if warmup > epochs:
+        raise UserError(
+            f"config: method_kwargs.warmup_teacher_temperature_epochs={warmup}: at most "
+            f"max_epochs={epochs}"
+        )
+    heads, width = kwargs.get("decoder_num_heads"), kwargs.get("decoder_embed_dim")
+    if heads and width and width % heads:
+        raise UserError(
+            f"config: method_kwargs.decoder_embed_dim={width}: no multiple of "
+            f"decoder_num_heads={heads}"
+        )
