@@ -122,8 +122,9 @@ def hosts(cfg, size: int, steps: int, workers: int, warm: int = WARM + AHEAD) ->
     views = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
     cfg = host_config(devices.runnable(cfg), views)
     entries = cfg.augmentations
-    pairs = [(host.view_transform("cifar10", entry), 1) for entry in entries]
-    dataset = InMemory(ENDLESS, size, host.n_crops(pairs))
+    views = [host.view_transform(entry) for entry in entries]
+    transform = host.DATALOADER.prepare_n_crop_transform(views, [1] * len(views))
+    dataset = InMemory(ENDLESS, size, transform)
     loader = host_loader(dataset, cfg.optimizer.batch_size, workers)
     clock = Clock(warm, steps)
     trainer = pl.Trainer(

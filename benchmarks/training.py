@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import config, data, host
+from ressl_plugin.data.catalogue import DATASETS
 from ressl_plugin.method import registry
 from ressl_plugin.train import pretrain
 from ressl_plugin.train.host_config import host_config
@@ -43,7 +44,9 @@ def hosts(cfg, **changes) -> pl.LightningModule:
     """
     cfg = changed(cfg, changes)
     cfg.optimizer.kwargs = {"momentum": 0.9}
-    model = host.ReSSL(cfg)
+    registry.register()
+    cfg.method = "ressl_host"
+    model = host.build_method(cfg)
     if host.GENERATION == "main" and not cfg.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
     return model
@@ -156,7 +159,7 @@ def random_images(
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (count, size, size, 3), dtype=torch.uint8, generator=generator)
     labels = torch.randint(10, (count,), generator=generator)
-    read = recipe.read(cfg.augmentations, host.MEAN_STD["cifar10"])
+    read = recipe.read(cfg.augmentations, DATASETS["cifar10"].solo)
     how = {"recipe": read, "channels_last": not cfg.performance.disable_channel_last}
     images, n = images.to(device), cfg.optimizer.batch_size
     if drawn:

@@ -103,11 +103,8 @@ def _batched(cfg, size: int, images: int, args):
 
 def _host(cfg, root: Path, size: int, args):
     """The host's pipelines and loader as shipped; small images from memory, as CIFAR's are."""
-    pairs = [
-        (host.view_transform("cifar10" if size == args.size else "custom", entry), 1)
-        for entry in recipe.expand(cfg.augmentations)
-    ]
-    transform = host.n_crops(pairs)
+    views = [host.view_transform(entry) for entry in recipe.expand(cfg.augmentations)]
+    transform = host.DATALOADER.prepare_n_crop_transform(views, [1] * len(views))
     if size == args.size:
         dataset = InMemory(ENDLESS, size, transform)
     else:
@@ -152,13 +149,12 @@ class _Again:
 
 def _dali(cfg, size: int, images: int, args):
     import nvidia.dali  # noqa: F401 - says that it is missing
-    import torch
 
     from ressl_plugin.data import dali
 
     read = recipe.read(cfg.augmentations)
     dataset = data.build_dataset(cfg, "pretrain")
-    return dali.loader(cfg, read, dataset, device=torch.device("cpu"), rank=0, world_size=1)
+    return dali.DaliLoader(cfg, read, dataset)
 
 
 def _rate(loader, images: int, batch: int, ahead: int):

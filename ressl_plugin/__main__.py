@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 
 from ressl_plugin.method.registry import register_for_host_scripts
-from ressl_plugin.utils import packages
 from ressl_plugin.utils.errors import UserError
 
 
@@ -24,11 +23,8 @@ def main() -> int:
         return 2
     try:
         register_for_host_scripts()
-    except (UserError, ModuleNotFoundError) as error:
-        known = packages.missing(error) if isinstance(error, ModuleNotFoundError) else error
-        if known is None:
-            raise
-        print(f"ressl_plugin: error: {known}", file=sys.stderr)
+    except UserError as error:
+        print(f"ressl_plugin: error: {error}", file=sys.stderr)
         return 2
     sys.argv = sys.argv[1:]
     sys.path[0] = str(script.parent.resolve())  # as `python SCRIPT` has it

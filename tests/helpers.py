@@ -115,6 +115,15 @@ def random_batches(steps: int, n: int, views: int = 2, size: int = 16, classes: 
     ]
 
 
+def ungrouped(module):
+    """`to_groups` undone, in place."""
+    for layer in module.modules():
+        if hasattr(layer, "groups") and isinstance(layer, torch.nn.modules.batchnorm._BatchNorm):
+            layer.__class__ = type(layer).__bases__[1]
+            del layer.groups
+    return module
+
+
 def fake_cifar(root, monkeypatch, train, test, classes=10):
     """CIFAR-10's own format with so many images; torchvision is told their checksums."""
     folder = root / "cifar-10-batches-py"

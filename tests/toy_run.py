@@ -121,9 +121,8 @@ def train(run, loader, kill_at=None, fault=None, resume=True, validate=True, eve
     pl.seed_everything(3, verbose=False)
     frequency = kwargs.pop("frequency", 1)
     toy = Toy(run / "losses", kill_at, fault)
-    callback = checkpointing.CheckpointCallback(
-        run, CONFIG, frequency=frequency, every_n_steps=every
-    )
+    settings = {**CONFIG["checkpoint"], "frequency": frequency, "every_n_steps": every}
+    callback = checkpointing.CheckpointCallback(run, {**CONFIG, "checkpoint": settings})
     trainer = pl.Trainer(
         **{"max_epochs": EPOCHS, "accelerator": "cpu", "devices": 1, **kwargs},
         callbacks=[callback],

@@ -12,7 +12,6 @@ from ressl_plugin.evaluate import declared
 from ressl_plugin.utils.errors import UserError
 
 _WITHOUT = ("table", "data", "export")  # commands that take no overrides
-_PLACES = ("--out", "--config-path", "-cp", "--config-name", "-cn")  # a path follows
 _TYPES = {"int": int, "float": float, "Path": Path}  # that an evaluator's arguments may name
 _OVERRIDE = re.compile(r"[+]{0,2}[A-Za-z_][\w./@:]*=|~[A-Za-z_][\w./@:]*(=|$)")
 
@@ -27,7 +26,7 @@ def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
     if not argv or argv[0] in _WITHOUT:
         return list(argv), []
     arguments = [argument for one in declared() for argument in one["arguments"].items()]
-    places = {*_PLACES, *(flag for flag, how in arguments if how.get("type") == "Path")}
+    places = {"--out", *(flag for flag, how in arguments if how.get("type") == "Path")}
     apart = [], []
     for before, word in zip(["", *argv], argv):
         apart[before not in places and _is_override(word, argv[0])].append(word)
@@ -76,24 +75,19 @@ def with_config(sub, run: str = ""):
         metavar="RUN|CONFIG|key=value" if run else "CONFIG|key=value",
         help=f"{run}a YAML file or a recipe such as digits/ressl, and Hydra overrides",
     )
-    sub.add_argument("--config-path", "-cp", help="folder of --config-name, as the host has it")
-    sub.add_argument("--config-name", "-cn", help="a YAML file there, in place of CONFIG")
-    sub.add_argument("--cfg", nargs="?", const="job", help="print the resolved config and stop")
+    sub.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
 
 
 def read_config(args):
     """(config's name or path, overrides) of the command line."""
-    names = list(args.words)
-    if args.config_name:
-        names.append(str(Path(args.config_path or ".") / args.config_name))
-    if len(names) != 1:
+    if len(args.words) != 1:
         from ressl_plugin import config
 
         known = ", ".join(config.recipes())
         raise UserError(
-            f"one config is needed, got {names or 'none'}; a YAML file or one of {known}"
+            f"one config is needed, got {args.words or 'none'}; a YAML file or one of {known}"
         )
-    return names[0], args.overrides
+    return args.words[0], args.overrides
 
 
 def evaluator(commands, declared: dict):

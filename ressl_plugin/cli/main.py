@@ -10,10 +10,9 @@ from pathlib import Path
 
 from ressl_plugin import __version__
 from ressl_plugin.cli import arguments
-from ressl_plugin.cli import experiments as cli_experiments
 from ressl_plugin.cli.arguments import command, evaluator, read_config, with_config
 from ressl_plugin.evaluate import declared
-from ressl_plugin.utils import packages, pipes, terminal
+from ressl_plugin.utils import pipes
 from ressl_plugin.utils.errors import OF_THE_MACHINE, RankLost, RunFault, UserError
 
 USER_MISTAKE, FAULT, INTERRUPTED = 2, RunFault.status, 130
@@ -28,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     run's processes is gone, or a step did not end. A bug: a traceback and 1.
     """
     pipes.outlive_readers()
-    terminal.show_everything()
+    if hasattr(sys.stdout, "reconfigure"):  # not where a notebook has put its own
+        sys.stdout.reconfigure(errors="backslashreplace")  # letters that it cannot show
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for chatty in ("lightning", "hydra", "matplotlib", "fsspec", "absl", "onnxscript", "onnx_ir"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -64,12 +64,6 @@ def guarded(call) -> int:
     except KeyboardInterrupt:
         print("ressl: interrupted", file=sys.stderr)
         return INTERRUPTED
-    except ModuleNotFoundError as error:
-        known = packages.missing(error)
-        if known is None:
-            raise
-        print(f"ressl: error: {known}", file=sys.stderr)
-        return USER_MISTAKE
     except OF_THE_MACHINE as error:
         from ressl_plugin.train.faults import explain
 
@@ -88,8 +82,8 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"ressl_plugin {__version__}")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     evaluators = [partial(evaluator, declared=one) for one in declared()]
-    experiments = (cli_experiments.paper, cli_experiments.benchmark, cli_experiments.report)
-    for add in (_pretrain, *evaluators, _table, *experiments, _views, _data, _import, _export):
+    experiments = (_table, _paper, _benchmark, _report)
+    for add in (_pretrain, *evaluators, *experiments, _views, _data, _import, _export):
         add(commands)
     return top
 
@@ -104,7 +98,10 @@ def _pretrain(commands):
             return sweep.multirun(target, overrides)
         cfg = config.finish(config.load(target, overrides))
         if args.cfg:
-            return _show(cfg)
+            from omegaconf import OmegaConf
+
+            print(OmegaConf.to_yaml(cfg), end="")
+            return
         from ressl_plugin.train.pretrain import pretrain
         from ressl_plugin.utils.launch import launched_first
 
@@ -116,12 +113,6 @@ def _pretrain(commands):
     with_config(sub)
     sub.add_argument("--multirun", "-m", action="store_true", help="a=1,2 b=3,4: every combination")
     sub.add_argument("--meter", action="store_true", help="images/s, peak memory to results.json")
-
-
-def _show(cfg):
-    from omegaconf import OmegaConf
-
-    print(OmegaConf.to_yaml(cfg), end="")
 
 
 def _table(commands):
@@ -136,18 +127,64 @@ def _table(commands):
     sub = command(commands, "table", call, help="runs side by side with the paper's numbers")
     sub.add_argument("runs", nargs="+", type=Path)
     sub.add_argument(
-        "--paper",
-        type=int,
-        choices=range(1, 11),
-        metavar="1-10",
-        help="in the layout of this table of the paper",
+        "--paper", type=int, choices=range(1, 11), metavar="1-10", help="as this table of the paper"
     )
+    formats = ("markdown", "latex", "csv")
+    sub.add_argument("--format", choices=formats, default="markdown", help="of what is printed")
+
+
+def _paper(commands):
+    def call(args):
+        from ressl_plugin.experiments import paper as reproduce
+
+        reproduce.reproduce(args.name, args.overrides, args.out, args.data, args.fast, args.voc,
+                            args.device, args.labels, args.cells, args.plan)  # fmt: skip
+
+    sub = command(commands, "paper", call, help="a table or figure of the paper, run and printed")
+    sub.add_argument("name", help="table1 ... table10, figure2, figure3, or a YAML file")
+    sub.add_argument("overrides", nargs="*", metavar="key=value", help="for every cell")
+    sub.add_argument("--data", nargs="+", metavar="NAME", help="only these data sets")
+    sub.add_argument("--out", type=Path, default=Path("runs/paper"), help="folder of the runs")
+    sub.add_argument("--fast", action="store_true", help="linear: on features extracted once")
+    sub.add_argument("--voc", type=Path, help="VOCdevkit folder, for Table 9")
+    sub.add_argument("--labels", nargs="+", help="for Table 10: shares, or lists of image names")
+    sub.add_argument("--cells", nargs="+", help="only these, as --plan names them")
+    sub.add_argument("--plan", action="store_true", help="list cells and commands, run nothing")
+    sub.add_argument("--device", default="auto", help="of the evaluators: auto, cpu, cuda, cuda:1")
+
+
+def _report(commands):
+    def call(args):
+        from ressl_plugin.experiments.report import report
+
+        print(report(args.runs, args.out, args.overrides, args.device))
+
+    sub = command(commands, "report", call, help="runs as one HTML page to pass on")
+    sub.add_argument("runs", nargs="+", type=Path)
+    sub.add_argument("--out", type=Path, default=Path("report.html"), help="page to make")
+    sub.add_argument("--device", default="auto", help="for the pictures: auto, cpu, cuda, cuda:1")
+
+
+def _benchmark(commands):
+    def call(args):
+        from ressl_plugin.experiments import benchmark
+
+        target, overrides = read_config(args)
+        benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out,
+                            args.settings, tuple(args.labels))  # fmt: skip
+
+    sub = command(commands, "benchmark", call, help="several methods on the same data and budget")
+    with_config(sub)
+    sub.add_argument("--methods", nargs="+", help="default: all seven")
+    sub.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="a run for each")
+    sub.add_argument("--labels", type=int, nargs="+", default=[1, 5], help="a class")
     sub.add_argument(
-        "--format",
-        choices=("markdown", "latex", "csv"),
-        default="markdown",
-        help="of what is printed",
+        "--settings",
+        type=Path,
+        metavar="FILE",
+        help="what methods have of their own: rates, epochs, recipes, as in methods.yaml",
     )
+    sub.add_argument("--out", type=Path, default=Path("runs/benchmark"), help="folder of the runs")
 
 
 def _views(commands):
@@ -161,12 +198,8 @@ def _views(commands):
     with_config(sub)
     sub.add_argument("--out", type=Path, default=Path("views.png"), help="picture to make")
     sub.add_argument("--images", type=int, default=6, help="so many of the data set")
-    sub.add_argument(
-        "--backend",
-        choices=("host", "dali", "batched"),
-        default="batched",
-        help="who draws the views",
-    )
+    backends = ("host", "dali", "batched")
+    sub.add_argument("--backend", choices=backends, default="batched", help="who draws the views")
 
 
 def _data(commands):

@@ -1,11 +1,13 @@
-"""What a config's values mean together: each is of its kind (schema.py), and still cannot work."""
+"""What a config's values mean together: each is of its kind (schema.py), and still cannot work.
+
+Each check raises UserError: the first value that cannot work, with what would be right.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from functools import reduce
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,19 +17,11 @@ from ressl_plugin.utils.errors import UserError
 
 log = logging.getLogger(__name__)
 
-CONTAINER_LIMITS = (
-    Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")
-)  # fmt: skip
-
 
 def check(cfg: DictConfig) -> None:
-    """Values that each have the right type but cannot work, of a config with its defaults.
-
-    Raises:
-        UserError: the first of them, with what would be right.
-    """
+    """A config of a pre-training, with its defaults."""
     ours = cfg.method == "ressl"
-    plain = _check_common(cfg, schema.ReSSLConfig if ours else schema.Config)
+    plain = check_common(cfg, schema.ReSSLConfig if ours else schema.Config)
     settings.check_trainer(plain)
     for key in ("limit_train_batches", "max_steps"):
         if is_number(plain.get(key)) and cfg[key] == 0:
@@ -41,21 +35,8 @@ def check(cfg: DictConfig) -> None:
     check_best(cfg)
 
 
-def check_linear(cfg: DictConfig) -> None:
-    """`check` for a linear recipe.
-
-    Raises:
-        UserError: the first value that cannot work.
-    """
-    _check_common(cfg, schema.LinearConfig)
-
-
 def check_method(cfg: DictConfig) -> None:
-    """`check` of what the method itself reads, for a config that the host's scripts have read.
-
-    Raises:
-        UserError: the first value that cannot work.
-    """
+    """`check` of what the method itself reads, for a config that the host's scripts have read."""
     check_kinds(OmegaConf.to_container(cfg), schema.MethodConfig)
     check_momentum(cfg)
     check_batchnorm(cfg)
@@ -63,11 +44,7 @@ def check_method(cfg: DictConfig) -> None:
 
 
 def check_kinds(plain: dict, cls) -> None:
-    """Every value of a plain config is what its field in the schema says.
-
-    Raises:
-        UserError: the first that is not.
-    """
+    """Every value of a plain config is what its field in the schema says."""
     for key, field in schema.walk(cls):
         *sections, name = key.split(".")
         section = reduce(dict.__getitem__, sections, plain)
@@ -75,9 +52,9 @@ def check_kinds(plain: dict, cls) -> None:
             judged(key, section[name], kind)
 
 
-def _check_common(cfg: DictConfig, cls) -> dict:
+def check_common(cfg: DictConfig, cls) -> dict:
+    """What pre-training and linear recipes have in common; the config as plain values."""
     plain = OmegaConf.to_container(cfg)
-    check_numbers(plain)
     check_kinds(plain, cls)
     if cfg.scheduler.name == "step" and cfg.scheduler.lr_decay_steps is None:
         raise UserError(
@@ -89,20 +66,14 @@ def _check_common(cfg: DictConfig, cls) -> dict:
 
 
 def check_trainable(cfg: DictConfig) -> None:
-    """`check` (a caller may have changed something) and what only a training here needs.
-
-    Raises:
-        UserError: see `check`; a batch of one image, of which batch norm has no statistics; heads
-            or a queue that do not fit this machine.
-    """
+    """`check` (a caller may have changed something) and what only a training here needs."""
     check(cfg)
     if cfg.optimizer.batch_size < 2 and not cfg.sync_batchnorm:
         raise UserError(
             f"config: optimizer.batch_size={cfg.optimizer.batch_size}: must be >= 2; batch norm "
             "has no statistics of one image"
         )
-    kwargs = OmegaConf.to_container(cfg.method_kwargs)
-    needed, there = _bytes(kwargs), _memory()
+    needed, there = _bytes(OmegaConf.to_container(cfg.method_kwargs)), _memory()
     if needed > there:
         raise UserError(
             f"config: method_kwargs: heads and queue of these sizes need {needed >> 30} GiB of "
@@ -111,12 +82,8 @@ def check_trainable(cfg: DictConfig) -> None:
 
 
 def _memory() -> int:
-    """Bytes that this process may have: the machine's, or its container's."""
-    there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for limit in CONTAINER_LIMITS:
-        text = limit.read_text().strip() if limit.is_file() else "max"
-        there = min(there, int(text)) if text.isdecimal() else there
-    return there
+    """Bytes that this machine has."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def _bytes(kwargs: dict) -> int:
@@ -129,14 +96,7 @@ def _bytes(kwargs: dict) -> int:
 
 
 def check_batches(cfg: DictConfig, split: str, batches: int) -> None:
-    """Settings that count batches, when it is known how many an epoch has.
-
-    Args:
-        split: "train" or "val".
-
-    Raises:
-        UserError: a share of less than one batch; validation after more batches than there are.
-    """
+    """Settings that count batches, when it is known how many an epoch of `split` has."""
     key = f"limit_{split}_batches"
     limit = cfg.get(key)
     limited = batches
@@ -158,11 +118,7 @@ def check_batches(cfg: DictConfig, split: str, batches: int) -> None:
 
 
 def check_batchnorm(cfg: DictConfig) -> None:
-    """A shuffle takes each process's share of a batch for one group.
-
-    Raises:
-        UserError: groups that it would not split.
-    """
+    """A shuffle takes each process's share of a batch for one group."""
     norm = cfg.batchnorm
     if norm.mode == "shuffle" and norm.groups > 1:
         raise UserError(
@@ -172,37 +128,8 @@ def check_batchnorm(cfg: DictConfig) -> None:
         )
 
 
-def check_numbers(plain: dict) -> None:
-    """Every number is finite and fits a machine word; those of views are recipe.read's business.
-
-    Raises:
-        UserError: the first that does not.
-    """
-    for key, value in _numbers(plain):
-        if key.split(".")[0] == "augmentations":
-            continue
-        if not -(2**63) <= value < 2**63:  # False for nan, too
-            # Python refuses to print an int of thousands of digits
-            long = isinstance(value, int) and value.bit_length() > 100
-            text = f"(a number of {value.bit_length()} bits)" if long else f"{value}"
-            raise UserError(f"config: {key}={text}: must be a finite number of less than 2**63")
-
-
-def _numbers(node, prefix=""):
-    """(dotted key, number) of everything under a plain dict or list."""
-    for key, value in node.items() if isinstance(node, dict) else enumerate(node):
-        if isinstance(value, (dict, list)):
-            yield from _numbers(value, f"{prefix}{key}.")
-        elif isinstance(value, (int, float)):
-            yield f"{prefix}{key}", value
-
-
 def check_momentum(cfg: DictConfig) -> None:
-    """0 <= base_tau <= final_tau <= 1.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """0 <= base_tau <= final_tau <= 1."""
     base, final = cfg.momentum.base_tau, cfg.momentum.final_tau
     if not 0 <= base <= final <= 1:
         raise UserError(
@@ -212,11 +139,7 @@ def check_momentum(cfg: DictConfig) -> None:
 
 
 def check_best(cfg: DictConfig) -> None:
-    """What tells the best checkpoint is measured, the method measures it, and it can be kept.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """What tells the best checkpoint is measured, and the method measures it."""
     if cfg.quality_eval.enabled and cfg.method != "ressl":
         raise UserError(
             f"config: quality_eval.enabled=true method={cfg.method}: it is a part of method=ressl; "
@@ -226,19 +149,10 @@ def check_best(cfg: DictConfig) -> None:
     section = {None: None, "linear": None, "knn": "knn_eval"}.get(best, "quality_eval")
     if section and not cfg[section].enabled:
         raise UserError(f"config: checkpoint.best={best}: {section}.enabled=true measures it")
-    if best and str(cfg.strategy).startswith(("fsdp", "deepspeed")):
-        raise UserError(
-            f"config: checkpoint.best={best} strategy={cfg.strategy}: it writes its checkpoints "
-            "itself and keeps no second one; strategy=ddp does"
-        )
 
 
 def check_temperatures(kwargs: DictConfig) -> None:
-    """tau_t < tau_s: Section 3 of the paper.
-
-    Raises:
-        UserError: otherwise.
-    """
+    """tau_t < tau_s: Section 3 of the paper."""
     tau_s, tau_t = kwargs.temperature_q, kwargs.temperature_k
     if tau_t >= tau_s:
         raise UserError(

@@ -75,16 +75,12 @@ def finish_linear(cfg: DictConfig) -> DictConfig:
         UserError: unknown key, value of another type, no optimizer, values that cannot work.
     """
     full = _filled(_plain(cfg), schema.LinearConfig, "linear", demanded="optimizer.")
-    checks.check_linear(full)
+    checks.check_common(full, schema.LinearConfig)
     return full
 
 
 def fill_method(cfg: DictConfig) -> DictConfig:
-    """The plugin's own defaults, in place, into a config that the host's scripts have read already.
-
-    Raises:
-        UserError: as `finish`, for the nodes that the method itself reads.
-    """
+    """`finish`, in place, for what the method itself reads of a config of the host's scripts."""
     nodes = [f.name for f in fields(schema.MethodConfig)]
     given = _plain(OmegaConf.masked_copy(cfg, [name for name in nodes if cfg.get(name)]))
     _drop_dead_keys(given)
@@ -94,11 +90,7 @@ def fill_method(cfg: DictConfig) -> DictConfig:
 
 
 def _plain(cfg: DictConfig) -> dict:
-    """Without interpolations, and without Hydra's own settings.
-
-    Raises:
-        UserError: an interpolation that leads nowhere.
-    """
+    """Without interpolations, and without Hydra's own settings."""
     try:
         given = OmegaConf.to_container(cfg, resolve=True)
     except OmegaConfBaseException as error:
@@ -110,11 +102,7 @@ def _plain(cfg: DictConfig) -> dict:
 def _filled(given: dict, cls, kind: str = "pretrain", demanded: str = "") -> DictConfig:
     """`given` over the defaults of a class of the schema: the one place where they meet.
 
-    Args:
-        demanded: how the keys begin that have to be given where they have no default.
-
-    Raises:
-        UserError: unknown key (with the nearest valid one), value of another type, none given.
+    demanded: how the keys begin that have to be given where they have no default.
     """
     for key, default in defaults(cls).items_ex(resolve=False):
         for node, type_, name in ((DictConfig, dict, "mapping"), (ListConfig, list, "list")):
@@ -122,7 +110,9 @@ def _filled(given: dict, cls, kind: str = "pretrain", demanded: str = "") -> Dic
                 switch = f"; {key}.enabled=false switches it off" if "enabled" in default else ""
                 value = str(given[key])[:40]
                 raise UserError(f"config: {key}={value}: a {name} is expected{switch}")
-    _spread_path(given.get("data"))
+    data = given.get("data") or {}
+    if data.get("path") is not None:  # it stands for two keys, and wins over those of the recipe
+        data.update(train_path=data["path"], val_path=data["path"], path=None)
     try:
         full = OmegaConf.create(OmegaConf.to_container(OmegaConf.merge(defaults(cls), given)))
     except OmegaConfBaseException as error:
@@ -131,12 +121,6 @@ def _filled(given: dict, cls, kind: str = "pretrain", demanded: str = "") -> Dic
     if missing:
         raise UserError(f"config: {', '.join(missing)} must be given")
     return full
-
-
-def _spread_path(data: dict | None) -> None:
-    """`data.path` into the two keys that it stands for; it wins over those of the recipe."""
-    if data and data.get("path") is not None:
-        data.update(train_path=data["path"], val_path=data["path"], path=None)
 
 
 def _drop_dead_keys(given: dict) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import math
 
 from ressl_plugin.utils.errors import UserError
 
@@ -23,10 +22,9 @@ class Kind:
 
 
 def is_number(value) -> bool:
-    """An int or a finite float, of a size that a float can hold; no bool."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        return False
-    return abs(value) < 2**63 if isinstance(value, int) else math.isfinite(value)
+    """An int or a finite float that fits a machine word; no bool."""
+    is_one = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_one and abs(value) < 2**63  # False for nan, too
 
 
 def number(least=None, most=None) -> Kind:
@@ -71,13 +69,10 @@ WIDTH = whole(1, WIDEST)
 
 
 def judged(key: str, value, kind: Kind) -> None:
-    """Raises:
-    UserError: `value` is not of this kind.
-    """
+    """Refuse a value that is not of this kind."""
     if not kind.call(value):
-        text = repr(value) if not isinstance(value, int) else str(value)[:40]
         hint = nearest(value, map(str, kind.choices))
-        raise UserError(f"config: {key}={text[:80]}: must be {kind.text}{hint}")
+        raise UserError(f"config: {key}={repr(value)[:80]}: must be {kind.text}{hint}")
 
 
 def nearest(key: str, known) -> str:

@@ -6,18 +6,18 @@ import os
 import re
 from pathlib import Path
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ressl_plugin.config import includes
+from ressl_plugin.config import yaml_files
 from ressl_plugin.config.filling import known_keys
 from ressl_plugin.config.kinds import nearest
 from ressl_plugin.utils.errors import UserError
 
-LONGEST, DEEPEST = 4096, 32  # characters and brackets of an override
 RECIPES = Path(__file__).parents[1] / "recipes"
 # nodes whose keys belong to somebody else: optimizers, backbones, other methods
 OPEN_KEYS = ("optimizer.kwargs", "backbone.kwargs", "method_kwargs", "augmentations")
@@ -39,13 +39,15 @@ def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> Dict
     for override in overrides:
         if (reason := ungrammatical(override)) is not None:
             raise UserError(f"{path}: {reason}")
-    includes.check(path, overrides)
+    yaml_files.read(path)
     refuse_two_places(overrides)
     overrides = [allow(o, path.parent, kind) for o in overrides]
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.2"):
             cfg = compose(path.stem, overrides)
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
+    except RecursionError:
+        raise UserError(f"{path}: it includes itself, by its `defaults`") from None
+    except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: {_explain(error, kind)}") from None
     OmegaConf.set_struct(cfg, False)
     return cfg
@@ -74,11 +76,7 @@ def find(target: str, kind: str = "pretrain") -> Path:
 
 
 def refuse_two_places(overrides: list[str]) -> None:
-    """`data.path` stands for both paths, and wins over those of a file.
-
-    Raises:
-        UserError: one of them is an override, too.
-    """
+    """Refuse `data.path`, which stands for both paths, beside an override of one of them."""
     keys = {override.lstrip("+").partition("=")[0] for override in overrides}
     if "data.path" in keys and (other := keys & {"data.train_path", "data.val_path"}):
         raise UserError(f"data.path and {min(other)}: the first stands for both paths; give one")
@@ -101,12 +99,6 @@ def ungrammatical(override: str) -> str | None:
 
 
 def _hydras_error(override: str) -> str | None:
-    if len(override) > LONGEST:
-        return f"more than {LONGEST} characters"
-    if len(override.partition("=")[0]) > 255:  # which Hydra looks for as a folder
-        return "more than 255 characters before the ="
-    if max(map(override.count, "[{(")) > DEEPEST:
-        return f"more than {DEEPEST} brackets"
     try:
         OverridesParser.create().parse_overrides([override])
     except HydraException as error:
@@ -125,14 +117,9 @@ def allow(override: str, folder: Path, kind: str = "pretrain") -> str:
         return override
     if os.path.isdir(folder / key):
         return override
-    parents = {k for known in known_keys(kind) for k in (known, *_open_parents(known))}
+    ours = any(known == key or known.startswith(f"{key}.") for known in known_keys(kind))
     inside_open = any(key.startswith(f"{p}.") for p in OPEN_KEYS)
-    return f"++{override}" if key in parents or inside_open else override
-
-
-def _open_parents(known: str):
-    parts = known.split(".")
-    return (".".join(parts[:i]) for i in range(1, len(parts)))
+    return f"++{override}" if ours or inside_open else override
 
 
 def recipes(kind: str = "pretrain") -> list[str]:

@@ -46,11 +46,7 @@ _ELSEWHERE = {"lr": "optimizer.lr", "weight_decay": "optimizer.weight_decay"}
 
 
 def check_optimizer(name: str, kwargs: dict) -> None:
-    """`optimizer.kwargs` of one of OPTIMIZERS, a plain dict.
-
-    Raises:
-        UserError: a name that the optimizer has not, a value that it does not take.
-    """
+    """`optimizer.kwargs` of one of OPTIMIZERS, a plain dict."""
     known = OPTIMIZERS[name]
     for key, value in kwargs.items():
         if key in _ELSEWHERE:
@@ -109,11 +105,7 @@ WATCHING = (
 
 
 def check_trainer(given: dict) -> None:
-    """Arguments of Lightning's Trainer among the keys of a config, a plain dict.
-
-    Raises:
-        UserError: a value that it does not take.
-    """
+    """Arguments of Lightning's Trainer among the keys of a config, a plain dict."""
     for key, kind in TRAINER.items():
         if key in given:
             judged(key, given[key], kind)
@@ -141,11 +133,7 @@ METHODS = {
 
 
 def check_method(kwargs: dict, epochs: int) -> None:
-    """`method_kwargs` of the host's methods, a plain dict.
-
-    Raises:
-        UserError: a value that its method does not take.
-    """
+    """`method_kwargs` of the host's methods, a plain dict."""
     for key, value in kwargs.items():
         if key in METHODS:
             judged(f"method_kwargs.{key}", value, METHODS[key])

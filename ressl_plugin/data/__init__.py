@@ -18,28 +18,3 @@ from ressl_plugin.data.memory import MemoryImages
 from ressl_plugin.data.packing import PACKED, pack
 from ressl_plugin.data.statistics import interpolation, mean_std, view_recipe
 from ressl_plugin.data.tiny_imagenet import arrange as arrange_tiny_imagenet
-
-__all__ = [
-    "PACKED",
-    "BatchedLoader",
-    "MemoryImages",
-    "UndrawnLoader",
-    "WorkerLoader",
-    "arrange_tiny_imagenet",
-    "build_dataset",
-    "check_folder",
-    "check_once",
-    "crop_size",
-    "evaluation_loader",
-    "evaluation_transform",
-    "given_loader",
-    "identify",
-    "interpolation",
-    "load_image",
-    "make_digits",
-    "mean_std",
-    "pack",
-    "picture_transform",
-    "row_of",
-    "view_recipe",
-]

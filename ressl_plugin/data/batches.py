@@ -4,6 +4,7 @@ import random
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from ressl_plugin.data.workers import leave_signals
@@ -16,27 +17,21 @@ class Steps:
 
     Every rank shuffles alike, by (seed, epoch); global batch b is entries b * B * world_size and
     on of that order, and rank r takes the r-th part of it, so W ranks of B see what one process of
-    W * B sees. Without drop_last the last images are shared out as evenly as they go, so that all
-    ranks take equally many steps and no image comes twice. Raises UserError where there is not one
-    whole batch.
+    W * B sees. What is left of the order is dropped. Raises UserError where there is not one whole
+    batch.
     """
 
-    def __init__(
-        self, count, batch_size, *, seed=0, rank=0, world_size=1, drop_last=True, shuffle=True
-    ):
-        if batch_size < 1 or not 0 <= rank < world_size:
-            raise ValueError(f"batch_size {batch_size}, rank {rank}, world_size {world_size}")
+    def __init__(self, count, batch_size, *, seed=0, rank=0, world_size=1, shuffle=True):
         self.count, self.batch_size, self.seed, self.shuffle = count, batch_size, seed, shuffle
-        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
+        self.rank, self.world_size = rank, world_size
         self.epoch, self.step, self._resume_at = 0, 0, 0
         total = batch_size * world_size
-        full, rest = divmod(count, total)
-        # a remainder smaller than the number of ranks joins the batch before it
-        self._steps = full if drop_last or rest < world_size else full + 1
+        # of a global batch, which images are this rank's
+        self.share = Share(total, slice(rank * batch_size, (rank + 1) * batch_size))
+        self._steps = count // total
         if self._steps == 0:
-            least = total if drop_last else world_size
             raise UserError(
-                f"the data set has {count} images, fewer than a batch of {least} "
+                f"the data set has {count} images, fewer than a batch of {total} "
                 f"({batch_size} x {world_size} processes); lower optimizer.batch_size"
             )
 
@@ -90,18 +85,9 @@ class Steps:
         generator = torch.Generator().manual_seed(seed_of(self.seed, self.epoch))
         return torch.randperm(self.count, generator=generator)
 
-    def share(self, step):
-        """-> which images of global batch `step` are this rank's."""
-        total = self.batch_size * self.world_size
-        last = step == self._steps - 1 and not self.drop_last
-        images = self.count - step * total if last else total
-        each, more = divmod(images, self.world_size)
-        first = self.rank * each + min(self.rank, more)
-        return Share(images, slice(first, first + each + (self.rank < more)))
-
     def indexes(self, order, step):
         """-> this rank's part of global batch `step`."""
-        return order[step * self.batch_size * self.world_size :][self.share(step).rows]
+        return order[step * self.share.total :][self.share.rows]
 
     def _positions(self):
         """Steps to do, from the resumed one on; counts each as given out before it is."""
@@ -120,35 +106,27 @@ def _global_batch(key):
 class BatchedLoader(Steps):
     """Iterable over (indexes (B,), views, targets (B,)), all on the images' device.
 
-    images: uint8 (N, H, W, 3); targets: int64 (N,), or None for -1; draw(images uint8 (B, H, W, 3),
-    generator) -> list of tensors; the rest as Steps. Nothing but index arithmetic happens here: no
+    images: uint8 (N, H, W, 3); targets: int64 (N,); draw(images uint8 (B, H, W, 3), generator) ->
+    list of tensors; the rest as Steps. Nothing but index arithmetic happens here: no
     worker processes. Each step's generator (a SharedGenerator) is seeded by (seed, epoch, step):
     any step can be drawn again without those before it, which makes a resume in mid-epoch exact.
     """
 
     def __init__(self, images, targets, draw, batch_size, **options):
         super().__init__(len(images), batch_size, **options)
-        if targets is None:
-            targets = torch.full((len(images),), -1, dtype=torch.int64)
-        if len(targets) != len(images):
-            raise ValueError(f"{len(images)} images, {len(targets)} targets")
         self.images, self.targets, self.draw = images, targets.to(images.device), draw
 
     def __iter__(self):
-        # moved once an epoch; the steps only slice it
-        for indexes, generator in self._drawing(self.order().to(self.images.device)):
-            views = self.draw(self.images[indexes], generator)
-            yield indexes, views, self.targets[indexes]
-
-    def _drawing(self, order):
-        """-> (indexes (B,), generator) of each step to do."""
+        order = self.order().to(self.images.device)  # moved once an epoch; the steps only slice it
         for step in self._positions():
-            yield self.indexes(order, step), self._generator(step)
+            indexes = self.indexes(order, step)
+            views = self.draw(self.images[indexes], self._generator(step))
+            yield indexes, views, self.targets[indexes]
 
     def _generator(self, step):
         """On the host: the device never waits for a draw."""
         generator = SharedGenerator()
-        generator.share = self.share(step)
+        generator.share = self.share
         return generator.manual_seed(seed_of(self.seed, self.epoch, step, 0))
 
 
@@ -168,20 +146,15 @@ class UndrawnLoader(BatchedLoader):
         self.render = render
 
     def __iter__(self):
-        order, drawn, at = self.order(), None, 0
+        order, ahead = self.order(), None
         for step in self._positions():
-            indexes = self.indexes(order, step)
-            if drawn is None or at == len(drawn[0].flip):
-                drawn, at = self._draw_ahead(step), 0
-            rows, at = slice(at, at + len(indexes)), at + len(indexes)
-            yield indexes, [view.part(rows) for view in drawn]
-
-    def _draw_ahead(self, step):
-        """The views of this step and the next ones, as if they were one batch."""
-        steps = range(step, min(step + AHEAD, len(self)))
-        shares = [self.share(one).rows for one in steps]
-        count = sum(rows.stop - rows.start for rows in shares)
-        return self.draw(count, OfSteps([self._generator(one) for one in steps]))
+            if ahead is None or step == ahead.stop:
+                ahead = range(step, min(step + AHEAD, len(self)))
+                generators = OfSteps([self._generator(one) for one in ahead])
+                drawn = self.draw(len(ahead) * self.batch_size, generators)
+            first = (step - ahead.start) * self.batch_size
+            rows = slice(first, first + self.batch_size)
+            yield self.indexes(order, step), [view.part(rows) for view in drawn]
 
 
 class WorkerLoader(Steps):
@@ -240,14 +213,9 @@ class _Seeded(Dataset):
         seed = seed_of(self.seed, epoch, index)
         if get_worker_info() is not None:
             return self._draw(index, seed)
-        # without workers this is the training process, whose streams are not ours to change
-        saved = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        try:
+        # this is the training process, whose streams are not ours to change
+        with isolate_rng(include_cuda=False):
             return self._draw(index, seed)
-        finally:
-            random.setstate(saved[0])
-            np.random.set_state(saved[1])
-            torch.set_rng_state(saved[2])
 
     def _draw(self, index, seed):
         random.seed(seed)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ressl_plugin.host.pipelines import IMAGENET, MEAN_STD
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.views.recipe import IMAGENET_MEAN_STD
 
 Statistics = tuple[tuple[float, ...], tuple[float, ...]]  # mean and deviation of R, G, B in 0 ... 1
 _FETCH = "data.download=true fetches it (https://{})"
@@ -20,14 +20,10 @@ class DataSet:
     digests: tuple[str | None, str | None] = (None, None)  # of both, see packing.py
     size: int = 224  # pixels a side, where neither the views nor data.image_size say
     as_they_are: bool = False  # evaluated without resizing: all are of `size`
-    solo: Statistics = IMAGENET  # of data.statistics=solo
+    solo: Statistics = IMAGENET_MEAN_STD  # of data.statistics=solo: the main branch's
     paper: Statistics | None = None  # of data.statistics=paper, the authors' code; None: as solo
     torchvision: str | None = None  # its class there, which has a test set of its own
     hint: str = "give the path of the images (`ressl data digits DIR` writes some to try)"
-
-    def statistics(self, which: str) -> Statistics:
-        """`solo` or `paper`."""
-        return self.paper if which == "paper" and self.paper else self.solo
 
 
 # The authors' deviations of CIFAR are the mean of each image's own.
@@ -38,7 +34,7 @@ DATASETS = {
         digests=("c7be9d1613885ce69f5598ebca33d754", "d49cf1c8964e72b3654fbc5f9ff89806"),
         size=32,
         as_they_are=True,
-        solo=MEAN_STD["cifar10"],
+        solo=((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         paper=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         torchvision="CIFAR10",
         hint=_FETCH.format("www.cs.toronto.edu/~kriz/cifar.html"),
@@ -48,7 +44,7 @@ DATASETS = {
         images=(50_000, 10_000),
         size=32,
         as_they_are=True,
-        solo=MEAN_STD["cifar100"],
+        solo=((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
         paper=((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
         torchvision="CIFAR100",
         hint=_FETCH.format("www.cs.toronto.edu/~kriz/cifar.html"),
@@ -57,7 +53,7 @@ DATASETS = {
         classes=10,
         images=(105_000, 8_000),
         size=96,
-        solo=MEAN_STD["stl10"],
+        solo=((0.4914, 0.4823, 0.4466), (0.247, 0.243, 0.261)),
         paper=((0.4408, 0.4279, 0.3867), (0.2682, 0.2610, 0.2686)),
         torchvision="STL10",
         hint=_FETCH.format("cs.stanford.edu/~acoates/stl10/"),

@@ -23,33 +23,16 @@ from ressl_plugin.views.dali import draw, pipeline
 
 # A pipeline ends by waiting for its threads, which a fork (a data worker, say) has not: one that
 # found a dropped pipeline in the garbage of its parent would wait for ever. It may not look there.
-if hasattr(os, "register_at_fork"):  # not on Windows, where nothing forks
-    os.register_at_fork(after_in_child=gc.freeze)
+os.register_at_fork(after_in_child=gc.freeze)
 
 
-def loader(cfg, recipe, dataset, batch_size=None, **options):
-    """A DaliLoader of the run's batches.
-
-    cfg: a complete config; dataset: its images ("pretrain"), a folder of image files; batch_size:
-    by default the run's; the rest as DaliLoader. Raises UserError without DALI, for data that are
-    no files, for less than a batch, and for dali.device=gpu without CUDA.
-    """
-    how = {
-        "dali_device": cfg.dali.device,
-        "threads": cfg.data.num_workers,
-        "channels_last": not cfg.performance.disable_channel_last,
-        "seed": cfg.seed,
-    }
-    return DaliLoader(dataset, recipe, batch_size or cfg.optimizer.batch_size, **how | options)
-
-
-def few(cfg, recipe, dataset, rows, **options):
+def few(cfg, recipe, dataset, rows):
     """The views of some images, by their positions in `dataset`: for each of recipe.crops a tensor
-    (len(rows), 3, S, S) on the CPU. Options and errors as `loader`."""
+    (len(rows), 3, S, S) on the CPU. Errors as DaliLoader."""
     chosen = copy.copy(dataset)
     chosen.keep(rows)
     device = "cuda" if cfg.dali.device == "gpu" and torch.cuda.is_available() else "cpu"
-    batches = loader(cfg, recipe, chosen, len(rows), device=device, shuffle=False, **options)
+    batches = DaliLoader(cfg, recipe, chosen, len(rows), device=device, shuffle=False)
     ((_, views, _),) = batches
     return [view.cpu() for view in views]
 
@@ -58,37 +41,32 @@ class DaliLoader(Steps):
     """Iterable over [indexes (N,), views, targets (N,)], on the training device; views is a list
     of (N, 3, S, S) tensors, one for each of recipe.crops.
 
-    dataset: anything with `.samples`, (path, target) pairs, `.image_size`, to which images are
-    fitted first (None: they are not), and `.interpolation`, how. device: the torch device that
-    trains; dali_device: "gpu" decodes and crops there, too, "cpu" with `threads` threads.
-    draw_colour(images (N, 3, S, S) float32 in 0..1, view, generator on the CPU) -> normalised
-    images; None: the batched back end's. The rest as Steps.
+    cfg: a complete config; dataset: its images, files of a folder (sources.py). batch_size: by
+    default the run's. device: the torch device that trains; with dali.device=gpu it decodes and
+    crops, too. The rest as Steps. Raises UserError without DALI, for data that are no files, for
+    less than a batch, and for dali.device=gpu without CUDA.
     """
 
-    def __init__(
-        self,
-        dataset,
-        recipe,
-        batch_size,
-        *,
-        device="cpu",
-        dali_device="cpu",
-        threads=2,
-        channels_last=False,
-        draw_colour=None,
-        **options,
-    ):
+    def __init__(self, cfg, recipe, dataset, batch_size=None, *, device="cpu", **options):
         samples = _samples(dataset)
+        batch_size, options = batch_size or cfg.optimizer.batch_size, {"seed": cfg.seed, **options}
         super().__init__(len(samples), batch_size, **options)
-        self.device, self.on_gpu = torch.device(device), dali_device == "gpu"
-        require_dali()
+        self.device, self.on_gpu = torch.device(device), cfg.dali.device == "gpu"
+        try:
+            import nvidia.dali  # noqa: F401
+        except ImportError as error:
+            raise UserError(
+                f"data.backend=dali needs DALI ({error}); `pip install 'ressl_plugin[dali]'`, "
+                "or set data.backend=host"
+            ) from error
         if self.on_gpu and (self.device.type != "cuda" or not torch.cuda.is_available()):
             raise UserError("dali.device=gpu, but there is no GPU to train on; set dali.device=cpu")
         self.paths = [str(path) for path, _ in samples]
         self.targets = torch.tensor([target for _, target in samples])
         self.crops = recipe.crops
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.draw_colour = draw_colour or batched.apply_colour
+        last = not cfg.performance.disable_channel_last
+        self.layout = torch.channels_last if last else torch.contiguous_format
+        self.draw_colour = batched.apply_colour
         self._ahead = Steps(self.count, batch_size, **options)  # the epoch that DALI works at
         self._ahead_order = self._ahead.order()
         self._next = (0, 0)  # epoch and step that DALI is asked for next
@@ -100,11 +78,11 @@ class DaliLoader(Steps):
             self._feed,
             self.crops,
             "gpu" if self.on_gpu else "cpu",
-            getattr(dataset, "image_size", None),
-            getattr(dataset, "interpolation", "bicubic"),
-            getattr(dataset, "exif", False),
+            dataset.image_size,
+            dataset.interpolation,
+            dataset.exif,
             batch_size=batch_size,
-            num_threads=max(1, threads),
+            num_threads=max(1, cfg.data.num_workers),
             device_id=index if self.on_gpu else None,
             seed=0,  # DALI draws nothing
             exec_dynamic=True,  # outputs own their memory, on the stream that run() is given
@@ -116,7 +94,7 @@ class DaliLoader(Steps):
         stream = torch.cuda.current_stream(self.device) if self.on_gpu else None
         for step in self._positions():
             indexes, crops = self._take((self.epoch, step), stream)
-            generator.share = self.share(step)
+            generator.share = self.share
             generator.manual_seed(int(self._seed(self.epoch, step, 1).generate_state(1)[0]))
             views = []
             for crop, view in zip(crops, self.crops):
@@ -139,8 +117,8 @@ class DaliLoader(Steps):
         self._next = (epoch, step + 1) if step + 1 < len(self) else (epoch + 1, 0)
         rng = np.random.default_rng(self._seed(epoch, step, 0))
         names = [np.frombuffer(os.fsencode(self.paths[i]), np.uint8) for i in indexes]
-        share = self._ahead.share(step)  # of what is drawn for all ranks, alike on each
-        return names, *(part[share.rows] for part in draw(self.crops, share.total, rng))
+        drawn = draw(self.crops, self.share.total, rng)  # for all ranks, alike on each
+        return names, *(part[self.share.rows] for part in drawn)
 
     def _take(self, place, stream):
         """Indexes (N,) and uint8 crops (N, 3, S, S) of a batch. What DALI was asked for ahead and
@@ -169,17 +147,6 @@ class DaliLoader(Steps):
             raise UserError(
                 f"DALI cannot decode {', '.join(bad)}; `ressl data check` finds such files"
             ) from error
-
-
-def require_dali():
-    """Raises UserError when DALI is not installed."""
-    try:
-        import nvidia.dali  # noqa: F401
-    except ImportError as error:
-        raise UserError(
-            f"data.backend=dali needs DALI ({error}); `pip install 'ressl_plugin[dali]'`, "
-            "or set data.backend=host"
-        ) from error
 
 
 def _samples(dataset):

@@ -15,8 +15,6 @@ from ressl_plugin.data.npz import checksums, read_npz
 from ressl_plugin.data.sources import ArrayImages, FlatFolder, FolderImages
 from ressl_plugin.utils.errors import UserError
 
-SPLITS = ("pretrain", "train", "val")
-
 
 def build_dataset(cfg, split, transform=None, need_labels=False):
     """Config in main's schema, a split -> Dataset of (transform(PIL RGB), target).
@@ -28,8 +26,6 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
     """
     data = cfg.data
     row = row_of(cfg)
-    if split not in SPLITS:
-        raise ValueError(f"split {split!r} is none of {SPLITS}")
     key, path = _path(data, split)
     if data.get("format") == "h5":
         raise UserError("data.format=h5 is for the host's scripts; here, use image_folder or npz")
@@ -104,9 +100,9 @@ def _torchvision(data, split, key, path):
 
 def _npz(data, split, key, path):
     part = "test" if split == "val" else "train"
-    images, labels, classes = read_npz(path, key, part)
+    images, labels, classes = read_npz(path, part)
     if split == "val" and data.get("train_path") and Path(str(data.train_path)).is_file():
-        known = read_npz(Path(str(data.train_path)))[2]
+        known = read_npz(data.train_path)[2]
         if len(classes) > len(known) > 0:
             raise UserError(f"{key}={path} has label {len(classes) - 1}, the training set has none")
         classes = known or classes
@@ -137,13 +133,13 @@ def _same_classes(dataset, key, path, train_path):
     missing, extra = train - set(dataset.classes), set(dataset.classes) - train
     if missing or extra:
         words = [
-            f"{what} {', '.join(sorted(names)[:3])}{' …' if len(names) > 3 else ''}"
+            f"it {what} {', '.join(sorted(names)[:3])}"
             for what, names in (("lacks", missing), ("has besides", extra))
             if names
         ]
         raise UserError(
-            f"{key}={path}: its {len(dataset.classes)} classes are not the {len(train)} of "
-            f"data.train_path={train_path}: it {' and '.join(words)}; both need the same folders"
+            f"{key}={path}: {', '.join(words)}; it needs the {len(train)} class folders of "
+            f"data.train_path={train_path}"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -45,14 +46,8 @@ def sizes(paths) -> list[int]:
     Raises:
         UserError: a file is gone, or cannot be asked for.
     """
-
-    def size(file):
-        try:
-            return os.stat(file).st_size
-        except OSError as error:
-            raise UserError(f"{file} is gone or cannot be read ({error.strerror})") from error
-
-    return list(in_threads(size, list(paths), workers=8))
+    with _readable():
+        return list(in_threads(os.path.getsize, list(paths), workers=8))
 
 
 def checksum(file) -> int:
@@ -61,10 +56,16 @@ def checksum(file) -> int:
     Raises:
         UserError: it cannot be read.
     """
-    try:
+    with _readable():
         return zlib.crc32(Path(file).read_bytes())
+
+
+@contextlib.contextmanager
+def _readable():
+    try:
+        yield
     except OSError as error:
-        raise UserError(f"{file} is gone or cannot be read ({error.strerror})") from error
+        raise UserError(f"{error.filename} is gone or cannot be read ({error.strerror})") from error
 
 
 def differences(saved: dict, now: dict) -> str | None:

@@ -1,10 +1,8 @@
 """One image file to one 8-bit RGB image: the only rules by which anything here decodes."""
 
 import contextlib
-import os
 import struct
 import zlib
-from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image
@@ -16,7 +14,6 @@ from ressl_plugin.utils.errors import UserError
 # The host's ImageFolder lists all but .gif, so without those indexes agree with its own.
 EXTENSIONS = (*IMG_EXTENSIONS, ".gif")
 
-
 # EXIF's orientation -> what turns the image upright
 _UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -27,21 +24,14 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_SIDEWAYS = (5, 6, 7, 8)
 
 # what Pillow's decoders raise on damaged files
 DECODING = (OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, ArithmeticError,
             RuntimeError, struct.error, zlib.error)  # fmt: skip
 
-_MAGIC = (b"\x89PNG", b"\xff\xd8\xff", b"BM", b"RIFF", b"II*\0", b"MM\0*", b"P5", b"P6", b"GIF8")
-
 
 class BadImage(Exception):
-    """A file that no rule turns into RGB. `kind` is what is wrong with it, in a word."""
-
-    def __init__(self, kind, detail):
-        super().__init__(f"{kind}: {detail}")
-        self.kind, self.detail = kind, detail
+    """A file that no rule turns into RGB; says why."""
 
 
 def is_image_name(name):
@@ -61,10 +51,10 @@ def to_rgb(image):
     if image.mode == "I":  # 16-bit PGM and some PNG decode to 32-bit integers
         values = np.asarray(image)
         if values.min() < 0 or values.max() > 65535:
-            raise BadImage("unsupported", "32-bit integers: convert the file to 8 or 16 bits")
+            raise BadImage("32-bit integers: convert the file to 8 or 16 bits")
         return _scale_16_bit(values)
     if image.mode == "F":
-        raise BadImage("unsupported", "32-bit floats: convert the file to 8 or 16 bits")
+        raise BadImage("32-bit floats: convert the file to 8 or 16 bits")
     if image.mode == "RGB":
         return image
     try:
@@ -74,7 +64,7 @@ def to_rgb(image):
             image = image.convert("RGBA")  # else Pillow warns; the colours are the same
         return image.convert("RGB")
     except DECODING as error:
-        raise BadImage("unsupported", f"mode {image.mode}: {error}") from error
+        raise BadImage(f"mode {image.mode}: {error}") from error
 
 
 def _scale_16_bit(values):
@@ -83,54 +73,29 @@ def _scale_16_bit(values):
 
 
 def decode(path, exif=False, max_pixels=MAX_PIXELS):
-    """File -> (PIL RGB, notes), every pixel decoded; of an animation its first frame.
+    """File -> (PIL RGB, whether EXIF says to turn it), every pixel decoded; of an animation its
+    first frame.
 
-    notes: what had to be converted, some of check.CONVERTED, and check.TURNED. exif: turn the image
-    as its EXIF orientation says (a TIFF's is heeded in any case, by Pillow). max_pixels: of the
-    first frame, beyond which nothing is decoded. Raises BadImage with the kind of damage; a missing
-    file is a BadImage, too.
+    exif: turn the image as its EXIF orientation says (a TIFF's is heeded in any case, by Pillow).
+    max_pixels: of the first frame, beyond which nothing is decoded. Raises BadImage, for a missing
+    file, too.
     """
-    path = Path(path)
     with contextlib.ExitStack() as opened:
-        with _damage_told(path):
-            if path.stat().st_size == 0:
-                raise BadImage("zero-byte", "the file is empty")
+        try:
             image = opened.enter_context(Image.open(path))
-            if image.width * image.height > max_pixels:
-                size = f"{image.width} x {image.height}"
-                raise BadImage("huge", f"{size} pixels, data.max_pixels={max_pixels}")
-            notes = _notes(image)  # how many frames it has may take reading all of it
-            if "animated" in notes:
-                image.seek(0)
-            image.load()  # frame 0, whole: a cut-off file fails here, not in to_rgb
+            if image.width * image.height <= max_pixels:
+                image.load()  # all of it: a cut-off file fails here, not in to_rgb
+        except Image.UnidentifiedImageError as error:
+            raise BadImage("empty, damaged at its start, or no image") from error
+        except (*DECODING, Image.DecompressionBombError) as error:
+            why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+            raise BadImage(why) from error
+        if image.width * image.height > max_pixels:
+            size = f"{image.width} x {image.height} pixels"
+            raise BadImage(f"{size}, data.max_pixels={max_pixels}")
         turn = _UPRIGHT.get(_orientation(image))
-        notes += ["turned"] * (turn is not None)
         rgb = to_rgb(image)
-        return rgb.transpose(turn) if exif and turn is not None else rgb, notes
-
-
-@contextlib.contextmanager
-def _damage_told(path):
-    """What Pillow raises while it reads a file, as a BadImage."""
-    try:
-        yield
-    except Image.DecompressionBombError as error:
-        raise BadImage("huge", f"{error}") from error
-    except FileNotFoundError as error:
-        if path.is_symlink():
-            raise BadImage("broken-link", "the link's target is gone") from error
-        raise BadImage("missing", "no such file") from error
-    except PermissionError as error:
-        raise BadImage("unreadable", "no permission to read it") from error
-    except Image.UnidentifiedImageError as error:
-        with path.open("rb") as file:
-            known = file.read(4).startswith(_MAGIC)
-        if known:
-            raise BadImage("corrupt", "its header cannot be read") from error
-        raise BadImage("not-an-image", "its content is in no image format") from error
-    except DECODING as error:
-        text = str(error) or type(error).__name__
-        raise BadImage("truncated" if "truncated" in text.lower() else "corrupt", text) from error
+    return rgb.transpose(turn) if exif and turn is not None else rgb, turn is not None
 
 
 def size_of(path, exif=False):
@@ -141,7 +106,7 @@ def size_of(path, exif=False):
         except (*DECODING, Image.DecompressionBombError):  # decode says why
             return None
         width, height = image.size
-        sideways = exif and _orientation(image) in _SIDEWAYS
+        sideways = exif and _orientation(image) in (5, 6, 7, 8)
     return (height, width) if sideways else (width, height)
 
 
@@ -152,35 +117,14 @@ def _orientation(image):
         return None
 
 
-def _notes(image):
-    mode = image.mode
-    notes = {
-        "animated": getattr(image, "is_animated", False),
-        "cmyk": mode == "CMYK",
-        "16-bit": mode.startswith("I"),
-        "grayscale": mode in ("L", "1", "LA", "La"),
-        "palette": mode in ("P", "PA"),
-        "colour-space": mode in ("YCbCr", "LAB", "HSV", "F"),
-        "alpha": mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info,
-    }
-    return [note for note, holds in notes.items() if holds]
-
-
-def printable(name) -> str:
-    """A file's name as text that any terminal takes: control characters, and bytes that are no
-    UTF-8, as \\x1b and the like."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def load_image(path, exif=False, max_pixels=MAX_PIXELS):
     """File -> PIL RGB: the loader of every image folder. Raises UserError naming the file."""
     try:
         return decode(path, exif, max_pixels)[0]
     except BadImage as error:
         raise UserError(
-            f"{printable(path)} cannot be used ({error.kind}: {error.detail}); "
-            "`ressl data check DIR` lists every such file, delete or repair them"
+            f"{path} cannot be used ({error}); `ressl data check DIR` lists every such file, "
+            "delete or repair them"
         ) from error
 
 

@@ -5,7 +5,6 @@ import math
 import numpy as np
 import torch
 
-from ressl_plugin.data import known
 from ressl_plugin.data.images import size_of
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.progress import progress_bar
@@ -28,9 +27,6 @@ class MemoryImages:
         if array is None or (size and array.shape[1:3] != (size, size)):
             array = _decoded(dataset, progress)
         self.images = torch.from_numpy(np.ascontiguousarray(array))
-
-    def __len__(self):
-        return len(self.labels)
 
     def to(self, device):
         """-> (images, labels) on the device."""
@@ -55,33 +51,21 @@ class CleanBatches:
             yield images.float().div_(255).sub_(mean).div_(std).permute(0, 3, 1, 2), targets
 
 
-def common_size(dataset, digest, most):
+def common_size(dataset, most):
     """(width, height) of all images, of files from their headers; None if those differ, or if one
-    has a side of more than `most` pixels.
-
-    digest: of the data set (identity.identify): under it the answer is kept for all runs.
-    """
+    has a side of more than `most` pixels."""
     if dataset.image_size:
         return dataset.image_size, dataset.image_size
     if hasattr(dataset, "data"):
         return dataset.data.shape[2:0:-1]
-    name = "size, turned" if dataset.exif else "size"
-    kept = known.facts(digest).get(name)
-    if isinstance(kept, list) and len(kept) in (0, 2) and all(type(n) is int for n in kept):
-        return tuple(kept) or None
     found = set()
     paths = [path for path, _ in dataset.samples]
     for size in in_threads(lambda path: size_of(path, dataset.exif), paths):
-        if size is None:  # a bad file is the check's business
-            continue
-        if max(size) > most:
+        if size is not None:  # a bad file is the check's business
+            found.add(size)
+        if len(found) > 1 or (size and max(size) > most):
             return None
-        found.add(size)
-        if len(found) > 1:
-            break
-    if found:  # else every file is a bad one, now
-        known.remember(digest, **{name: list(*found) if len(found) == 1 else []})
-    return next(iter(found)) if len(found) == 1 else None
+    return found.pop() if found else None
 
 
 def _decoded(dataset, progress):
@@ -94,18 +78,14 @@ def _decoded(dataset, progress):
     def fill(index):
         image = np.asarray(dataset.image(index))
         if image.shape != shape:
-            raise UserError(_several_sizes(dataset, index, image.shape, shape))
+            raise UserError(
+                f"{dataset.samples[index][0]} is {image.shape[1]}x{image.shape[0]} pixels, "
+                f"{dataset.samples[0][0]} is {shape[1]}x{shape[0]}; images in memory have one "
+                "size: data.image_size=… makes them so, data.backend=host draws views of any size"
+            )
         array[index] = image
 
     how = {"desc": "decoding", "unit": "images", "total": len(array), "disable": not progress}
     for _ in progress_bar(in_threads(fill, range(len(array))), **how):
         pass
     return array
-
-
-def _several_sizes(dataset, index, found, first):
-    return (
-        f"{dataset.samples[index][0]} is {found[1]}x{found[0]} pixels, {dataset.samples[0][0]} is "
-        f"{first[1]}x{first[0]}; images in memory have one size: data.image_size=… makes them so, "
-        "data.backend=host draws views of any size"
-    )

@@ -4,11 +4,9 @@ import lzma
 import tokenize
 import zipfile
 import zlib
-from pathlib import Path
 
 import numpy as np
 
-from ressl_plugin.data.images import printable
 from ressl_plugin.utils.errors import UserError
 
 IMAGES, LABELS = ("x", "images"), ("y", "labels")
@@ -21,30 +19,26 @@ HEADER = (*READING, MemoryError, OverflowError, SyntaxError, TypeError, tokenize
 FEWEST_CLASSES = 2**16  # labels may always count as far, however few the images are
 
 
-def read_npz(path, key="data.train_path", split="train"):
+def read_npz(path, split="train"):
     """File -> (images uint8 (N, H, W, 3), labels int64 (N,), classes list of str).
 
     Keys: `x` or `images`, uint8 of shape (N, H, W, 3), (N, H, W, 1) or (N, H, W); optionally `y` or
     `labels`, integers (N,), -1 for none; optionally `classes`, N strings. Without labels all are
     -1. A file that holds both splits, as Keras writes them, has `x_train`, `y_train`, `x_test`,
     `y_test` in their place, and `split` tells which are read. Raises UserError naming the file and
-    the key. `key`: the config key to name. Nothing is unpickled, and a header that promises more
-    than the file holds fills no memory.
+    the key. Nothing is unpickled, and a header that promises more than the file holds fills no
+    memory.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise UserError(f"{key}={path}: no such file; give a .npz with the images under the key x")
     try:
-        with path.open("rb") as file:
-            if file.read(6) == np.lib.format.MAGIC_PREFIX:
-                raise UserError(f"{path} is a single array; save it with np.savez(FILE, x=images)")
         with zipfile.ZipFile(path) as archive:
             of_images, of_labels = _names(archive, split)
             images = _images(path, archive, of_images)
             labels = _labels(path, archive, len(images), of_labels)
             classes = _classes(path, archive, labels)
     except READING as error:
-        raise UserError(f"{path} is no readable .npz ({error})") from error
+        raise UserError(
+            f"{path} is no readable .npz ({error}); np.savez(FILE, x=images) writes one"
+        ) from error
     return images, labels, classes
 
 
@@ -91,7 +85,7 @@ def _images(path, archive, names):
     name = _only(path, archive, names)
     if name is None:
         raise UserError(
-            f"{path} has the keys {printable(', '.join(_keys(archive))) or 'none'}; images are "
+            f"{path} has the keys {', '.join(_keys(archive)) or 'none'}; images are "
             f"under {' or '.join(names)}"
         )
     images = _array(path, archive, name)
@@ -133,8 +127,6 @@ def _classes(path, archive, labels):
     if "classes" not in _keys(archive):
         return [str(label) for label in range(count)]
     names = _array(path, archive, "classes")
-    if names.dtype.kind == "S":
-        names = np.char.decode(names, "utf-8", "backslashreplace")
     if names.dtype.kind != "U" or not names.dtype.itemsize:
         raise UserError(f"{path}, key classes: dtype {names.dtype}; names are strings")
     if names.ndim != 1 or len(names) < count:
@@ -144,4 +136,4 @@ def _classes(path, archive, labels):
     letters = np.ascontiguousarray(names).view(f"{names.dtype.byteorder}u4")
     if ((letters > 0x10FFFF) | ((letters >= 0xD800) & (letters < 0xE000))).any():
         raise UserError(f"{path}, key classes: holds what is no text; the file is damaged")
-    return [str(name) for name in names]
+    return names.tolist()

@@ -12,9 +12,9 @@ from torchvision.transforms.functional import to_pil_image
 
 from ressl_plugin.config.schema import MAX_PIXELS
 from ressl_plugin.data.identity import checksum, sizes
-from ressl_plugin.data.images import EXTENSIONS, BadImage, fit, load_image, to_rgb
+from ressl_plugin.data.images import EXTENSIONS, BadImage, fit, is_image_name, load_image, to_rgb
 from ressl_plugin.data.statistics import interpolation
-from ressl_plugin.data.walk import Listing, class_folders, walk
+from ressl_plugin.data.walk import by_extension, listed, walk
 from ressl_plugin.utils.errors import UserError
 
 READ = 64  # files of a folder whose content is a part of its identity
@@ -89,12 +89,11 @@ class GivenImages(Images):
 
 
 class _Folder(Images):
-    """`.samples`: (path, target) pairs. `.ignored`: extension -> how many files are not read,
-    because it is no image's."""
+    """`.samples`: (path, target) pairs. `.ignored`: how many files are not read, by extension."""
 
-    def __init__(self, root, classes, samples, ignored):
+    def __init__(self, root, classes, samples, others):
         self.root, self.classes, self.samples = str(root), classes, samples
-        self.targets, self.ignored = [target for _, target in samples], ignored
+        self.targets, self.ignored = [target for _, target in samples], by_extension(others)
 
     def _decoded(self, index):
         return load_image(self.samples[index][0], self.exif, self.max_pixels)
@@ -116,61 +115,44 @@ class _Folder(Images):
 class FolderImages(_Folder):
     """A folder a class, nested folders allowed, in the order of torchvision's ImageFolder.
 
-    Raises UserError, naming `key`, for a folder without class folders, for an empty class folder
-    and for a folder that cannot be listed.
+    Raises UserError, naming `key`, for a folder without class folders and for an empty class
+    folder.
     """
 
     def __init__(self, root, key="data.train_path"):
-        found = Listing()
-        classes = class_folders(root, found)
-        _refuse_unreadable(found, key)
+        folders, beside = listed(root)
+        classes = [os.path.basename(folder) for folder in folders]
         if not classes:
+            loose = sum(map(is_image_name, beside))
             raise UserError(
-                f"{key}={root} has no class folders; lay the images out as one folder a class"
-                + (", or set data.no_labels=true" if "train" in key else "")
+                f"{key}={root} has {loose} images and no class folders; lay them out as one folder "
+                "a class" + ", or set data.no_labels=true (--no-labels)" * ("val" not in key)
             )
         if set(classes) <= {"train", "val", "test"}:
-            raise UserError(
-                f"{key}={root} holds {', '.join(classes)}; give {Path(root, classes[0])}"
-            )
-        folders = [os.path.join(root, name) for name in classes]
-        walk(folders, above=[root], found=found)
-        _refuse_unreadable(found, key)
-        _refuse_same(found, folders, key)
-        if empty := [folder for folder in folders if not found.images[folder]]:
+            raise UserError(f"{key}={root} holds {', '.join(classes)}; give {folders[0]}")
+        images, others = walk(folders, above=[root])
+        if empty := [folder for folder in folders if not images[folder]]:
             raise UserError(
                 f"{len(empty)} empty class folder{'s' * (len(empty) > 1)}: {', '.join(empty[:3])}; "
                 f"put images in ({' '.join(EXTENSIONS)}) or remove the folder"
             )
-        samples = [(file, i) for i, folder in enumerate(folders) for file in found.images[folder]]
-        super().__init__(root, classes, samples, found.ignored())
+        samples = [(file, i) for i, folder in enumerate(folders) for file in images[folder]]
+        super().__init__(root, classes, samples, beside + others)
 
 
 class FlatFolder(_Folder):
-    """All images under a folder, at any depth, without labels: targets are -1, sorted by path."""
+    """All images under a folder, at any depth, without labels: targets are -1, sorted by path.
+
+    Raises UserError, naming `key`, for a folder without images.
+    """
 
     def __init__(self, root, key="data.train_path"):
-        found = walk([root])
-        _refuse_unreadable(found, key)
-        files = found.images[str(root)]
-        if not files:
+        images, others = walk([root])
+        samples = [(file, -1) for file in sorted(images[str(root)])]
+        super().__init__(root, [], samples, others)
+        if not samples:
+            ignored = f" ({self.ignored} are ignored)" if others else ""
             raise UserError(
-                f"{key}={root} holds no image ({found.ignored().total()} other files); "
-                f"these extensions are read: {' '.join(EXTENSIONS)}"
+                f"{key}={root} holds no image{ignored}; these extensions are read: "
+                f"{' '.join(EXTENSIONS)}"
             )
-        super().__init__(root, [], [(file, -1) for file in sorted(files)], found.ignored())
-
-
-def _refuse_unreadable(found, key):
-    if found.unreadable:
-        more = f" and {len(found.unreadable) - 1} more" * (len(found.unreadable) > 1)
-        raise UserError(
-            f"{key}: no permission to list the folder {found.unreadable[0]}{more}; "
-            "give yourself the right to read it, or remove it"
-        )
-
-
-def _refuse_same(found, folders, key):
-    for folder in set(found.links).intersection(folders):
-        twin = next(other for other in folders if os.path.samefile(other, folder))
-        raise UserError(f"{key}: {folder} and {twin} are one and the same folder; remove one")

@@ -15,7 +15,8 @@ def mean_std(cfg):
     """-> (mean, std), each three floats: the run's own (first augmentation), the data set's by
     `data.statistics`."""
     first = cfg.augmentations[0] if cfg.get("augmentations") else {}
-    default = row_of(cfg).statistics(cfg.data.get("statistics") or "solo")
+    row = row_of(cfg)
+    default = (cfg.data.get("statistics") == "paper" and row.paper) or row.solo
     mean, std = (first.get(key) for key in ("mean", "std"))
     return tuple(mean or default[0]), tuple(std or default[1])
 

@@ -14,7 +14,6 @@ from ressl_plugin.config.checks import check_batches
 from ressl_plugin.data import identity
 from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.memory import CleanBatches, common_size
-from ressl_plugin.data.walk import by_extension
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.launch import launched_first
 from ressl_plugin.views import recipe
@@ -46,7 +45,11 @@ class PretrainData(pl.LightningDataModule):
         self.has_val = self._has_validation()
         if not self.has_val:  # to Lightning it is then a module without one, not an empty list
             self.val_dataloader = super().val_dataloader
-        self._say_what_is_ignored()
+        if ignored := getattr(self.dataset, "ignored", None):
+            log.info(
+                "data.train_path=%s: %d images; files that are no images are left out: %s",
+                cfg.data.train_path, len(self.dataset), ignored,
+            )  # fmt: skip
         self.backend = self._choose()
         total = cfg.optimizer.batch_size
         if len(self.dataset) < total:
@@ -79,13 +82,6 @@ class PretrainData(pl.LightningDataModule):
         own_test_set = row_of(self.cfg).torchvision
         return labelled and (own_test_set or self.cfg.data.val_path is not None)
 
-    def _say_what_is_ignored(self) -> None:
-        if ignored := getattr(self.dataset, "ignored", None):
-            log.info(
-                "data.train_path=%s: %d images; files that are no images are left out: %s",
-                self.cfg.data.train_path, len(self.dataset), by_extension(ignored),
-            )  # fmt: skip
-
     def _choose(self) -> str:
         wanted = self.cfg.data.backend
         if wanted != "auto":
@@ -93,29 +89,26 @@ class PretrainData(pl.LightningDataModule):
         if self.cfg.data.format == "dali":
             return "dali"
         equalize = any(view.equalize_prob for view in self.recipe.crops)
-        chosen = "batched" if not equalize and self._is_small() else "host"
+        # in memory, if they are of one size, a small one, or made so
+        size = None if equalize else common_size(self.dataset, SMALL)
+        small = size and max(size) <= SMALL
+        fits = small and len(self.dataset) * size[0] * size[1] * 3 <= MEMORY_LIMIT
+        chosen = "batched" if fits else "host"
         log.info("data.backend=auto: %s draws the views", chosen)
         return chosen
-
-    def _is_small(self) -> bool:
-        """Whether the images are of one size, a small one, or made so, and fit into memory."""
-        size = common_size(self.dataset, self.identity["digest"], SMALL)
-        if size is None or max(size) > SMALL:
-            return False
-        return len(self.dataset) * size[0] * size[1] * 3 <= MEMORY_LIMIT
 
     def prepare_data(self) -> None:
         """Find unreadable files before the first step, not in epoch 37."""
         if not self.cfg.data.check:
             return
-        self._check(self.dataset, self.identity, not self.cfg.data.no_labels)
+        self._check(self.dataset, self.identity)
         if self.has_val:
             val = data.build_dataset(self.cfg, "val")
-            self._check(val, data.identify(val), True)
+            self._check(val, data.identify(val))
 
-    def _check(self, dataset, found: dict, labels: bool) -> None:
+    def _check(self, dataset, found: dict) -> None:
         if hasattr(dataset, "samples"):  # files, not an array
-            data.check_once(dataset.root, labels, found["digest"], self.cfg.data.max_pixels)
+            data.check_once(dataset, found["digest"], self.cfg.data.max_pixels)
 
     def train_dataloader(self):
         """The chosen back end's loader, on the trainer's device."""
@@ -152,7 +145,7 @@ class PretrainData(pl.LightningDataModule):
         from ressl_plugin.data import dali
 
         device = self.trainer.strategy.root_device
-        return dali.loader(self.cfg, self.recipe, self.dataset, device=device, **self._order())
+        return dali.DaliLoader(self.cfg, self.recipe, self.dataset, device=device, **self._order())
 
     def _order(self) -> dict:
         """What fixes the order of the images, and this process's share of them (batches.Steps)."""
@@ -197,11 +190,10 @@ class HostViews:
         mean, std = data.mean_std(cfg)
         common = {"mean": mean, "std": std, "interpolation": data.interpolation(cfg).value}
         entries = [{**common, **e} for e in recipe.expand(cfg.augmentations)]
-        name = cfg.data.dataset
-        self.draw = host.n_crops([(host.view_transform(name, e), e["num_crops"]) for e in entries])
+        self.draws = [host.view_transform(e) for e in entries for _ in range(e["num_crops"])]
 
     def __call__(self, image):
-        return self.draw(image)
+        return [draw(image) for draw in self.draws]
 
     def __reduce__(self):
         return HostViews, (self.cfg,)

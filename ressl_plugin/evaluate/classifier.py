@@ -31,8 +31,7 @@ def trained(
     """A linear classifier on a copy of the backbone, which stays frozen, trained by Lightning.
 
     Args:
-        train_loader, val_loader: batches (images, targets); the training loader augments (random
-            resized crop and flip), the validation loader centre-crops.
+        train_loader, val_loader: batches (images, targets); the training loader augments.
         recipe: a linear recipe in the host's schema (`recipes.protocol` has the paper's), its
             learning rate for 256 images. Without data.num_classes the training data set's `classes`
             are counted.
@@ -43,11 +42,6 @@ def trained(
 
     Raises:
         RunFault: the loss is not finite.
-        KeyboardInterrupt, SIGTERMException: told to stop.
-
-    Example:
-        >>> recipe = recipes.protocol("imagenet")  # doctest: +SKIP
-        >>> trained(backbone, train, val, recipe)["top1"]  # doctest: +SKIP
     """
     import lightning.pytorch as pl
     from omegaconf import OmegaConf
@@ -104,11 +98,7 @@ def topk_accuracy(logits: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5))
 
 
 def check_labels(x_train, y_train, x_test, y_test, who: str = "linear") -> None:
-    """An evaluator needs a label for every image, and two classes.
-
-    Raises:
-        UserError: it lacks them.
-    """
+    """Raise UserError unless there is a label for every image, and two classes."""
     for name, x, y in (("training", x_train, y_train), ("test", x_test, y_test)):
         if len(x) == 0 or len(x) != len(y):
             raise UserError(f"{who}: {len(x)} {name} features and {len(y)} labels; as many, > 0")

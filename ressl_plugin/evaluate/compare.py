@@ -59,33 +59,28 @@ def compare(
     data: str,
     per_class: tuple = (1, 5, "all"),
     draws: int = 10,
-    seed: int = 0,
 ) -> list[dict]:
     """Result records of each representation: few-label linear accuracy and kNN.
 
     Args:
-        representations: name -> (features_train (N, d), y_train, features_test (M, d), y_test);
-            for example ReSSL, untrained backbone, raw pixels. Same images in the same order.
+        representations: name -> (features_train (N, d), y_train, features_test (M, d), y_test) of
+            the same images in the same order.
         data: the data set's name, for the records.
-
-    Returns:
-        Records for `results.append`, each with `representation`; `comparison_table` sets
-        them out.
     """
     records = []
     for name, parts in representations.items():
         common = {"data": data, "metric": "top1", "representation": name}
         for count in per_class:
-            found = few_labels(*parts, count, draws, seed)
+            found = few_labels(*parts, count, draws)
+            mean, values = found.pop("mean"), found.pop("values")
             protocol = f"linear, {count} a class" if count != "all" else "linear, all"
-            about = {key: found[key] for key in ("spread", "seeds", "n")}
-            about = {**about, "value": found["mean"], "details": {"values": found["values"]}}
-            records.append({**common, "evaluator": "few-labels", "protocol": protocol, **about})
+            record = {"evaluator": "few-labels", "protocol": protocol, "value": mean}
+            records.append({**common, **record, **found, "details": {"values": values}})
         # only the default cell is reported: the best of a sweep is chosen on the test images
         cell = knn.default_cell(*parts)
         protocol = f"kNN, k={cell['k']} T={cell['temperature']}"
-        about = {"value": cell["top1"], "n": len(parts[0])}
-        records.append({**common, "evaluator": "knn", "protocol": protocol, **about})
+        record = {"evaluator": "knn", "protocol": protocol, "value": cell["top1"]}
+        records.append({**common, **record, "n": len(parts[0])})
     return records
 
 
@@ -107,15 +102,11 @@ def few_labels(
 
     Args:
         features_train: (N, d) tensor or array, y_train: (N,), features_test: (M, d), y_test: (M,).
-        per_class: labelled images drawn from each class, or "all" (one fit, spread None).
-        draws: how many independent draws; draw i uses `seed + i`, so that representations that
-            are compared see the same labelled images.
+        per_class: labelled images drawn from each class, or "all" (one fit).
+        draws: draw i uses `seed + i`: representations that are compared see the same images.
 
     Returns:
-        {"mean", "spread" (standard deviation over draws, ddof 1), "values" (%), "seeds", "n"}.
-
-    Raises:
-        UserError: a class has fewer images than per_class.
+        `sampling.summary` of the accuracies in %, and "n", the labelled images.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import normalize
@@ -134,17 +125,11 @@ def few_labels(
     return {**summary(values, seeds), "n": len(rows)}
 
 
-def comparison_table(records: list[dict], format: str = "markdown") -> str:
-    """Representations (rows) by protocol (columns): mean ± spread of the latest record of each.
-
-    Args:
-        records: of every representation the same protocols, as `compare` makes them.
-        format: markdown, latex or csv.
-    """
+def comparison_table(records: list[dict]) -> str:
+    """Representations (rows) by protocol (columns): mean ± spread of the records of `compare`."""
     rows: dict[str, dict[str, str]] = {}
     for record in records:
         row = rows.setdefault(record["representation"], {})
         row[record["protocol"]] = number(record["value"], record.get("spread"))
     protocols = next(iter(rows.values()))
-    body = [[name, *row.values()] for name, row in rows.items()]
-    return render(["representation", *protocols], body, format)
+    return render(["representation", *protocols], [[name, *rows[name].values()] for name in rows])

@@ -33,9 +33,6 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
         images: rows of the sheet.
         backend: host, dali or batched.
 
-    Returns:
-        The file's path.
-
     Raises:
         UserError: the data are missing, a back end that cannot draw the recipe, no picture's name.
     """
@@ -45,18 +42,17 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
     if images < 1:
         raise UserError(f"--images {images}: at least 1")
     cfg = config.finish(config.load(target, overrides))
-    drawn = _encoded(of_config(cfg, images, backend), out)
+    # in memory: Pillow's own error for a full disk says nothing, and leaves half a picture
+    content = io.BytesIO()
+    content.name = out.name  # its suffix is the format
+    of_config(cfg, images, backend).save(content)
     out.parent.mkdir(parents=True, exist_ok=True)
-    files.replace(out, drawn)
+    files.replace(out, content.getvalue())
     return out
 
 
 def of_config(cfg, images: int = 6, backend: str = "batched") -> Image.Image:
-    """The sheet of a complete config; see `write`.
-
-    Raises:
-        UserError: the data are missing, a back end that cannot draw the recipe.
-    """
+    """The sheet of a complete config; see `write`."""
     read = data.view_recipe(cfg)
     dataset = data.build_dataset(cfg, "pretrain")
     rows = torch.linspace(0, len(dataset) - 1, min(images, len(dataset))).long().unique().tolist()
@@ -67,17 +63,8 @@ def of_config(cfg, images: int = 6, backend: str = "batched") -> Image.Image:
         views = dali.few(cfg, read, dataset, rows)
     else:
         draw = HostViews(cfg) if backend == "host" else _batched(read, cfg.seed)
-        # one at a time: their sizes may differ
-        views = zip(*(draw(image) for image in originals))
+        views = zip(*map(draw, originals))  # one at a time: their sizes may differ
     return sheet(originals, read, views)
-
-
-def _encoded(picture, out: Path) -> bytes:
-    # in memory: Pillow's own error for a full disk says nothing, and leaves half a picture
-    content = io.BytesIO()
-    content.name = out.name  # its suffix is the format
-    picture.save(content)
-    return content.getvalue()
 
 
 def _batched(read, seed: int):
@@ -92,10 +79,7 @@ def _batched(read, seed: int):
 def sheet(originals: list[Image.Image], recipe, views) -> Image.Image:
     """One row an image: the original, then its view for each of recipe.crops, with their sizes.
 
-    Args:
-        originals: N images of any size.
-        recipe: of the views.
-        views: for each of recipe.crops N normalised (3, S, S) tensors.
+    `views`: for each of recipe.crops as many normalised (3, S, S) tensors as there are originals.
     """
     originals = [image.convert("RGB") for image in originals]
     large = max(view.crop_size for view in recipe.crops)
@@ -108,7 +92,8 @@ def sheet(originals: list[Image.Image], recipe, views) -> Image.Image:
     width = max(cell, *(round(font.getlength(text)) for head in heads for text in head))
     tiles = []
     for original, *drawn in zip(originals, *views):
-        tiles.append(_tile(_fit(original, cell), width, cell))
+        how = Image.NEAREST if max(original.size) < cell else Image.BICUBIC
+        tiles.append(_tile(ImageOps.contain(original, (cell, cell), how), width, cell))
         shown = (_shown(view, crop) for view, crop in zip(drawn, recipe.crops))
         tiles += [_tile(ImageOps.scale(view, scale, Image.NEAREST), width, cell) for view in shown]
     # the edges are in the gap
@@ -138,16 +123,6 @@ def _head(view) -> list[str]:
         done += [name] if getattr(view, f"{name}_prob") else []
     parts = [done[i : i + 3] for i in range(0, len(done), 3)] or [["resize only"]]
     return [view.role, f"{view.crop_size} px{area}", *map(", ".join, parts)]
-
-
-def _fit(image, cell):
-    """The original in a cell: pixels doubled and so on if small, else shrunk."""
-    times = cell // max(image.size)
-    if times >= 1:
-        return image.resize([side * times for side in image.size], Image.NEAREST)
-    image = image.copy()
-    image.thumbnail((cell, cell))
-    return image
 
 
 def _shown(tensor, view):

@@ -59,13 +59,10 @@ def evaluate(path, overrides, device="auto") -> list[Path]:
 
 
 def feature_space_of_run(run, path: str | Path, device) -> list[Path]:
-    """`feature_space` of the untrained and of the trained backbone, on training images.
-
-    Raises:
-        UserError: images are missing, or fewer than 5.
-    """
+    """`feature_space` of the untrained and of the trained backbone, on training images, as the
+    paper's."""
     loader = data.evaluation_loader(run.cfg, "train", need_labels=False)
-    images = _sample(loader)  # the paper's are training images, too
+    images = _sample(loader)
     x, y = extract(run.backbone(), images, device)
     untrained, _ = extract(run.backbone(trained=False), images, device)
     spaces = {"untrained": untrained, method_name(run.cfg): x}
@@ -81,8 +78,6 @@ def _sample(loader: DataLoader, limit: int = 10_000) -> DataLoader:
     images = Subset(loader.dataset, rows.tolist())
     return DataLoader(images, loader.batch_size, num_workers=loader.num_workers)
 
-
-# --- curves -------------------------------------------------------------------------------------
 
 # label of the axis -> {label of the line: columns of metrics.csv, the first found counts}
 PANELS = {
@@ -101,29 +96,27 @@ def curves(
     metrics: str | Path,
     path: str | Path,
     queue_size: int | None = None,
-    behind: Sequence[str | Path] = (),
 ) -> list[Path]:
     """Loss, entropy of the target relation over log K, accuracies and RankMe, each per epoch.
 
     Args:
         metrics: a run directory, or a metrics.csv.
-        path: where to, without suffix.
         queue_size: K; with it the loss panel shows log K, where a collapsed run stays.
-        behind: metrics of other runs, drawn in grey.
 
     Raises:
         UserError: nothing to draw in the file.
     """
     columns = read_metrics(Path(metrics))
-    panels = _panels(columns)
-    others = [_panels(read_metrics(Path(other))) for other in behind]
+    panels = {}
+    for label, lines in PANELS.items():
+        there = {line: [n for n in names if n in columns] for line, names in lines.items()}
+        if found := {line: columns[names[0]] for line, names in there.items() if names}:
+            panels[label] = found
     if not panels:
         raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
     with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (label, lines) in zip(axes, panels.items()):
-            for epochs, values in (of for other in others for of in other.get(label, {}).values()):
-                ax.plot(epochs + 1, values, color="0.7", lw=0.6, zorder=1)
             for i, (line, (epochs, values)) in enumerate(lines.items()):
                 marker = MARKERS[i] if len(epochs) <= 30 else None
                 ax.plot(epochs + 1, values, color=PALETTE[i], label=line, marker=marker, ms=2.2)
@@ -144,27 +137,11 @@ def curves(
     return paths
 
 
-def _panels(columns: dict) -> dict[str, dict[str, tuple]]:
-    """Of PANELS what there is to draw: label of the axis -> label of the line -> its column."""
-    panels = {}
-    for label, lines in PANELS.items():
-        there = {line: [n for n in names if n in columns] for line, names in lines.items()}
-        if found := {line: columns[names[0]] for line, names in there.items() if names}:
-            panels[label] = found
-    return panels
-
-
-# --- feature space ------------------------------------------------------------------------------
-
 UNLABELLED = "#AAAAAA"
 
 
-def embed(features, seed: int = 0) -> np.ndarray:
-    """Features (N, d) in the plane: t-SNE of unit rows, (N, 2).
-
-    Raises:
-        UserError: fewer than 5 images.
-    """
+def embed(features) -> np.ndarray:
+    """Features (N, d) in the plane: t-SNE of unit rows, (N, 2)."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
     from sklearn.preprocessing import normalize
@@ -173,9 +150,9 @@ def embed(features, seed: int = 0) -> np.ndarray:
     if len(x) < 5:
         raise UserError(f"feature space: {len(x)} images; at least 5 are needed")
     if x.shape[1] > 50 and len(x) > 50:
-        x = PCA(50, random_state=seed).fit_transform(x)
+        x = PCA(50, random_state=0).fit_transform(x)
     perplexity = min(30, (len(x) - 1) / 3)
-    return TSNE(2, perplexity=perplexity, init="pca", random_state=seed).fit_transform(x)
+    return TSNE(2, perplexity=perplexity, init="pca", random_state=0).fit_transform(x)
 
 
 def feature_space(
@@ -183,7 +160,6 @@ def feature_space(
     targets,
     path: str | Path,
     class_names: Sequence[str] | None = None,
-    seed: int = 0,
 ) -> list[Path]:
     """Feature spaces coloured by class, one panel a representation (Fig. 3); grey without label.
 
@@ -195,7 +171,6 @@ def feature_space(
     Raises:
         UserError: fewer than 5 images.
     """
-    need_matplotlib()
     targets = np.asarray(targets)
     classes = np.unique(targets[targets >= 0])
     names = [str(class_names[c]) if class_names is not None else str(c) for c in classes]
@@ -207,20 +182,15 @@ def feature_space(
         for ax in axes[len(spaces) :]:
             ax.set_axis_off()
         for ax, (title, features) in zip(axes, spaces.items()):
-            points = embed(features, seed)
-            order = np.random.default_rng(seed).permutation(len(points))  # no class on top
+            points = embed(features)
             size = float(np.clip(4000 / len(points) / columns, 0.4, 8))
             ax.scatter(*points[targets < 0].T, s=size, color=UNLABELLED, linewidths=0)
-            handles = [
-                ax.scatter(
-                    *points[order[targets[order] == label]].T,
-                    s=size,
-                    color=_colour(i, len(classes)),
-                    marker=MARKERS[i % len(MARKERS)] if len(classes) <= 10 else "o",
-                    linewidths=0,
-                )
-                for i, label in enumerate(classes)
-            ]
+            handles = []
+            for i, label in enumerate(classes):
+                colour, marker = _look(i, len(classes))
+                dots = points[targets == label].T
+                look = {"s": size, "color": colour, "marker": marker, "linewidths": 0}
+                handles.append(ax.scatter(*dots, **look))
             ax.set_title(f"{title} (t-SNE)")
             ax.set(xticks=[], yticks=[])
             ax.set_box_aspect(1)
@@ -252,7 +222,10 @@ def _legend(figure, handles, names: list[str], scale: float) -> None:
     figure.set_figheight(figure.get_figheight() + height)
 
 
-def _colour(i: int, count: int):
+def _look(i: int, count: int) -> tuple:
+    """Colour and marker of one of `count` classes."""
+    if count <= len(PALETTE):
+        return PALETTE[i], MARKERS[i]
     import matplotlib as mpl
 
-    return PALETTE[i] if count <= len(PALETTE) else mpl.colormaps["turbo"](i / (count - 1))
+    return mpl.colormaps["turbo"](i / (count - 1)), "o"

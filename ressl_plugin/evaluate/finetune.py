@@ -22,7 +22,7 @@ from ressl_plugin.evaluate import recipes
 from ressl_plugin.evaluate.classifier import topk_accuracy
 from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.sampling import stratified_draw
-from ressl_plugin.evaluate.subject import append, device_named, with_overrides
+from ressl_plugin.evaluate.subject import append_accuracies, device_named, with_overrides
 from ressl_plugin.utils import files
 from ressl_plugin.utils.devices import device_count
 from ressl_plugin.utils.errors import RunFault, UserError
@@ -77,17 +77,12 @@ def evaluate(
     how["share"] = round(found["n"] / len(train), 4)
     accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
     print(f"fine-tuned on {found['n']} images: {accuracies}", flush=True)
-    for metric in ("top1", "top5"):
-        append(run, "finetune", f"labels {labels}", metric, found[metric], seeds=[run.cfg.seed],
-               n=found["n"], details=how)  # fmt: skip
+    more = {"seeds": [run.cfg.seed], "n": found["n"], "details": how}
+    append_accuracies(run, "finetune", f"labels {labels}", found, **more)
 
 
 def labels_named(word: str) -> float | Path:
-    """A share of the labels, 0 < share <= 1, or the path of a list of images.
-
-    Raises:
-        UserError: neither.
-    """
+    """A share of the labels, 0 < share <= 1, or the path of a list of images; else UserError."""
     try:
         share = float(word)
     except ValueError:
@@ -107,7 +102,6 @@ def labelled_rows(dataset: Dataset, labels: float | str | Path, seed: int = 0) -
         dataset: has `targets`; for a list also `samples`, (path, target) pairs.
         labels: a share, drawn within each class (at least one image each); or a file with one
             image name a line, as SimCLR's public 1 % and 10 % lists of ImageNet.
-        seed: of the draw.
 
     Raises:
         UserError: labels missing; a list that names images that are not there.
@@ -153,12 +147,10 @@ def finetune(
     num_workers: int = 0,
     seed: int = 0,
     device: str | torch.device = "cpu",
-    progress: bool = True,
 ) -> dict:
     """Tune a copy of the backbone and a new linear head; the backbone given stays as it is.
 
     Args:
-        backbone: images (N, C, H, W) -> features (N, d).
         train: (image, target) with training augmentation, and `targets`; val: clean images.
         labels: share or list, see `labelled_rows`.
         lr_backbone, lr_head: for a batch of 256; multiplied by batch_size / 256. None: SwAV's.
@@ -168,7 +160,6 @@ def finetune(
         "epochs", "lr_backbone", "lr_head", "batch_size".
 
     Raises:
-        UserError: labels missing.
         RunFault: the training diverged.
     """
     rows = labelled_rows(train, labels, seed)
@@ -193,9 +184,7 @@ def finetune(
         alone = len(rows) % batch_size == 1 and len(rows) > 1
         how = {"num_workers": num_workers, "drop_last": alone}
         loader = DataLoader(Subset(train, rows.tolist()), batch_size, shuffle=True, **how)
-        for _ in progress_bar(
-            range(epochs), desc="fine-tuning", unit="epochs", disable=not progress
-        ):
+        for _ in progress_bar(range(epochs), desc="fine-tuning", unit="epochs"):
             network.train()
             for images, targets in loader:
                 images = images.to(device, memory_format=torch.channels_last)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ressl_plugin.evaluate.classifier import check_labels
-from ressl_plugin.evaluate.subject import Splits, append, device_named, with_overrides
+from ressl_plugin.evaluate.subject import Splits, append_accuracies, device_named, with_overrides
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import nearest, vote
 
@@ -23,16 +23,11 @@ COMMAND = {
     "name": "knn",
     "help": "weighted kNN on features of clean images",
     "arguments": {
-        "--k": {
-            "type": "int",
-            "nargs": "+",
-            "help": "neighbours; default: 1 5 10 20 50 100 200",
-        },
+        "--k": {"type": "int", "nargs": "+", "help": "neighbours; default: 1 5 10 20 50 100 200"},
         "--temperature": {
             "type": "float",
             "nargs": "+",
-            "help": "T of a neighbour's weight exp(cosine / T); default: 0.02 0.05 0.07 0.1 0.2 "
-            "0.5 1.0",
+            "help": "of the weight exp(cosine / T); default: 0.02 0.05 0.07 0.1 0.2 0.5 1",
         },
         "--distance": {"choices": ("cosine", "euclidean"), "help": "by which neighbours are near"},
     },
@@ -63,11 +58,8 @@ def evaluate(
         print(f"kNN {name:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
     best = found["best"]
     print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}", flush=True)
-    return [
-        append(run, "knn", _cell_name(cell), metric, cell[metric])
-        for cell in found["records"]
-        for metric in ("top1", "top5")
-    ]
+    made = (append_accuracies(run, "knn", _cell_name(cell), cell) for cell in found["records"])
+    return [record for both in made for record in both]
 
 
 def _cell_name(cell: dict) -> str:
@@ -85,14 +77,11 @@ def sweep(
     distance: str = "cosine",
     device: str | torch.device = "cpu",
 ) -> dict:
-    """kNN accuracy over k and temperature.
-
-    `ks` is bounded by the number of training images.
+    """kNN accuracy over k, at most the number of training images, and temperature.
 
     Returns:
         {"records": [{distance, k, temperature (None for euclidean), top1, top5}, ...],
-         "best": the record of highest top-1}.
-        That one is chosen on the test set: report the default cell, or choose on other images.
+         "best": the record of highest top-1, chosen on the test set}.
 
     Raises:
         UserError: labels missing, an unknown distance, no usable k or temperature.
@@ -121,11 +110,7 @@ def default_cell(train_x: Tensor, train_y: Tensor, test_x: Tensor, test_y: Tenso
 
 
 def check_cells(ks: Sequence[int], temperatures: Sequence[float], distance: str) -> None:
-    """What a sweep is asked for, before features are extracted for it.
-
-    Raises:
-        UserError: a k below 1, a temperature that is not finite and above 0, another distance.
-    """
+    """Raise UserError for what a sweep cannot do, before features are extracted for it."""
     for k in ks:
         if k < 1:
             raise UserError(f"kNN: k = {k}; k must be at least 1")

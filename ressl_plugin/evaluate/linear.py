@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import data
 from ressl_plugin.evaluate import classifier, logistic, recipes
-from ressl_plugin.evaluate.subject import Splits, append, device_named, with_overrides
+from ressl_plugin.evaluate.subject import Splits, append_accuracies, device_named, with_overrides
 from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.errors import UserError
 
@@ -32,16 +32,13 @@ COMMAND = {
 
 
 def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=None) -> list[dict]:
-    """A linear classifier on a run with a protocol by name, or by a linear recipe.
+    """A linear classifier on a run with a protocol by name, or by a linear recipe; its records.
 
     Args:
         target: a run directory, a checkpoint in one, or a recipe that names its run.
         protocol: small or imagenet; None: by the crop size.
         fast: on features extracted once: logistic regression, or the protocol if one is named.
         cfg: given: print the config and stop.
-
-    Returns:
-        The records, which are in the run's results.json by then.
 
     Example:
         >>> evaluate("runs/mine", [], fast=True)  # doctest: +SKIP
@@ -63,7 +60,10 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
         recipes.settle(recipe, run)
         name = Path(target).stem if Path(target).is_file() else target
         place = device_named(recipes.device(recipe) if device == "auto" else device)
-        how = recipes.details(recipe)
+        # the learning rate as given, for 256 images
+        how = {key: recipe.optimizer[key] for key in ("lr", "weight_decay", "batch_size")}
+        how |= {"optimizer": recipe.optimizer.name, "scheduler": recipe.scheduler.name}
+        how["epochs"] = recipe.max_epochs
         return _trained(run, f"recipe {name}", recipe, recipe.seed, place, details=how)
     place, seed = device_named(device), run.cfg.seed
     features = Splits(run, place).of(run.backbone()) if fast else None
@@ -100,9 +100,5 @@ def _trained(run: Run, name: str, recipe, seed: int, place, features=None, **mor
 
 
 def _report(run: Run, name: str, found: dict, seed: int, **more) -> list[dict]:
-    top1, top5 = found["top1"], found["top5"]
-    print(f"linear ({name}): top-1 {top1:.2f}   top-5 {top5:.2f}", flush=True)
-    return [
-        append(run, "linear", name, metric, found[metric], seeds=[seed], **more)
-        for metric in ("top1", "top5")
-    ]
+    print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}", flush=True)
+    return append_accuracies(run, "linear", name, found, seeds=[seed], **more)

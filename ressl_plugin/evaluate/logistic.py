@@ -9,10 +9,6 @@ L-BFGS minimises, over W (d, C) and b (C,),
 which is scikit-learn's LogisticRegression(C=1 / (l2 * N)) on a StandardScaler's output; the tests
 hold the two together. It runs on a GPU, holds the features once in float32, and so takes ImageNet's
 (1.3 million x 2048) on one card.
-
-Example:
-    found = logistic.probe(features_train, y_train, features_test, y_test, device="cuda")
-    print(found["top1"], found["l2"])
 """
 
 from __future__ import annotations
@@ -54,10 +50,13 @@ def probe(
         seed: draws the fifth.
 
     Returns:
-        {"top1", "top5" (%), "loss" (training cross-entropy), "l2", "protocol", "seed"}.
+        {"top1", "top5" (%), "loss" (training cross-entropy), "l2"}.
 
     Raises:
         UserError: labels missing, fewer than two classes, or one image in every class.
+
+    Example:
+        >>> probe(*features, device="cuda")["top1"]  # doctest: +SKIP
     """
     check_labels(features_train, y_train, features_test, y_test)
     kept, held = split(y_train, seed)
@@ -74,7 +73,7 @@ def probe(
         weight, bias, loss = next(fit(x, y, classes, [l2]))
         targets = _places(y_test, names).to(device)
         top1, top5 = topk_accuracy(test @ weight + bias, targets)
-    return {"top1": top1, "top5": top5, "loss": loss, "l2": l2, "protocol": NAME, "seed": seed}
+    return {"top1": top1, "top5": top5, "loss": loss, "l2": l2}
 
 
 def _places(labels, names):
@@ -85,11 +84,7 @@ def _places(labels, names):
 
 def split(targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     """Indices of the images that fit and of those that choose: a fifth of each class, at least one
-    where a class has two.
-
-    Raises:
-        UserError: no class has two.
-    """
+    where a class has two."""
     held = stratified_draw(targets.cpu(), lambda n: max(n // HELD_OUT, int(n > 1)), seed)
     if len(held) == 0:
         raise UserError(

@@ -23,13 +23,7 @@ import numpy as np
 
 from ressl_plugin.evaluate import voc as voc07
 from ressl_plugin.evaluate.sampling import IGNORE, draw, summary
-from ressl_plugin.evaluate.subject import (
-    Splits,
-    append,
-    data_sets_of,
-    device_named,
-    with_overrides,
-)
+from ressl_plugin.evaluate.subject import Splits, append, device_named, with_overrides
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number
 
@@ -46,7 +40,6 @@ COMMAND = {
         },
     },
 }
-SHOTS = (1, 2, 4, 8, 16, 32, 64, "full")
 GOYAL = (*(10.0**n for n in range(-7, 3)), *(0.5**n for n in range(4, 20)))
 COSTS = {"pcl": (0.5,), "goyal": GOYAL}
 # Of every class: where each chose its own, their scores could not be compared. On the digits within
@@ -77,19 +70,18 @@ def evaluate(
     if voc is not None:
         cached, data_sets = voc07.extracted(run.backbone(), voc, run.cfg, place)
         found = low_shot(*cached, counts, draws, protocol=protocol)
-        title, metric, name = TITLES[protocol], "mAP", voc07.NAME
+        title, metric, about = TITLES[protocol], "mAP", {"data": voc07.NAME, "data_sets": data_sets}
     else:
         parts = Splits(run, place).of(run.backbone())
         found = low_shot(*parts, counts, draws, metric="top1", costs=[SINGLE_LABEL_COST])
-        title, metric, name = "SVM", "top1", run.cfg.data.dataset
-        data_sets = data_sets_of(run)
+        title, metric, about = "SVM", "top1", {}
     for cell in found:
         accuracy = number(cell["mean"], cell["spread"])
         print(f"low-shot, {cell['count']} a class: {metric} {accuracy}", flush=True)
     for cell in found:
-        about = {"data": name, "data_sets": data_sets, "details": {"cost": cell["cost"]}}
-        about |= {key: cell[key] for key in ("spread", "seeds")}
-        append(run, "lowshot", f"{title}, {cell['count']} a class", metric, cell["mean"], **about)
+        more = {"spread": cell["spread"], "seeds": cell["seeds"], "details": {"cost": cell["cost"]}}
+        name = f"{title}, {cell['count']} a class"
+        append(run, "lowshot", name, metric, cell["mean"], **about, **more)
 
 
 def count_named(word: str) -> int | str:
@@ -116,9 +108,8 @@ def low_shot(
     y_train,
     features_test,
     y_test,
-    shots: Sequence[int | str] = SHOTS,
+    shots: Sequence[int | str],
     draws: int = 5,
-    seed: int = 0,
     protocol: str = "pcl",
     metric: str = "mAP",
     costs: Sequence[float] | None = None,
@@ -132,32 +123,27 @@ def low_shot(
         costs: to choose from, in place of the protocol's.
 
     Returns:
-        One {"count" (K), "mean", "spread" (ddof 1, None for one draw), "values", "seeds", "cost"}
-        for each K. `cost` is None where each class has its own.
+        For each K its `sampling.summary`, "count" (K) and "cost", None where each class has its
+        own.
 
     Raises:
-        UserError: labels missing, too few positives, features and labels that do not match.
+        UserError: labels missing, or too few positives.
 
     Example:
         >>> low_shot(*features, shots=[16, "full"])[0]["mean"]  # as PCL's code  # doctest: +SKIP
-        >>> low_shot(*features, shots=[16], protocol="goyal")  # doctest: +SKIP
     """
     from sklearn.preprocessing import normalize
 
-    if protocol not in COSTS:
-        raise UserError(f"low-shot: protocol '{protocol}' unknown; {' or '.join(COSTS)}")
     costs = sorted(set(costs or COSTS[protocol]))
     classes = max(one_hot(y).shape[1] for y in (y_train, y_test))
     y_train, y_test = one_hot(y_train, classes), one_hot(y_test, classes)
     if protocol == "pcl":
         y_train, y_test = (np.where(y == IGNORE, 0, y) for y in (y_train, y_test))
-    if len(features_train) != len(y_train) or len(features_test) != len(y_test):
-        raise UserError("low-shot: features and labels differ in number; extract them again")
     x_train, x_test = (normalize(np.asarray(x, float)) for x in (features_train, features_test))
     score = {"mAP": mean_average_precision, "top1": _top1}[metric]
     found = []
     for k in shots:
-        seeds = [seed] if k == "full" else [seed + i for i in range(draws)]
+        seeds = [0] if k == "full" else list(range(draws))
         by_class = protocol == "goyal" and k == "full"
         tried = [costs] if by_class else [[cost] for cost in costs]
         table = []  # (draws, costs); (1, 1) where every class finds its own cost
@@ -175,11 +161,8 @@ def average_precision(targets, scores) -> float:
     """Average precision of one class, in [0, 1], as the low-shot benchmark and VOC2010 have it.
 
     The area under the monotone envelope of precision over recall; scikit-learn's
-    `average_precision_score` is the area without it.
-
-    Args:
-        targets: (N,) 1 positive, 0 negative, -1 ignored.
-        scores: (N,) higher is more positive. Equal scores share a threshold.
+    `average_precision_score` is the area without it. Targets (N,) are 1 positive, 0 negative, -1
+    ignored; equal scores (N,) share a threshold.
 
     Raises:
         UserError: no positive image.
@@ -230,12 +213,9 @@ def _svm(cost):
     return LinearSVC(C=cost, class_weight={1: 2, -1: 1}, dual=True, max_iter=2000, random_state=0)
 
 
-def _choose_cost(x, y, costs, folds: int = 3):
-    """The cost of best mean AP over stratified folds; 1 where there are too few positives."""
+def _choose_cost(x, y, costs):
+    """The cost of best mean AP over three stratified folds."""
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    folds = min(folds, int((y == 1).sum()), int((y == -1).sum()))
-    if folds < 2:
-        return 1.0
-    how = {"cv": StratifiedKFold(folds), "scoring": "average_precision"}
+    how = {"cv": StratifiedKFold(3), "scoring": "average_precision"}
     return max(costs, key=lambda cost: cross_val_score(_svm(cost), x, y, **how).mean())

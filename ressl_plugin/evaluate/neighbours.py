@@ -11,7 +11,6 @@ import torch
 from ressl_plugin import data
 from ressl_plugin.evaluate.features import extract
 from ressl_plugin.evaluate.subject import held_out
-from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import nearest
 from ressl_plugin.utils.plot_style import COLUMN, SMALL, figure_of, shortened
 from ressl_plugin.views import batched
@@ -38,18 +37,10 @@ def neighbours(
             bank, nearest first); one block of rows each, "weak" and "contrastive" in the paper.
         bank_images: (N, H, W, 3), uint8 or floats in [0, 1], anything indexable by integer.
         bank_targets: (N,), query_targets: (Q,), -1 for no label.
-        path: where to, without suffix.
+        path: of PNG and PDF, without suffix.
         class_names: names by label, written beside the rows, cut where they are long.
-
-    Returns:
-        Paths of the PNG and the PDF.
-
-    Raises:
-        UserError: nothing to draw.
     """
     query_targets, bank_targets = np.asarray(query_targets), np.asarray(bank_targets)
-    if not panels or len(query_targets) == 0:
-        raise UserError("neighbours: no query images")
     labelled = query_targets.min() >= 0 and bank_targets.min() >= 0
     names = [_name(target, class_names) for target in query_targets]
     queries, k = np.shape(next(iter(panels.values()))[1])
@@ -109,12 +100,6 @@ def neighbours_of_run(
     Each query is of another class where there are as many; it is seen once by the run's weak view
     (the teacher's) and once by its first contrastive view, the bank without augmentation. Without
     validation images the queries are training images, and no neighbour is the query itself.
-
-    Args:
-        run: has `cfg` and `backbone()`; see `ressl_plugin.run.Run`.
-
-    Raises:
-        UserError: images are missing.
     """
     cfg, backbone = run.cfg, run.backbone()
     loader = data.evaluation_loader(cfg, "train", need_labels=False)

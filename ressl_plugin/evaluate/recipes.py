@@ -22,20 +22,15 @@ from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.devices import check_accelerator, check_processor, device_count
 from ressl_plugin.utils.errors import UserError
 
-CHECKPOINTS = (".ckpt", ".pth", ".pt")
 # The paper's (Evaluation); ImageNet's from the reference code
 PROTOCOLS = {"small": "cifar/ressl", "imagenet": "imagenet/ressl"}
 OF_A_RUN = ("data", "backbone", "augmentations", "seed")  # overrides that a protocol heeds
 
 
 def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
-    """(run, None) when `target` is a run, (run, recipe) when it is a linear recipe.
-
-    Raises:
-        UserError: neither; a recipe that names no run or no optimizer; an unknown key in it.
-    """
+    """(run, None) when `target` is a run, (run, recipe) when it is a linear recipe."""
     path = Path(target)
-    if path.is_dir() or path.suffix in CHECKPOINTS:
+    if path.is_dir() or path.suffix in (".ckpt", ".pth", ".pt"):
         return target, None
     recipe = read(target, overrides)
     run = recipe.get("pretrained_feature_extractor")
@@ -48,11 +43,7 @@ def resolve(target: str, overrides: list[str]) -> tuple[str, DictConfig | None]:
 
 
 def read(target: str, overrides: list[str] = ()) -> DictConfig:
-    """A linear recipe, filled in but for the data that it leaves open, which are the run's.
-
-    Raises:
-        UserError: no such recipe, no optimizer in it, an unknown key.
-    """
+    """A linear recipe, filled in but for the data that it leaves open, which are the run's."""
     given = config.load(target, list(overrides), "linear")
     full = config.finish_linear(given)
     full.data = OmegaConf.masked_copy(full.data, list(given.get("data") or {}))
@@ -60,11 +51,7 @@ def read(target: str, overrides: list[str] = ()) -> DictConfig:
 
 
 def protocol(name: str) -> DictConfig:
-    """A protocol of the paper as a linear recipe, which works on any run's images.
-
-    Raises:
-        UserError: no such protocol.
-    """
+    """A protocol of the paper as a linear recipe, which works on any run's images."""
     if name not in PROTOCOLS:
         raise UserError(f"linear: protocol '{name}' unknown; one of {', '.join(PROTOCOLS)}")
     # by its place: a file of the same name in the working directory would come before a recipe
@@ -74,24 +61,13 @@ def protocol(name: str) -> DictConfig:
 
 
 def check_overrides(words: list[str]) -> None:
-    """Overrides of `ressl linear RUN`, of which few have an effect.
-
-    Raises:
-        UserError: one has none.
-    """
+    """Raise UserError for an override of `ressl linear RUN` that would have no effect."""
     for word in words:
         if word.partition("=")[0].split(".")[0] not in OF_A_RUN:
             raise UserError(
                 f"{word}: without effect on `ressl linear RUN`, whose optimizer, epochs and batch "
                 "are the protocol's (--protocol); a linear recipe can set them"
             )
-
-
-def details(recipe: DictConfig) -> dict:
-    """For a record: what the recipe trains with, the learning rate as given (for 256 images)."""
-    of_the_optimizer = {key: recipe.optimizer[key] for key in ("lr", "weight_decay", "batch_size")}
-    names = {"optimizer": recipe.optimizer.name, "scheduler": recipe.scheduler.name}
-    return {**of_the_optimizer, **names, "epochs": recipe.max_epochs}
 
 
 def settle(recipe: DictConfig, run: Run) -> None:
@@ -122,11 +98,7 @@ _NOT_HERE = {
 
 
 def check_settings(recipe: DictConfig) -> None:
-    """A recipe must not ask for what `ressl linear` does not do.
-
-    Raises:
-        UserError: it does; the host's own main_linear.py reads the run as well.
-    """
+    """Raise UserError where a recipe asks for what `ressl linear` does not do."""
     for key, usual in _NOT_HERE.items():
         if recipe[key] != usual:
             raise UserError(
@@ -139,11 +111,7 @@ def check_settings(recipe: DictConfig) -> None:
 
 
 def device(recipe: DictConfig) -> str:
-    """The device that the recipe's accelerator and devices name: auto, cpu, cuda, cuda:3.
-
-    Raises:
-        UserError: an accelerator that is not supported, a GPU on a machine without any.
-    """
+    """The device that the recipe's accelerator and devices name: auto, cpu, cuda, cuda:3."""
     check_accelerator(recipe.accelerator)
     named = "cuda" if recipe.accelerator == "gpu" else recipe.accelerator
     no_gpu = named == "cpu" or (named == "auto" and not torch.cuda.is_available())
@@ -160,12 +128,9 @@ def training_transform(cfg: DictConfig):
     Without that key the area is the contrastive view's, ImageNet's usual one from 160 pixels on.
     Not those of the weak view: Table 4 changes them, and would change the evaluation with them.
     """
-    size = data.crop_size(cfg)
-    read = data.view_recipe(cfg)
+    size, read = data.crop_size(cfg), data.view_recipe(cfg)
     seen = read.crops[read.student[0]]
-    area = cfg.data.get("linear_area")
-    if area is None:
-        area = (0.08, 1.0) if size >= 160 else seen.area
+    area = cfg.data.get("linear_area") or ((0.08, 1.0) if size >= 160 else seen.area)
     return transforms.Compose(
         [
             transforms.RandomResizedCrop(size, tuple(area), interpolation=data.interpolation(cfg)),

@@ -15,7 +15,6 @@ def stratified_draw(targets, count: int | Callable[[int], int], seed: int) -> np
     """Indices of images drawn from every class, sorted; the same for a seed.
 
     Args:
-        targets: (N,) labels.
         count: images of each class, or a function of how many images the class has.
 
     Raises:

@@ -41,11 +41,7 @@ def method_name(cfg: Mapping) -> str:
 
 
 def device_named(name: str) -> torch.device:
-    """`auto`: the GPU if there is one.
-
-    Raises:
-        UserError: no such device here.
-    """
+    """`auto`: the GPU if there is one. Raises UserError where there is no such device."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gpus = torch.cuda.device_count()
@@ -88,11 +84,7 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
 
 
 class Splits:
-    """Features of a run's clean training and validation images, by any backbone.
-
-    Raises:
-        UserError: labels or images are missing.
-    """
+    """Features of a run's clean training and validation images, which must have labels."""
 
     def __init__(self, run: Run, device: torch.device):
         self.run, self.device = run, device
@@ -115,13 +107,9 @@ class Splits:
         images, each = sum(map(len, datasets)), datasets[0][0][0].numel()
         if images * each > PIXELS:
             log.warning(
-                "raw pixels are left out: %d images of %d values take %.0f GB, at most %.0f are "
-                "compared (CIFAR-10 takes 0.7); a smaller data.image_size takes less",
-                images,
-                each,
-                images * each * 4 / 1e9,
-                PIXELS * 4 / 1e9,
-            )
+                "raw pixels are left out: %.0f GB, at most %.0f are compared (CIFAR-10 takes 0.7); "
+                "a smaller data.image_size takes less", images * each * 4 / 1e9, PIXELS * 4 / 1e9,
+            )  # fmt: skip
             return None
         return self.of(torch.nn.Flatten())
 
@@ -135,15 +123,16 @@ def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) 
     return results.append(run.dir, record)
 
 
+def append_accuracies(run: Run, evaluator: str, protocol: str, found: dict, **more) -> list[dict]:
+    """`append` for `top1` and for `top5` of what was found."""
+    return [append(run, evaluator, protocol, m, found[m], **more) for m in ("top1", "top5")]
+
+
 _identities: dict[str, dict] = {}  # by the place: a sweep of many cells asks for it once
 
 
 def data_sets_of(run: Run) -> dict[str, dict]:
-    """For a record: split -> images, classes, digest of the images that evaluators use.
-
-    Raises:
-        UserError: images are missing.
-    """
+    """For a record: split -> images, classes, digest of the images that evaluators use."""
     place = OmegaConf.to_yaml(run.cfg.data)
     if place not in _identities:
         splits = {split: data.build_dataset(run.cfg, split) for split in ("train", "val")}

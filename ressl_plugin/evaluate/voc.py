@@ -26,7 +26,7 @@ class VOC(Dataset):
     Args:
         root: VOCdevkit, the folder it is in, or its VOC2007.
         split: trainval, train, val or test, of the lists ImageSets/Main/<class>_<split>.txt.
-        transform: PIL image -> tensor; the paper's is shorter side 256, centre crop 224.
+        transform: of the PIL images.
 
     Attributes:
         names: image names; targets: (N, classes) int8; classes: class names, sorted.
@@ -90,24 +90,12 @@ def _read(lists: list[Path]) -> tuple[list[str], np.ndarray]:
 def extracted(backbone, root, cfg, device="cpu") -> tuple[list, dict]:
     """Features and labels of trainval, then of test, and what both splits are (for a record).
 
-    Args:
-        backbone: images (N, 3, S, S) -> (N, d), S the run's evaluation size.
-        root: the VOCdevkit as it is unpacked.
-        cfg: the run's config; its evaluation transform is used (shorter side 256, crop 224).
-
-    Raises:
-        UserError: the devkit is incomplete.
+    Images are shown as by the run's evaluation transform; `root` is as in `VOC`.
     """
     transform = data.evaluation_transform(cfg, any_size=True)
     splits = [VOC(root, split, transform) for split in ("trainval", "test")]
-    only = sorted(set(splits[0].classes) ^ set(splits[1].classes))
-    if only:
-        raise UserError(
-            f"{root}: trainval and test have other classes, only one of them has "
-            f"{', '.join(only)}; unpack the devkit again"
-        )
-    cached = []
-    for images in splits:
-        loader = DataLoader(images, 64, num_workers=cfg.data.num_workers)
-        cached += extract(backbone, loader, device)
+    if splits[0].classes != splits[1].classes:
+        raise UserError(f"{root}: trainval and test have other classes; unpack the devkit again")
+    loaders = [DataLoader(images, 64, num_workers=cfg.data.num_workers) for images in splits]
+    cached = [part for loader in loaders for part in extract(backbone, loader, device)]
     return cached, dict(zip(("train", "val"), map(data.identify, splits)))

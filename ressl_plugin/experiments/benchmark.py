@@ -49,8 +49,6 @@ def benchmark(
     Args:
         target, overrides: the recipe, one of ReSSL's, that all methods share.
         methods: names in scripts/benchmark/methods.yaml; None for all seven.
-        seeds: one training each.
-        out: directory of the cells and of benchmark.md, benchmark.tex.
         own: a file like methods.yaml, which stands before it; see `read_methods`.
         labels: numbers of labels a class for the linear classifiers of few labels.
 
@@ -75,9 +73,8 @@ def benchmark(
     sweep.check_images(cells)
     failed = sweep.each(cells, partial(run_cell, labels=labels))
     folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
-    text = table(folders, settings)
+    text, latex = table(folders, settings), table(folders, settings, "latex")
     files.replace(Path(out) / "benchmark.md", text.encode())
-    latex = table(folders, settings, "latex")
     files.replace(Path(out) / "benchmark.tex", latex.encode())
     print(text, end="")
     sweep.report(failed, cells)
@@ -136,9 +133,8 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         batchnorm=settings.get("batchnorm", own.batchnorm if own is not base else {}),
         augmentations=views(own, settings["views"]),
     )
-    cfg["check_val_every_n_epoch"] = min(
-        cfg["max_epochs"], base.get("check_val_every_n_epoch") or cfg["max_epochs"]
-    )
+    every = base.get("check_val_every_n_epoch") or cfg["max_epochs"]
+    cfg["check_val_every_n_epoch"] = min(cfg["max_epochs"], every)
     # the evaluators follow once the training is done
     cfg["knn_eval"]["enabled"] = cfg["quality_eval"]["enabled"] = False
     cfg["checkpoint"]["best"] = None
@@ -177,11 +173,10 @@ def views(base: DictConfig, kind: str) -> list[dict]:
 def run_cell(cfg: DictConfig, labels: tuple[int, ...] = LABELS) -> None:
     """Train and evaluate, whichever is still to be done; keep one checkpoint."""
     folder = Path(cfg.run_dir)
-    if not sweep.finished(folder, cfg.max_epochs):
-        sweep.train(cfg, meter=True)
+    sweep.train(cfg, meter=True)
     if not complete(folder, labels):
         evaluate(folder, labels)
-    if not sweep.evaluated(folder, "training"):
+    if not any(record["evaluator"] == "training" for record in results.read(folder)):
         log.warning("%s: its images/s were not measured to the end; train it anew for them", folder)
     shutil.rmtree(folder / checkpoint.PREVIOUS, ignore_errors=True)
 
@@ -202,13 +197,11 @@ def evaluate(folder: Path, labels: tuple[int, ...]) -> None:
     parts = subject.Splits(opened, device).of(opened.backbone())
     name, seed = opened.cfg.data.dataset, opened.cfg.seed
     found = logistic.probe(*parts, seed=seed, device=device)
-    record = {"evaluator": "linear", "protocol": logistic.NAME, "data": name, "metric": "top1",
-              "value": found["top1"], "seeds": [seed], "details": {"l2": found["l2"]}}  # fmt: skip
-    few = compare.compare({opened.cfg.method: parts}, name, per_class=labels)
-    for one in [record, *few]:
-        one.pop("representation", None)
-        about = {"data_sets": subject.data_sets_of(opened), **subject.weights_of(opened)}
-        results.append(folder, {**one, **about})
+    subject.append(opened, "linear", logistic.NAME, "top1", found["top1"], seeds=[seed],
+                   details={"l2": found["l2"]})  # fmt: skip
+    for record in compare.compare({opened.cfg.method: parts}, name, per_class=labels):
+        del record["representation"]
+        subject.append(opened, **record)
 
 
 def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:
@@ -232,41 +225,39 @@ def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:
         numbers = [_number(cells, *column[1:]) for column in shown]
         rows.append([settings[method]["title"], settings[method]["backprop"], *numbers])
     header = ["method", "backprop", *(title for title, *_ in shown)]
-    lead = {"markdown": "{}\n\n", "latex": "% {}\n"}.get(format, "")
-    return lead.format(_caption(groups)) + render(header, rows, format)
+    caption = _caption(groups)
+    lead = f"% {caption}\n" if format == "latex" else f"{caption}\n\n"
+    return lead + render(header, rows, format)
 
 
 def columns(records: list[dict]) -> list[tuple[str, str, str, str]]:
     """Of the table: title, evaluator, how its protocol begins, metric."""
-    protocols = {r["protocol"] for r in records if r["evaluator"] == "few-labels"}
-    counts = sorted({int(p.split()[1]) for p in protocols})
+    few = {r["protocol"] for r in records if r["evaluator"] == "few-labels"}
+    counts = sorted({int(protocol.split()[1]) for protocol in few})
+    titles = [f"{n} label{'s' * (n > 1)} a class" for n in counts]
     return [
         ("linear", "linear", "", "top1"),
-        *((f"{n} label{'s' * (n > 1)} a class", "few-labels", f"linear, {n} ", "top1")
-          for n in counts),
+        *((title, "few-labels", f"linear, {n} ", "top1") for title, n in zip(titles, counts)),
         ("kNN", "knn", "", "top1"),
         ("images/s", "training", "", "images/s"),
         ("peak MB", "training", "", "peak MB"),
-    ]  # fmt: skip
+    ]
 
 
 def _number(cells, evaluator: str, protocol: str, metric: str) -> str:
     """One entry of the table: of each seed the latest record, then mean ± spread."""
     values = []
     for _, records in cells:
-        fitting = [
-            r["value"]
-            for r in records
-            if (r["evaluator"], r["metric"]) == (evaluator, metric)
-            and r["protocol"].startswith(protocol)
-        ]
-        values += fitting[-1:]
+        of_metric = [r for r in records if (r["evaluator"], r["metric"]) == (evaluator, metric)]
+        values += [r["value"] for r in of_metric if r["protocol"].startswith(protocol)][-1:]
     if not values:
         return ""
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    mean, spread = float(np.mean(values)), None
+    if len(values) > 1:
+        spread = float(np.std(values, ddof=1))
     if evaluator == "training":
-        return f"{np.mean(values):.0f}" + ("" if spread is None else f" ± {spread:.0f}")
-    return number(float(np.mean(values)), spread)
+        return f"{mean:.0f}" + ("" if spread is None else f" ± {spread:.0f}")
+    return number(mean, spread)
 
 
 def _caption(groups) -> str:

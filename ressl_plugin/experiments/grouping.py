@@ -43,11 +43,7 @@ class Evaluated:
 
 
 def groups(runs: Sequence[str | Path]) -> list[list[Evaluated]]:
-    """Runs that differ in the seed alone together; a run without records is named in a warning.
-
-    Raises:
-        UserError: no such run, a broken results file or config.
-    """
+    """Runs that differ in the seed alone together; a run without records is named in a warning."""
     found: dict[tuple, list[Evaluated]] = {}
     seen: Counter = Counter()
     for run in {Path(run).resolve(): Path(run) for run in runs}.values():
@@ -77,13 +73,12 @@ def _latest(cfg: dict, records: list[dict]) -> dict[tuple, dict]:
     return latest
 
 
-def evaluations(group: list[Evaluated]) -> Iterator[list[dict]]:
+def evaluations(group: list[Evaluated], metrics=METRICS) -> Iterator[list[dict]]:
     """For each evaluation that is shown: its records, one a run of the group.
 
     Of a kNN sweep the default cell, k=20 and T=0.07, where it is there.
     """
-    keys = list(dict.fromkeys(key for run in group for key in run.latest))
-    keys = [key for key in keys if key[-1] in METRICS]
+    keys = dict.fromkeys(key for run in group for key in run.latest if key[-1] in metrics)
     sweep = [key for key in keys if key[1] == "knn" and key[0] is None]
     default = [key for key in sweep if "k=20" in key[2].split() and "T=0.07" in key[2].split()]
     hidden = set(sweep) - set(default) if default else set()
@@ -128,28 +123,23 @@ def _experiment(cfg, run, records) -> str:
 
 
 def read_config(run: str | Path) -> dict:
-    """The run's config.yaml (or the host's args.json) as plain data; {} if it has neither."""
-    for name in ("config.yaml", "args.json"):
-        path = Path(run) / name
-        if path.is_file():
-            try:
-                found = OmegaConf.create(yaml_files.read(path, words=False))
-                cfg = OmegaConf.to_container(found, resolve=True)
-            except OmegaConfBaseException as error:
-                raise UserError(f"{path}: not a config: {' '.join(str(error).split())}") from None
-            return _checked(cfg, path)
-    return {}
-
-
-def _checked(cfg, path: Path) -> dict:
-    """The config if tables can read it; {} of one that names no data set, as the host's own.
+    """The run's config.yaml (or the host's args.json) as plain data; {} if it has neither, or one
+    that names no data set, as the host's own.
 
     Raises:
-        UserError: a node of it is no mapping.
+        UserError: it cannot be read, or a node of it is no mapping.
     """
-    nodes = ("data", "method_kwargs", "backbone")
-    for key in nodes:
+    there = [p for p in (Path(run, "config.yaml"), Path(run, "args.json")) if p.is_file()]
+    if not there:
+        return {}
+    path = there[0]
+    try:
+        found = OmegaConf.create(yaml_files.read(path, words=False))
+        cfg = OmegaConf.to_container(found, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UserError(f"{path}: not a config: {' '.join(str(error).split())}") from None
+    for key in ("data", "method_kwargs", "backbone"):
         if not isinstance(cfg.get(key) or {}, dict):
             raise UserError(f"{path}: {key}={cfg[key]!r}: not a mapping (key: value)")
-    data = cfg.get("data") or {}
-    return cfg if isinstance(data.get("dataset"), str) and "augmentations" in cfg else {}
+    named = isinstance((cfg.get("data") or {}).get("dataset"), str)
+    return cfg if named and "augmentations" in cfg else {}

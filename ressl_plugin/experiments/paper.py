@@ -12,9 +12,13 @@ import shlex
 from functools import partial
 from pathlib import Path
 
+import torch
+
 from ressl_plugin import run
-from ressl_plugin.evaluate import finetune
-from ressl_plugin.evaluate.subject import device_named
+from ressl_plugin.evaluate import features, figures, finetune
+from ressl_plugin.evaluate.neighbours import neighbours_of_run
+from ressl_plugin.evaluate.subject import Splits, device_named, method_name
+from ressl_plugin.evaluate.voc import VOC
 from ressl_plugin.experiments import paper_numbers, paper_spec, sweep
 from ressl_plugin.experiments.paper_cells import Cell, cells, check_places
 from ressl_plugin.experiments.paper_records import evaluate, wanted
@@ -65,14 +69,13 @@ def reproduce(
     """
     spec, out, overrides = paper_spec.read(name), Path(out), list(overrides)
     device_named(device)
-    if not dry and ("figure" in spec or "figures" in spec["evaluate"]):
+    if not dry and "figure" in spec:
         need_matplotlib()
     with paper_spec.within(paper_spec.find(name)):
-        _check_data_stay(spec, overrides, only, out)
         planned = cells(spec, overrides, out)
         if "table" in spec:
             check_places(spec["table"], planned)
-        asked = _chosen(_of_data(planned, only, name), chosen, out)
+        asked = _asked(planned, only, chosen, out)
         for cell in asked:
             sweep.same_experiment(cell.cfg, planning=dry)
         if labels and "finetune" in spec["evaluate"]:
@@ -80,14 +83,16 @@ def reproduce(
                 finetune.labels_named(word)
             spec["evaluate"]["finetune"]["labels"] = labels
         if not dry:
-            if "lowshot" in spec["evaluate"]:
+            on_voc = "lowshot" in spec["evaluate"]
+            if on_voc:
                 _check_voc(voc)
-            configs = [cell.cfg for cell in asked]
-            sweep.check_images(configs, labels="lowshot" not in spec["evaluate"])
+            sweep.check_images([cell.cfg for cell in asked], labels=not on_voc)
     if dry:
-        options = [*(["--fast"] if fast else []), *(["--voc", str(voc)] if voc else []),
-                   *(["--labels", *labels] if labels else [])]  # fmt: skip
-        command = ["ressl", "paper", name, *overrides, "--out", str(out), *options, "--cells"]
+        command = ["ressl", "paper", name, *overrides, "--out", str(out)]
+        command += ["--fast"] if fast else []
+        command += ["--voc", str(voc)] if voc else []
+        command += ["--labels", *labels] if labels else []
+        command.append("--cells")
         text = "".join(
             f"{cell.run_dir}: {_state(cell, spec['evaluate'], fast)}\n"
             f"    {shlex.join([*command, cell.name(out)])}\n"
@@ -110,12 +115,29 @@ def reproduce(
     return text
 
 
-def _chosen(planned: list[Cell], names: list[str] | None, out: Path) -> list[Cell]:
-    known = {cell.name(out): cell for cell in planned}
-    unknown = [name for name in names or () if name not in known]
-    if unknown:
-        raise UserError(f"--cells {' '.join(unknown)}: there are {', '.join(known)}")
-    return [cell for name, cell in known.items() if not names or name in names]
+def _asked(
+    planned: list[Cell], data: list[str] | None, names: list[str] | None, out: Path
+) -> list[Cell]:
+    """The cells of these data sets and of these names; None: of all."""
+    for flag, given, there in (
+        ("--data", data, [cell.cfg.data.dataset for cell in planned]),
+        ("--cells", names, [cell.name(out) for cell in planned]),
+    ):
+        if unknown := [one for one in given or () if one not in there]:
+            known = ", ".join(dict.fromkeys(there))
+            raise UserError(f"{flag} {' '.join(unknown)}: there are {known}")
+    return [
+        cell
+        for cell in planned
+        if (not data or cell.cfg.data.dataset in data) and (not names or cell.name(out) in names)
+    ]
+
+
+def _check_voc(folder: Path | None) -> None:
+    if folder is None:
+        raise UserError("evaluate: lowshot is on PASCAL VOC07; give its folder: --voc VOCdevkit")
+    for split in ("trainval", "test"):
+        VOC(folder, split)
 
 
 def _state(cell: Cell, evaluators: dict, fast: bool) -> str:
@@ -143,10 +165,8 @@ def _printed(spec: dict, planned: list[Cell], out: Path, device: str) -> str:
             names = ", ".join(missing)
             print(f"Figure {spec['figure']} is not drawn: still to be trained: {names}")
             return ""
-        from ressl_plugin.experiments import paper_figures
-
-        draw = {2: paper_figures.figure2, 3: paper_figures.figure3}[spec["figure"]]
-        for file in draw(planned, out, device):
+        draw = {2: figure2, 3: figure3}[spec["figure"]]
+        for file in draw(planned, out, device_named(device)):
             print(file)
     if "table" not in spec:
         return ""
@@ -160,43 +180,33 @@ def _printed(spec: dict, planned: list[Cell], out: Path, device: str) -> str:
     return texts["markdown"]
 
 
-def _check_data_stay(spec: dict, overrides: list[str], only: list[str] | None, out: Path) -> None:
-    """One data set for all cells would make several cells one, and a column of none."""
-    is_name = lambda word: word.lstrip("+").startswith("data.dataset=")
-    if named := [word for word in overrides if is_name(word)]:
-        planned = cells(spec, [word for word in overrides if not is_name(word)], out)
-        there = dict.fromkeys(cell.cfg.data.dataset for cell in planned)
-        raise UserError(
-            f"{named[0]}: the cells asked for are of {', '.join(only or there)} and stay so; "
-            "data.format=npz and data.train_path=… give them other images, --data chooses cells"
-        )
+def figure2(cells: list[Cell], out: Path, device: torch.device) -> list[Path]:
+    """Three training images and their ten nearest ones under weak and contrastive views."""
+    made = []
+    for opened in (run.open_run(cell.run_dir) for cell in cells):
+        name = out / ("figure2" if len(cells) == 1 else f"figure2-{opened.dir.name}")
+        made += neighbours_of_run(opened, name, device, queries=3, split="train")
+    return made
 
 
-def _of_data(planned: list[Cell], only: list[str] | None, name: str) -> list[Cell]:
-    known = {cell.cfg.data.dataset for cell in planned}
-    unknown = [data for data in only or () if data not in known]
-    if unknown:
-        raise UserError(f"--data {' '.join(unknown)}: {name} has {', '.join(sorted(known))}")
-    return [cell for cell in planned if not only or cell.cfg.data.dataset in only]
-
-
-def _check_voc(folder: Path | None) -> None:
-    from ressl_plugin.evaluate import voc
-
-    if folder is None:
-        raise UserError("evaluate: lowshot is on PASCAL VOC07; give its folder: --voc VOCdevkit")
-    for split in ("trainval", "test"):
-        voc.VOC(folder, split)
+def figure3(cells: list[Cell], out: Path, device: torch.device) -> list[Path]:
+    """All training images in the plane by t-SNE, the runs' features side by side."""
+    spaces = {}
+    for cell in cells:
+        opened = run.open_run(cell.run_dir)
+        loader = Splits(opened, device).loader("train")
+        title = cell.row or method_name(cell.cfg)
+        spaces[title], y = features.extract(opened.backbone(), loader, device)
+    return figures.feature_space(spaces, y, out / "figure3", loader.dataset.classes)
 
 
 def train(cell: Cell) -> None:
     """Train a cell unless it is finished; `random` is the backbone as it is initialised."""
     cfg, folder = cell.cfg, Path(cell.run_dir)
-    sweep.same_experiment(cfg)
-    if sweep.finished(folder, cell.epochs):
-        return
     if cfg.method != "random":
         sweep.train(cfg)
+        return
+    if sweep.finished(folder, cell.epochs):
         return
     cfg = settled(cfg)
     run.start(cfg, cfg)

@@ -37,11 +37,6 @@ class Cell:
         return self.cfg.run_dir
 
     @property
-    def method(self) -> str:
-        """By the file's name for it, or the paper's."""
-        return self.row or method_name(self.cfg)
-
-    @property
     def epochs(self) -> int:
         """After which it is finished; of the untrained network, 1: that it is written."""
         return 1 if self.cfg.method == "random" else self.cfg.max_epochs
@@ -76,9 +71,6 @@ class Cell:
 def cells(spec: dict, overrides: list[str], out: Path) -> list[Cell]:
     """Every cell of a table's file, in its order, each once.
 
-    Args:
-        spec: of `paper_spec.read`; overrides: for every cell, after its own words.
-
     Raises:
         UserError: a recipe or method that is not there, a config that cannot work, two cells that
             differ and would have one folder.
@@ -86,7 +78,7 @@ def cells(spec: dict, overrides: list[str], out: Path) -> list[Cell]:
     made: dict[str, Cell] = {}
     for number, group in enumerate(spec["groups"], 1):
         with paper_spec.within(f"group {number}"):
-            for cell in _of_group(group, spec["operations"], overrides, out):
+            for cell in _of_group(group, spec.get("operations", {}), overrides, out):
                 first = made.setdefault(cell.run_dir, cell)
                 differing = first is not cell and config_differences(first.cfg, cell.cfg)
                 if differing:
@@ -109,22 +101,17 @@ def _of_group(group: dict, operations: dict, overrides: list[str], out: Path) ->
                 cfg = _with_method(base, method, folder)
             yield Cell(_placed(cfg, folder / method), rows.get(method))
         return
-    for name, more in _named(group, operations).items():
-        with paper_spec.within(f"cell {name}"):
-            cfg = config.finish(config.load(recipe, [*words, *more, *overrides]))
-        yield Cell(_placed(cfg, folder / name), group.get("row"))
-
-
-def _named(group: dict, operations: dict) -> dict[str, list[str]]:
-    """Name -> overrides of a group's cells."""
     if "cells" in group:
-        return {
-            name: [operations.get(word, word) for word in words]
-            for name, words in group["cells"].items()
-        }
-    with paper_spec.within("sweep"):
-        combinations = sweep.combinations(group["sweep"])
-    return {",".join(map(sweep.short, words)): words for words in combinations}
+        named = group["cells"]
+    else:
+        with paper_spec.within("sweep"):
+            combinations = sweep.combinations(group["sweep"])
+        named = {",".join(map(sweep.short, cell)): cell for cell in combinations}
+    for name, more in named.items():
+        with paper_spec.within(f"cell {name}"):
+            own = [operations.get(word, word) for word in more]
+            cfg = config.finish(config.load(recipe, [*words, *own, *overrides]))
+        yield Cell(_placed(cfg, folder / name), group.get("row"))
 
 
 def _with_method(base: DictConfig, method: str, folder: Path) -> DictConfig:

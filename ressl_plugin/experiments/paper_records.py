@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ressl_plugin import run
-from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot, subject
+from ressl_plugin.evaluate import finetune, linear, logistic, lowshot, subject
 from ressl_plugin.evaluate.voc import NAME as VOC
 from ressl_plugin.run import results
 from ressl_plugin.utils.errors import UserError
@@ -21,13 +21,8 @@ def evaluate(
 ) -> None:
     """One evaluator on a trained cell, unless its results are there as they are wanted.
 
-    Args:
-        evaluator, settings: of a file that `paper_spec.read` has checked.
-        place: labels -> `{table, row, column}` of the numbers, whoever made them and when, which is
-            written into their records (`Cell.place`); None: they are in no table.
-
-    Raises:
-        UserError: images or labels that the evaluator needs are not there.
+    `place`: labels -> `{table, row, column}` of the numbers, whoever made them and when, which is
+    written into their records (`Cell.place`); None: they are in no table.
     """
     found = wanted(folder, evaluator, settings, fast)
     due = [what for what, record in found.items() if not record]
@@ -39,9 +34,7 @@ def evaluate(
 
 
 def _make(folder: Path, evaluator: str, settings: dict, due: list, fast, voc, device) -> None:
-    if evaluator == "figures":
-        figures.evaluate(folder, [], device)
-    elif evaluator == "linear":
+    if evaluator == "linear":
         linear.evaluate(str(folder), [], None if fast else due[0], fast, device)
     elif evaluator == "lowshot":
         lowshot.evaluate(folder, [], voc, list(map(str, due)), settings["draws"], device)
@@ -61,11 +54,9 @@ def _labels(evaluator: str, what, record: dict) -> str:
 def wanted(folder: Path, evaluator: str, settings: dict, fast: bool) -> dict:
     """What an evaluator is to do on a trained cell -> the record of it, None where there is none.
 
-    That is a protocol, counts of labels a class, shares of the labels; figures have no record.
+    That is a protocol, counts of labels a class, or shares of the labels.
     """
     opened = run.open_run(folder)
-    if evaluator == "figures":
-        return {"figures": _drawn(opened)}
     latest = _latest(opened, evaluator)
     if evaluator == "linear":
         protocol = logistic.NAME if fast else linear.default_protocol(opened.cfg)
@@ -103,13 +94,6 @@ def _latest(opened: run.Run, evaluator: str) -> dict[str, dict]:
         for protocol, record in found.items()
         if all(key in said(record) and said(record)[key] == about[key] for key in about)
     }
-
-
-def _drawn(opened: run.Run) -> bool:
-    """Whether the last of the figures is there and younger than the weights."""
-    trained = opened.file.stat().st_mtime
-    files = [opened.dir / "figures" / f"neighbours{suffix}" for suffix in (".png", ".pdf")]
-    return all(file.is_file() and file.stat().st_mtime >= trained for file in files)
 
 
 def _drawn_as(latest: dict[str, dict], count: int | str, draws: int) -> dict | None:

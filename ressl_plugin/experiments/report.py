@@ -14,7 +14,6 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePath
 
-import jinja2
 from omegaconf import OmegaConf
 from PIL import Image
 
@@ -23,11 +22,10 @@ from ressl_plugin.evaluate import contact_sheet, figures
 from ressl_plugin.evaluate.neighbours import neighbours_of_run
 from ressl_plugin.evaluate.quality import BETTER
 from ressl_plugin.evaluate.subject import device_named, method_name, with_overrides
-from ressl_plugin.experiments import tables
-from ressl_plugin.experiments.grouping import Evaluated, evaluations, groups, summary
+from ressl_plugin.experiments import tables, template
+from ressl_plugin.experiments.grouping import METRICS, Evaluated, evaluations, groups, summary
 from ressl_plugin.run import results
 from ressl_plugin.run.directories import Run
-from ressl_plugin.run.metrics import logged
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.plot_style import need_matplotlib
@@ -35,6 +33,7 @@ from ressl_plugin.utils.render import number
 
 log = logging.getLogger(__name__)
 
+SHOWN = (*METRICS, *BETTER)
 WIDEST = 1400  # pixels of an embedded picture
 FACTS = {
     "backbone": "backbone.name",
@@ -55,15 +54,11 @@ def report(runs: Sequence[str | Path], out: str | Path, overrides=(), device: st
     be drawn (images that are not here) is said on the page and in the log.
 
     Args:
-        runs: run directories.
         out: the file to write, a name that ends in .html.
         overrides: other values than the runs' own, such as data.val_path=DIR.
 
     Raises:
         UserError: no such run, a broken results file, another name, matplotlib is missing.
-
-    Example:
-        >>> report(["runs/mine"], "report.html")  # doctest: +SKIP
     """
     out = Path(out)
     if out.suffix != ".html" or out.is_dir():
@@ -71,25 +66,15 @@ def report(runs: Sequence[str | Path], out: str | Path, overrides=(), device: st
     need_matplotlib()
     found = groups(runs)
     place = device_named(device)
-    pages = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    text = pages.get_template("report.html").render(
+    text = template("report.html").render(
         title=tables.label(found[0]) if len(found) == 1 else f"{len(found)} experiments",
         comparison=comparison(found) if len(found) > 1 else None,
-        experiments=[experiment(group, found, overrides, place) for group in found],
+        experiments=[experiment(group, overrides, place) for group in found],
         versions=results.versions(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
     files.replace(out, text.encode())
     return out
-
-
-# --- numbers --------------------------------------------------------------------------------------
 
 
 def comparison(found: list[list[Evaluated]]) -> dict:
@@ -100,18 +85,18 @@ def comparison(found: list[list[Evaluated]]) -> dict:
     rows, columns = [], {}
     for group in found:
         cells = {}
-        for records in [*evaluations(group), *_quality(group)]:
+        for records in evaluations(group, SHOWN):
             first = records[0]
             if first.get("representation") in (None, method_name(group[0].cfg)):
+                column = f"{first['metric']} ({first['evaluator']}: {first['protocol']})"
                 value, spread = summary(records)
-                cells[_column(first)] = number(value, spread), value
+                cells[column] = number(value, spread), value
         columns |= dict.fromkeys(cells)
         epochs = group[0].cfg.get("max_epochs")
         names = tables.label(group), method_name(group[0].cfg), _data(group[0])
         rows.append(([*((text, None) for text in names), (str(epochs or ""), epochs)], cells))
-    names = [("run", "text"), ("method", "text"), ("data", "text"), ("epochs", "number")]
     return {
-        "columns": [*names, *((name, "number") for name in columns)],
+        "columns": ["run", "method", "data", "epochs", *columns],
         "rows": [[*begin, *(cells.get(c, ("", None)) for c in columns)] for begin, cells in rows],
     }
 
@@ -121,57 +106,31 @@ def _data(run: Evaluated) -> str:
     return tables.data_name(run.cfg, name)
 
 
-def _column(record: dict) -> str:
-    if record["evaluator"] == "quality":
-        return f"{record['metric']} ({record['protocol']})"
-    return f"{record['evaluator']}: {record['protocol']}, {record['metric']}"
-
-
-def _quality(group: list[Evaluated]) -> list[list[dict]]:
-    """Of each metric without labels the latest records, one a run."""
-    of = {key: None for run in group for key in run.latest if key[1] == "quality"}
-    return [[run.latest[key] for run in group if key in run.latest] for key in of]
-
-
 def numbers(group: list[Evaluated]) -> dict:
     """{columns, rows} of an experiment, the paper's beside ours where a record has a place."""
-    lines = tables.lines_of(group)
     columns = [*tables.COLUMNS[1:], *tables.OURS, "diff."]
-    rows = [list(map(str, line[1:])) for line in lines]
-    kept = [i for i, name in enumerate(columns) if name not in ("paper", "diff.")
-            or any(row[columns.index("paper")] for row in rows)]  # fmt: skip
-    return {"columns": [columns[i] for i in kept], "rows": [[r[i] for i in kept] for r in rows]}
+    rows = [list(map(str, line[1:])) for line in tables.lines_of(group, metrics=SHOWN)]
+    if not any(row[columns.index("paper")] for row in rows):
+        columns, rows = columns[:-2], [row[:-2] for row in rows]
+    return {"columns": columns, "rows": rows}
 
 
-# --- an experiment --------------------------------------------------------------------------------
-
-
-def experiment(group: list[Evaluated], found: list[list[Evaluated]], overrides, device) -> dict:
+def experiment(group: list[Evaluated], overrides, device) -> dict:
     """What the template shows of the runs that differ in the seed alone."""
     first = group[0]
-    cfg = OmegaConf.create(first.cfg)
-    quality = [(records[0], *summary(records)) for records in _quality(group)]
     return {
         "name": tables.label(group),
-        "facts": facts(group, cfg),
+        "facts": facts(group),
         "numbers": numbers(group),
-        "quality": [
-            (
-                record["metric"],
-                number(value, spread),
-                record["protocol"],
-                BETTER.get(record["metric"], ""),
-            )
-            for record, value, spread in quality
-        ],
-        "pictures": pictures(group, found, overrides, device),
+        "pictures": pictures(group[0], overrides, device),
         "config": OmegaConf.to_yaml(OmegaConf.create(placeless(first.cfg))),
         "commands": commands(group),
     }
 
 
-def facts(group: list[Evaluated], cfg) -> list[tuple[str, str]]:
+def facts(group: list[Evaluated]) -> list[tuple[str, str]]:
     """(what, text): method, data, epochs, seeds, settings."""
+    cfg = OmegaConf.create(group[0].cfg)
     images = group[0].trained_on or {}
     data = _data(group[0])
     if images:
@@ -192,15 +151,14 @@ def facts(group: list[Evaluated], cfg) -> list[tuple[str, str]]:
 def commands(group: list[Evaluated]) -> list[str]:
     """The commands that made the records, without the places of this machine."""
     records = [record for run in group for record in results.read(run.dir)]
-    made = dict.fromkeys(record.get("command") or "" for record in records)
-    return [" ".join(map(_quoted, map(nameless, _words(c)))) for c in made if c]
-
-
-def _words(command: str) -> list[str]:
-    try:
-        return shlex.split(command)
-    except ValueError:  # a quotation that does not end: written by hand
-        return command.split()
+    shown = []
+    for command in dict.fromkeys(record.get("command") or "" for record in records):
+        try:
+            words = shlex.split(command)
+        except ValueError:  # a quotation that does not end: written by hand
+            words = command.split()
+        shown.append(" ".join(_quoted(nameless(word)) for word in words))
+    return list(filter(None, shown))
 
 
 def _quoted(word: str) -> str:
@@ -211,15 +169,15 @@ def placeless(config) -> dict:
     """A config's plain values without this machine's places; other paths are cut short."""
     plain = without_places(config)
     plain.pop("resume_force", None)
-    return _shortened(plain)
 
+    def shortened(value):
+        if isinstance(value, dict):
+            return {key: shortened(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [shortened(inner) for inner in value]
+        return nameless(value) if isinstance(value, str) else value
 
-def _shortened(value):
-    if isinstance(value, dict):
-        return {key: _shortened(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_shortened(inner) for inner in value]
-    return nameless(value) if isinstance(value, str) else value
+    return shortened(plain)
 
 
 def nameless(word: str) -> str:
@@ -231,22 +189,16 @@ def nameless(word: str) -> str:
     return f"{key}{value}"
 
 
-# --- pictures -------------------------------------------------------------------------------------
-
-
-def pictures(group: list[Evaluated], found, overrides, device) -> list[dict]:
+def pictures(run: Evaluated, overrides, device) -> list[dict]:
     """{title, alt, kind, image or None}: curves, feature space, neighbours, views."""
-    first = group[0]
-    others = [run.dir for some in found for run in some if run is not first and logged(run.dir)]
-    size = (first.cfg.get("method_kwargs") or {}).get("queue_size")
+    size = (run.cfg.get("method_kwargs") or {}).get("queue_size")
 
     def opened() -> Run:
-        return with_overrides(str(first.dir), list(overrides))
+        return with_overrides(str(run.dir), list(overrides))
 
     drawn = [
-        ("curves", "Loss, entropy of the target relation and accuracies by epoch"
-         + ("; the other runs in grey" if others else ""), "plot",
-         lambda path: figures.curves(first.dir, path, size, others)[0]),
+        ("curves", "Loss, entropy of the target relation and accuracies by epoch", "plot",
+         lambda path: figures.curves(run.dir, path, size)[0]),
         ("feature space", "t-SNE of the untrained and of the trained backbone's features", "photo",
          lambda path: figures.feature_space_of_run(opened(), path, device)[0]),
         ("neighbours", "Images and their nearest neighbours by the trained features", "photo",
@@ -256,7 +208,7 @@ def pictures(group: list[Evaluated], found, overrides, device) -> list[dict]:
     ]  # fmt: skip
     with tempfile.TemporaryDirectory() as folder:
         return [
-            {"title": title, "alt": alt, "kind": kind, **_drawn(draw, Path(folder) / title, first)}
+            {"title": title, "alt": alt, "kind": kind, **_drawn(draw, Path(folder) / title, run)}
             for title, alt, kind, draw in drawn
         ]
 

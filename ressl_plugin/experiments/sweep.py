@@ -7,7 +7,6 @@ import gc
 import itertools
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -23,9 +22,7 @@ from ressl_plugin import config, data, run
 from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.data import identity
-from ressl_plugin.run import results
-from ressl_plugin.train import stem
-from ressl_plugin.train.settling import settled
+from ressl_plugin.train.settling import settle_stem, settled
 from ressl_plugin.utils.devices import device_count, runnable
 from ressl_plugin.utils.errors import RankLost, RunFault, UserError
 
@@ -58,21 +55,13 @@ def _choices(override) -> list[str]:
     return [f"{key}={value}" for value in override.sweep_string_iterator()]
 
 
-def swept(cell: list[str], overrides: list[str]) -> list[str]:
-    """The words of a cell that are not the same in every cell."""
-    return [word for word in cell if word not in overrides]
-
-
 def short(word: str) -> str:
     """`a.b.key=value` as `key=value`."""
     return word.split(".", word.partition("=")[0].count("."))[-1]
 
 
 def multirun(target: str, overrides: list[str]) -> list[Path]:
-    """Train every cell; a finished one is not run again, an interrupted one is resumed.
-
-    Run directories are `<run_dir>/<key=value,…>` of the swept keys, without what stands before
-    their last dot.
+    """Train every cell, unless it is finished, in `<run_dir>/<key=value,…>` of the swept keys.
 
     Raises:
         UserError: nothing is swept, a cell's config cannot work, or a cell of another config is
@@ -84,12 +73,12 @@ def multirun(target: str, overrides: list[str]) -> list[Path]:
     configs = []
     for cell in cells:
         cfg = config.finish(config.load(target, cell))
-        cfg.run_dir = str(run.directory(cfg) / ",".join(map(short, swept(cell, overrides))))
+        swept = [word for word in cell if word not in overrides]
+        cfg.run_dir = str(run.directory(cfg) / ",".join(map(short, swept)))
         cfg.resume = True
         same_experiment(cfg)
         configs.append(cfg)
-    missing = [cfg for cfg in configs if not finished(Path(cfg.run_dir), cfg.max_epochs)]
-    report(each(configs, lambda cfg: train(cfg) if cfg in missing else None), configs)
+    report(each(configs, train), configs)
     return [Path(cfg.run_dir) for cfg in configs]
 
 
@@ -122,11 +111,7 @@ def each(configs: list[DictConfig], work) -> list[str]:
 
 
 def report(failed: list[str], configs: list) -> None:
-    """What became of `each`.
-
-    Raises:
-        RunFault: some cells failed.
-    """
+    """Raise RunFault if some of the cells failed, as `each` says."""
     if failed:
         raise RunFault(
             f"{len(failed)} of {len(configs)} cells failed: {', '.join(failed)}; the others are "
@@ -135,14 +120,7 @@ def report(failed: list[str], configs: list) -> None:
 
 
 def check_images(configs: list[DictConfig], labels: bool = True) -> None:
-    """The images of every cell are there, before the first of them is trained.
-
-    Args:
-        labels: evaluators need labelled training and validation images.
-
-    Raises:
-        UserError: a file or folder is missing, or labels are.
-    """
+    """Raise UserError where a cell's images are not there, or the labels that evaluators need."""
     splits = ("train", "val") if labels else ("pretrain",)
     for cfg in {OmegaConf.to_yaml(cfg.data): cfg for cfg in configs}.values():
         for split in splits:
@@ -158,15 +136,14 @@ def same_experiment(cfg: DictConfig, planning: bool = False) -> None:
         planning: leave it out of every cell: another machine may train them.
 
     Raises:
-        UserError: the keys that differ, unless `resume_force` says to go on with the new ones; or
-            its config cannot be read.
+        UserError: the keys that differ, unless `resume_force` says to go on with the new ones.
     """
     file = Path(cfg.run_dir) / "config.yaml"
     if cfg.resume_force or not file.is_file():
         return
     there = OmegaConf.create(yaml_files.read(file))
     if planning or not run.has_checkpoint(Path(cfg.run_dir)):
-        found = config_differences(there, stem.settle(copy.deepcopy(cfg), there))
+        found = config_differences(there, settle_stem(copy.deepcopy(cfg), there))
         differing = [one for one in found if one.partition(":")[0] not in OF_A_MACHINE]
     else:
         differing = config_differences(there, settled(cfg, there))
@@ -192,7 +169,7 @@ def _other_data(cfg: DictConfig, place: str | None) -> list[str]:
 
 
 def train(cfg: DictConfig, meter: bool = False) -> None:
-    """Train one cell. With `meter`, its images/s and peak memory go to results.json as well.
+    """Train one cell unless it is finished. `meter`: images/s and peak memory to results.json.
 
     Lightning starts the ranks of several devices by running the whole command again in each, once
     a process; so each such training is a command of its own.
@@ -208,6 +185,8 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
             "this command starts its own trainings, one after the other; run it without torchrun "
             "or srun (devices=N uses the GPUs of this machine)"
         )
+    if finished(run.directory(cfg), cfg.max_epochs):
+        return
     if cfg.resume is True:  # of what there is: nobody has asked for it
         cfg.resume = run.has_checkpoint(run.directory(cfg))
     if device_count(runnable(cfg).devices, torch.cuda.device_count()) == 1:
@@ -215,13 +194,7 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
 
         gc.collect()  # the cell before, with its images, before its memory counts as this one's
         pretrain(cfg, meter=meter)
-    else:
-        _train_in_a_process(cfg, meter)
-    # version 0.1.0 kept decoded images there: of many cells they would fill the disk
-    shutil.rmtree(run.directory(cfg) / "cache", ignore_errors=True)
-
-
-def _train_in_a_process(cfg: DictConfig, meter: bool) -> None:
+        return
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "config.yaml"
         file.write_text(OmegaConf.to_yaml(cfg))
@@ -268,8 +241,3 @@ def finished(folder: Path, epochs: int) -> bool:
     if "loops" not in state:  # written without training: an import, an untrained backbone
         return state.get("epoch", 0) + 1 >= epochs
     return (run.epochs_trained(state) or 0) >= epochs
-
-
-def evaluated(folder: Path, evaluator: str) -> bool:
-    """Whether results.json of a run has a record of this evaluator."""
-    return folder.is_dir() and any(r["evaluator"] == evaluator for r in results.read(folder))

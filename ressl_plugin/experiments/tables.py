@@ -7,7 +7,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from ressl_plugin.evaluate.subject import method_name
-from ressl_plugin.experiments.grouping import Evaluated, evaluations, groups, summary
+from ressl_plugin.experiments.grouping import METRICS, Evaluated, evaluations, groups, summary
 from ressl_plugin.experiments.paper_numbers import other_images, tables
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number, render
@@ -18,11 +18,9 @@ def table(runs: Sequence[str | Path], format: str = "markdown") -> str:
 
     Runs that differ in the seed, and in nothing else that bears on the numbers, are one line: mean
     ± standard deviation over the runs. A single run's spread is the one over the evaluator's draws.
-    `epochs` are those that the weights have been trained; the untrained backbone and raw pixels
-    have none. `images` are those evaluated on. Of a kNN sweep only the default cell (k=20, T=0.07)
-    is shown, where it is there. Top-5 stays in results.json. A run without records is named in a
-    warning. The paper's number is that of the record's place (`ressl paper` gives it one), if both
-    are of the same images; how many epochs ours had is not asked.
+    `epochs` are those that the weights have been trained, `images` those evaluated on. The paper's
+    number is that of the record's place (`ressl paper` gives it one), if both are of the same
+    images; how many epochs ours had is not asked.
 
     Raises:
         UserError: no results in any of the runs; a broken results file; an unknown format.
@@ -44,10 +42,10 @@ def label(group: list[Evaluated]) -> str:
     return group[0].dir.name + (f" … ({len(group)} runs)" if len(group) > 1 else "")
 
 
-def lines_of(group: list[Evaluated], format: str = "markdown") -> list[list]:
+def lines_of(group: list[Evaluated], format: str = "markdown", metrics=METRICS) -> list[list]:
     """The lines of one experiment's runs: COLUMNS, OURS and the difference."""
     cfg, lines = group[0].cfg, []
-    for records in evaluations(group):
+    for records in evaluations(group, metrics):
         first = records[0]
         value, spread = summary(records)
         paper = _paper_number(cfg, first, group[0].trained_on)

@@ -6,12 +6,10 @@ where it no longer runs (see `pypi.patches` and `patches`) and picks the file of
     GENERATION          "main" (the GitHub main branch) or "pypi" (1.0.2, the release on PyPI)
     BACKBONES           its backbones by name, factory(method, **kwargs), the very dict, too
     METHODS             the host's registry, the very dict that it holds
-    ReSSL               the host's own ReSSL, whatever METHODS["ressl"] has become, as ReSSL(cfg)
     MomentumBase        base class of momentum methods, MomentumBase(cfg), main's attribute names
     build_method(cfg)   any registered method from one config in main's schema
-    build_backbone(cfg), features_dim(backbone), register_backbone(name, factory)
-    view_transform(dataset, augmentation), n_crops(pairs)
-    LinearModel(backbone, cfg), KNN, MEAN_STD
+    build_backbone(cfg), view_transform(augmentation)
+    LinearModel(backbone, cfg), KNN
 
 and, for the files of this folder alone, the generation's `construct`, `pipeline` and DATALOADER.
 """
@@ -28,11 +26,10 @@ from ressl_plugin.utils.errors import UserError
 # the names of the interface, by the file of this folder that has them; GENERATION is main or pypi
 _INTERFACE = {
     "GENERATION": (
-        *("BACKBONES", "DATALOADER", "KNN", "METHODS", "LinearModel", "MomentumBase", "ReSSL"),
+        *("BACKBONES", "DATALOADER", "KNN", "METHODS", "LinearModel", "MomentumBase"),
         *("construct", "pipeline"),
     ),
-    "building": ("build_backbone", "build_method", "features_dim", "register_backbone"),
-    "pipelines": ("MEAN_STD", "n_crops", "view_transform"),
+    "building": ("build_backbone", "build_method", "view_transform"),
 }
 
 HOW_TO_INSTALL = (
@@ -112,15 +109,8 @@ def _commit(root: Path) -> str | None:
 
 
 def __getattr__(name: str):
-    if name == "GENERATION" or any(name in names for names in _INTERFACE.values()):
-        _load()
-        return globals()[name]
-    if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
-
-def _load() -> None:
+    if name != "GENERATION" and not any(name in names for names in _INTERFACE.values()):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     generation = _generation()
     with warnings.catch_warnings():
         # The host and timm warn of each other's old and overwritten names, at every import.
@@ -131,3 +121,4 @@ def _load() -> None:
         file = generation if file == "GENERATION" else file
         module = importlib.import_module(f"{__name__}.{file}")
         globals().update({name: getattr(module, name) for name in names})
+    return globals()[name]

@@ -1,6 +1,9 @@
-"""Methods and backbones from one config in the main branch's schema, with either generation."""
+"""Methods, backbones, views from a config in the main branch's schema, of either generation."""
 
+from omegaconf import OmegaConf
 from torch import nn
+from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from ressl_plugin import host
 from ressl_plugin.host import defaults
@@ -41,14 +44,35 @@ def build_backbone(cfg) -> nn.Module:
     return backbone
 
 
-def features_dim(backbone: nn.Module) -> int:
-    """Length of the feature vector: `inplanes` of a ResNet, else `num_features`."""
-    return backbone.inplanes if hasattr(backbone, "inplanes") else backbone.num_features
+def view_transform(augmentation) -> transforms.Compose:
+    """The host's pipeline of one view: PIL image -> float tensor (3, H, W), normalised.
 
-
-def register_backbone(name: str, factory) -> None:
-    """Let configs name `factory(method, **kwargs)`, a module with `num_features`.
-
-    A name that begins with "resnet" is taken for a torchvision ResNet by the host.
+    Args:
+        augmentation: an entry as `views.recipe.expand` gives it. What the host's own arguments do
+            not reach is edited in: `mean` and `std` (else ImageNet's), `interpolation` (else
+            bicubic), `rrc.ratio` (width / height), `gaussian_blur.sigma` (pixels).
     """
-    host.BACKBONES[name] = factory
+    entry = OmegaConf.create(augmentation)
+    pipeline = host.pipeline(entry)
+    normalize = _find(pipeline, transforms.Normalize)
+    for key in ("mean", "std"):
+        if key in entry:
+            setattr(normalize, key, tuple(entry[key]))
+    crop = _find(pipeline, transforms.RandomResizedCrop | transforms.Resize)
+    if "interpolation" in entry:
+        crop.interpolation = InterpolationMode(entry.interpolation)
+    if entry.rrc.enabled:
+        crop.ratio = tuple(entry.rrc.ratio)
+    if blur := _find(pipeline, host.DATALOADER.GaussianBlur):
+        blur.sigma = tuple(entry.gaussian_blur.sigma)
+    return pipeline
+
+
+def _find(pipeline: transforms.Compose, kind):
+    """The step of `kind` in a pipeline, looked up inside RandomApply too; None if absent."""
+    for step in pipeline.transforms:
+        inner = step.transforms if isinstance(step, transforms.RandomApply) else [step]
+        for candidate in inner:
+            if isinstance(candidate, kind):
+                return candidate
+    return None

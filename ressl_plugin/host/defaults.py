@@ -77,14 +77,9 @@ def as_config(cfg) -> DictConfig:
 
 def setdefault(cfg: DictConfig, key: str, value) -> None:
     """Set the dotted `key` unless it is there; missing and null sections are made."""
-    *sections, last = key.split(".")
-    for section in sections:
-        if cfg.get(section) is None:
-            cfg[section] = {}
-        cfg = cfg[section]
     # The host reads the word "None" as null (its YAML files spell it so).
-    if cfg.get(last) is None or cfg.get(last) == "None":
-        cfg[last] = value
+    if OmegaConf.select(cfg, key) in (None, "None"):
+        OmegaConf.update(cfg, key, value)
 
 
 def fill(cfg: DictConfig, backbone: bool = True) -> DictConfig:
@@ -94,14 +89,9 @@ def fill(cfg: DictConfig, backbone: bool = True) -> DictConfig:
     Raises:
         UserError: no backbone name or an unknown one, or no number of classes.
     """
+    if backbone:
+        choose("backbone.name", OmegaConf.select(cfg, "backbone.name"), host.BACKBONES)
     with open_dict(cfg):
-        for section in ("backbone", "data", "optimizer", "scheduler"):
-            if cfg.get(section) is None:
-                cfg[section] = {}
-        if backbone and cfg.backbone.get("name") is None:
-            raise UserError("backbone.name is missing; give one, as resnet18")
-        if backbone:
-            choose("backbone.name", cfg.backbone.name, host.BACKBONES)
         for key, value in BASE.items():
             setdefault(cfg, key, value)
         for key, value in OPTIMIZER_KWARGS.get(cfg.optimizer.name, {}).items():
@@ -125,7 +115,7 @@ def copy_of(cfg) -> DictConfig:
 
 
 def choose(what: str, name, table):
-    """`table[name]` (of a tuple `name` itself), or a UserError that lists what there is."""
+    """`table[name]`, or a UserError that lists what there is."""
     if name not in table:
         raise UserError(f"{what}={name} is unknown; there is: {', '.join(sorted(table))}")
-    return table[name] if isinstance(table, dict) else name
+    return table[name]

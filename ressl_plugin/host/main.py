@@ -10,7 +10,6 @@ from solo.data import pretrain_dataloader as DATALOADER
 from solo.methods import METHODS  # noqa: F401
 from solo.methods.base import BaseMethod, BaseMomentumMethod
 from solo.methods.linear import LinearModel as _HostLinear
-from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils.knn import WeightedKNNClassifier as KNN  # noqa: F401
 from solo.utils.positional_encodings import PositionalEncoding1D
 
@@ -47,21 +46,11 @@ class MomentumBase(BaseMomentumMethod):
         self.register_load_state_dict_pre_hook(patches.rename_old_keys)
 
 
-def _complete(cfg, method: str) -> DictConfig:
-    values = {"proj_hidden_dim": 2048, **defaults.METHOD.get(method, {})}
-    return defaults.fill_method(defaults.fill(defaults.copy_of(cfg)), values)
-
-
-class ReSSL(_HostReSSL):
-    """The host's own ReSSL, whatever METHODS["ressl"] has become."""
-
-    def __init__(self, cfg):
-        super().__init__(_complete(cfg, "ressl"))
-
-
 def construct(cls, cfg: DictConfig):
     """The host's method `cls` from a config."""
-    return cls(_complete(cfg, cfg.method.removesuffix("_host")))
+    method = cfg.method.removesuffix("_host")
+    values = {"proj_hidden_dim": 2048, **defaults.METHOD.get(method, {})}
+    return cls(defaults.fill_method(defaults.fill(defaults.copy_of(cfg)), values))
 
 
 class LinearModel(_HostLinear):

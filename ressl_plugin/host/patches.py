@@ -8,6 +8,7 @@ import sys
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.metric import Metric
+from torchmetrics.utilities import dim_zero_cat
 
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import labelled, nearest, vote
@@ -31,38 +32,25 @@ def mend_top5() -> None:
             module.accuracy_at_k = accuracy_at_k
 
 
-def mend_knn() -> None:
-    """Three faults of WeightedKNNClassifier, the class itself being kept (others hold it).
+class _Metric(Metric):
+    """A metric of 2021, told by `compute_on_step` not to compute at every batch."""
 
-    `compute_on_step` is gone from torchmetrics; without it, calling the metric would compute at
-    every batch; and classes are counted on the test labels alone, so that a test set without
-    the highest class fails.
-    """
-    from solo.utils.knn import WeightedKNNClassifier as Knn
-
-    def __init__(
-        self,
-        k=20,
-        T=0.07,
-        max_distance_matrix_size=int(5e6),
-        distance_fx="cosine",
-        epsilon=1e-5,
-        dist_sync_on_step=False,
-    ):
-        Metric.__init__(self, dist_sync_on_step=dist_sync_on_step)
-        self.k = k
-        self.T = T
-        self.max_distance_matrix_size = max_distance_matrix_size
-        self.distance_fx = distance_fx
-        self.epsilon = epsilon
-        for name in ("train_features", "train_targets", "test_features", "test_targets"):
-            self.add_state(name, default=[], persistent=False)
+    def __init__(self, compute_on_step: bool, **kwargs):
+        super().__init__(**kwargs)
 
     def forward(self, *args, **kwargs):
         self.update(*args, **kwargs)
 
-    Knn.__init__ = __init__
-    Knn.forward = forward
+
+def mend_knn() -> None:
+    """Two faults of WeightedKNNClassifier, the class itself being kept (others hold it).
+
+    `compute_on_step` is gone from torchmetrics, and classes are counted on the test labels alone,
+    so that a test set without the highest class fails.
+    """
+    from solo.utils.knn import WeightedKNNClassifier as Knn
+
+    Knn.__bases__ = (_Metric,)
     Knn.compute = torch.no_grad()(weighted_knn)
 
 
@@ -71,17 +59,12 @@ def weighted_knn(self) -> tuple[float, float]:
 
     Weights: exp(cosine / T), or 1 / (euclidean distance + epsilon). Cosine features need not be
     normalised. (-1, -1) when there is nothing to compare.
-
-    Raises:
-        NotImplementedError: another `distance_fx`.
     """
-    if self.distance_fx not in ("cosine", "euclidean"):
-        raise NotImplementedError(f"distance_fx={self.distance_fx}; cosine or euclidean")
     states = (self.train_features, self.train_targets, self.test_features, self.test_targets)
     # A list, or a tensor once torchmetrics has gathered it over processes.
     if any(len(state) == 0 for state in states):
         return -1, -1
-    train, train_labels, test, test_labels = map(_joined, states)
+    train, train_labels, test, test_labels = map(dim_zero_cat, states)
     # No label, no vote and no verdict.
     train, train_labels = labelled(train, train_labels)
     test, test_labels = labelled(test, test_labels)
@@ -93,12 +76,6 @@ def weighted_knn(self) -> tuple[float, float]:
     self.reset()
     temperature = self.T if self.distance_fx == "cosine" else None
     return vote(near, labels, test_labels, classes, temperature)
-
-
-def _joined(state) -> torch.Tensor:
-    if isinstance(state, torch.Tensor):
-        return state
-    return state[0] if len(state) == 1 else torch.cat(list(state))
 
 
 def mend_reduce_on_plateau(linear_class) -> None:

@@ -8,6 +8,8 @@ elsewhere an online softmax runs over chunks of the queue.
 import torch
 from torch import Tensor
 
+from ressl_plugin.utils.errors import UserError
+
 # Rows of the queue read at a time, and scores held, by our own pass. Smaller chunks need less
 # memory but leave threads waiting for each other.
 _CHUNK, _SCORES = 8192, 2**22
@@ -65,15 +67,23 @@ def _by_chunks(rows: Tensor, queue: Tensor, chunk: int) -> tuple[Tensor, Tensor]
     return out.div_(total), total.log_().add_(top).squeeze(1)
 
 
+def check_rows(loss: str, student: Tensor, teacher: Tensor, queue: Tensor) -> None:
+    """The shapes of a loss's inputs fit, and none is empty."""
+    fit = teacher.dim() == 2 and student.dim() in (2, 3) and student.shape[-2:] == teacher.shape
+    fit = fit and queue.dim() == 2 and queue.shape[1] == teacher.shape[1]
+    if not (fit and student.numel() and queue.numel()):
+        raise UserError(
+            f"{loss}: student (N, D) or (V, N, D), teacher (N, D) and queue (K, D) expected, none "
+            f"empty; got {tuple(student.shape)}, {tuple(teacher.shape)}, {tuple(queue.shape)}"
+        )
+
+
 def refuse_second_derivative(loss: str) -> None:
     """For the backward pass of a loss whose gradient is computed in the forward pass.
 
     That gradient is a constant to autograd. `once_differentiable` refuses a second derivative only
     where the incoming gradient needs one; at the end of a graph, where a loss stands, autograd
     would go on with zero.
-
-    Raises:
-        NotImplementedError: the gradient itself is to be differentiated.
     """
     # gradients are recorded during a backward pass only with create_graph=True
     if torch.is_grad_enabled() and not torch.compiler.is_compiling():

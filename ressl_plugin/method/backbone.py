@@ -28,25 +28,26 @@ def build(cfg) -> nn.Module:
     Raises:
         UserError: unknown backbone (with the nearest name), a stem on something not a ResNet.
     """
-    offer(cfg.backbone.name)
-    check_kwargs(cfg)
+    prepare(cfg)
     backbone = host.build_backbone(cfg)
     set_stem(backbone, cfg.backbone.get("stem", "auto"))
     return backbone
 
 
-def check_kwargs(cfg) -> None:
-    """Whether the backbone can be built with `backbone.kwargs`: it is, once.
+def prepare(cfg) -> None:
+    """For the host to build it: make `timm:<model>` known, and build it with its kwargs once.
 
     Raises:
-        UserError: the backbone does not take them, or they would load a file.
+        UserError: timm has no such model; it does not take the kwargs, or they would load a file.
     """
+    if cfg.backbone.name.startswith(TIMM):
+        _offer(cfg.backbone.name)
     kwargs = OmegaConf.to_container(OmegaConf.create(cfg.backbone.get("kwargs") or {}))
     if not kwargs:
         return
     if bad := sorted(OF_FILES & kwargs.keys()):
         raise UserError(f"config: backbone.kwargs: {', '.join(bad)}: not to be given in a config")
-    check_sizes(kwargs, "config: backbone.kwargs")
+    _check_sizes(kwargs, "config: backbone.kwargs")
     factory = host.BACKBONES.get(cfg.backbone.name)
     if factory is None:  # whoever builds it says so
         return
@@ -59,11 +60,8 @@ def check_kwargs(cfg) -> None:
 
 
 def with_arguments(make: Callable[..., nn.Module], kwargs: dict, fault: str) -> nn.Module:
-    """`make(**kwargs)`, a network of a library that alone can judge its arguments.
-
-    Raises:
-        UserError: it is made without them and not with them; `fault` opens the message.
-    """
+    """`make(**kwargs)`, a network of a library that alone can judge its arguments; `fault` opens
+    the message where it is made without them and not with them."""
     try:
         return make(**kwargs)
     except Exception as error:
@@ -75,29 +73,16 @@ def with_arguments(make: Callable[..., nn.Module], kwargs: dict, fault: str) -> 
         raise UserError(f"{fault} ({text})") from error
 
 
-def check_sizes(node, key: str) -> None:
+def _check_sizes(node, key: str) -> None:
     """Beyond, a number is a slip of the finger, and costs all memory before anything is said."""
-    items = node.items() if isinstance(node, dict) else enumerate(node)
-    for name, value in items:
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
         if isinstance(value, (dict, list)):
-            check_sizes(value, f"{key}.{name}")
+            _check_sizes(value, f"{key}.{name}")
         elif isinstance(value, (int, float)) and not abs(value) <= WIDEST:
             raise UserError(f"{key}.{name}: must be a number up to {WIDEST}")
 
 
-def offer(name: str) -> None:
-    """Make `timm:<model>` known to the host; other names are the host's to know.
-
-    Raises:
-        UserError: timm has no such model.
-    """
-    if name.startswith(TIMM):
-        _check_timm(name)
-        # not a closure: methods keep their backbone's factory, and are pickled
-        host.register_backbone(name, partial(_create_timm, name.removeprefix(TIMM)))
-
-
-def _check_timm(name: str) -> None:
+def _offer(name: str) -> None:
     import timm
 
     model = name.removeprefix(TIMM)
@@ -105,6 +90,8 @@ def _check_timm(name: str) -> None:
         near = difflib.get_close_matches(model, timm.list_models(), 3)
         hint = f"; did you mean {', '.join(near)}?" if near else ""
         raise UserError(f"config: backbone.name={name}: timm has no such model{hint}")
+    # not a closure: methods keep their backbone's factory, and are pickled
+    host.BACKBONES[name] = partial(_create_timm, model)
 
 
 def _create_timm(model: str, method: str | None = None, **kwargs) -> nn.Module:
@@ -116,22 +103,8 @@ def _create_timm(model: str, method: str | None = None, **kwargs) -> nn.Module:
     return network
 
 
-def input_size(name: str) -> int | None:
-    """Side in pixels that timm's own description gives for `timm:<model>`; None for others."""
-    if not name.startswith(TIMM):
-        return None
-    import timm
-
-    config = timm.get_pretrained_cfg(name.removeprefix(TIMM))
-    return config.input_size[-1] if config else None
-
-
 def check_input(backbone: nn.Module, cfg) -> None:
-    """Views must have the size that a transformer was made for; convolutions take any.
-
-    Raises:
-        UserError: another size, with the setting that changes the network's.
-    """
+    """Views must have the size that a transformer was made for; convolutions take any."""
     embed = getattr(backbone, "patch_embed", None)
     strict = getattr(embed, "strict_img_size", False)
     made_for = embed.img_size if strict else None
@@ -151,10 +124,7 @@ def set_stem(backbone: nn.Module, stem: str) -> None:
     `paper` is a 3x3 convolution of stride 1 and padding 1 without max pooling (Section 4.1, small
     and medium data); `solo` is the host's for CIFAR, which pads by 2 (34x34 maps from 32x32
     images, 1.27 times the work); `imagenet` is torchvision's; `auto` leaves the host's choice
-    (train/stem.py has made one before a run begins).
-
-    Raises:
-        UserError: unknown stem, or a stem for something that is no ResNet.
+    (train/settling.py has made one before a run begins).
     """
     if stem not in STEMS:
         raise UserError(f"config: backbone.stem={stem}: one of {', '.join(STEMS)}")

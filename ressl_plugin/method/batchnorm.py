@@ -8,7 +8,7 @@ import importlib.util
 import logging
 from collections.abc import Iterable
 from functools import cache, lru_cache
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -47,10 +47,21 @@ class _Grouped(_BatchNorm):
 
     def _normalise(self, x: Tensor) -> Tensor:
         self._check_input_dim(x)
-        _check_batch(x, self.groups)
+        if len(x) < 2 * self.groups:
+            raise UserError(
+                f"batchnorm.groups: a batch of {len(x)} leaves fewer than 2 samples to some of "
+                f"{self.groups} groups; at least {2 * self.groups} a device are needed, or fewer "
+                "groups"
+            )
         if _has_kernels(x):
             return self._by_kernels(x)
-        y, mean, var = group_batch_norm(x, self.weight, self.bias, self.groups, self.eps)
+        if torch.compiler.is_compiling():
+            normalise = _traced
+        elif x.device.type != "cpu" and len(x) % self.groups == 0:
+            normalise = _folded
+        else:
+            normalise = _GroupBatchNorm.apply
+        y, mean, var = normalise(x, self.weight, self.bias, self.groups, self.eps)
         if self.running_mean is not None:
             with torch.no_grad():
                 self.num_batches_tracked.add_(1)
@@ -105,7 +116,7 @@ def to_groups(module: nn.Module, groups: int) -> nn.Module:
         UserError: groups below 1, or a batch norm of a kind that cannot be grouped (named).
     """
     _at_least_one(groups)
-    layers = [(n, m) for n, m in module.named_modules() if _is_batch_norm(m)]
+    layers = [(n, m) for n, m in module.named_modules() if isinstance(m, _BatchNorm)]
     kinds = [_grouped_kind(type(layer), name) for name, layer in layers]  # all or nothing
     for (_, layer), kind in zip(layers, kinds):
         layer.__class__ = kind
@@ -117,50 +128,6 @@ def _at_least_one(groups: int) -> int:
     if groups < 1:
         raise UserError(f"batchnorm.groups: at least 1 expected, got {groups}")
     return groups
-
-
-def to_plain(module: nn.Module) -> nn.Module:
-    """Undo `to_groups` in place: the layers are of the classes that they were of before."""
-    for layer in module.modules():
-        if isinstance(layer, _Grouped):
-            layer.__class__ = type(layer).__bases__[1]
-            del layer.groups
-    return module
-
-
-def group_batch_norm(
-    x: Tensor, weight: Tensor | None, bias: Tensor | None, groups: int, eps: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Normalise each of `groups` contiguous chunks of a batch by its own statistics.
-
-    Args:
-        x: (N, C, ...) of any floating type and memory format, both of which the output keeps.
-            Where N is no multiple of groups, the first groups hold one sample more.
-        weight, bias: (C,) or None.
-
-    Returns:
-        the output, like x; the mean over groups of a group's mean and of its unbiased variance,
-        (C,) each, detached.
-
-    Raises:
-        UserError: fewer than two samples for some group.
-    """
-    _check_batch(x, groups)
-    if torch.compiler.is_compiling():
-        normalise = _traced
-    elif x.device.type != "cpu" and len(x) % groups == 0:
-        normalise = _folded
-    else:
-        normalise = _GroupBatchNorm.apply
-    return normalise(x, weight, bias, groups, eps)
-
-
-def _check_batch(x: Tensor, groups: int) -> None:
-    if x.shape[0] < 2 * groups:
-        raise UserError(
-            f"batchnorm.groups: a batch of {x.shape[0]} leaves fewer than 2 samples to some of "
-            f"{groups} groups; at least {2 * groups} a device are needed, or fewer groups"
-        )
 
 
 def _has_kernels(x: Tensor) -> bool:
@@ -278,6 +245,11 @@ def _apply_backward(ctx, grad):
 
 
 _apply.register_autograd(_apply_backward, setup_context=_keep)
+
+
+# Three ways without kernels of ours: (N, C, ...) of any floating type and memory format, which the
+# output keeps, to that and the mean over groups of a group's mean and of its unbiased variance,
+# (C,) each, detached. Where N is no multiple of groups, the first groups hold one sample more.
 
 
 def _folded(x, weight, bias, groups, eps):
@@ -405,21 +377,17 @@ def _traced(x, weight, bias, groups, eps):
 
 def has_batch_norm(module: nn.Module) -> bool:
     """Whether any layer in it normalises by the statistics of a batch."""
-    return any(_is_batch_norm(layer) for layer in module.modules())
+    return any(isinstance(layer, _BatchNorm) for layer in module.modules())
 
 
 def running_statistics(modules: Iterable[nn.Module]) -> list[Tensor]:
     """The running means and variances, (C,) each, of every batch norm in some modules."""
-    norms = [layer for module in modules for layer in module.modules() if _is_batch_norm(layer)]
-    pairs = [(norm.running_mean, norm.running_var) for norm in norms]
+    layers = [layer for module in modules for layer in module.modules()]
+    pairs = [(b.running_mean, b.running_var) for b in layers if isinstance(b, _BatchNorm)]
     return [buffer for pair in pairs for buffer in pair if buffer is not None]
 
 
-def _is_batch_norm(module: nn.Module) -> TypeGuard[_BatchNorm]:
-    return isinstance(module, _BatchNorm)
-
-
-def _grouped_kind(kind: type, name: str = "") -> type:
+def _grouped_kind(kind: type, name: str) -> type:
     if issubclass(kind, _Grouped):
         return kind
     for grouped in (GroupBatchNorm1d, GroupBatchNorm2d, GroupBatchNorm3d):

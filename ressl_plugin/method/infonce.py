@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ressl_plugin.method.attention import read, refuse_second_derivative
+from ressl_plugin.method.attention import check_rows, read, refuse_second_derivative
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.precision import float32_products
 
@@ -35,16 +35,11 @@ def info_nce(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> Ten
         Scalar float32, mean over views and images.
 
     Raises:
-        UserError: shapes that do not fit, a temperature not above zero.
+        UserError: shapes that do not fit, an empty queue, a temperature not above zero.
         NotImplementedError: in a backward pass with create_graph=True; there is no second
             derivative.
     """
-    fit = teacher.dim() == 2 and student.dim() in (2, 3) and student.shape[-2:] == teacher.shape
-    if not fit or queue.dim() != 2 or queue.shape[1] != teacher.shape[1] or not student.numel():
-        raise UserError(
-            "InfoNCE: student (N, D) or (V, N, D), teacher (N, D) and queue (K, D) expected; got "
-            f"{tuple(student.shape)}, {tuple(teacher.shape)}, {tuple(queue.shape)}"
-        )
+    check_rows("InfoNCE", student, teacher, queue)
     if not tau > 0:
         raise UserError(f"InfoNCE: the temperature must be above 0; got {tau}")
     return _InfoNCE.apply(student, teacher, queue, tau)
@@ -53,8 +48,14 @@ def info_nce(student: Tensor, teacher: Tensor, queue: Tensor, tau: float) -> Ten
 class _InfoNCE(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, queue, tau):
-        loss, gradient = _contrast(student.detach(), teacher.detach(), queue.detach(), tau)
-        ctx.save_for_backward(gradient)
+        with torch.autocast(student.device.type, enabled=False), float32_products():
+            keys = teacher.float().expand(student.shape).reshape(-1, student.shape[-1])  # [V*N, D]
+            rows = student.float().reshape(keys.shape) / tau
+            mean, log_sum = read(rows, queue)
+            gap = log_sum - torch.linalg.vecdot(rows, keys)
+            gradient = gap.sigmoid()[:, None] * (mean - keys) / (tau * len(rows))
+            loss = F.softplus(gap).mean()
+        ctx.save_for_backward(gradient.view(student.shape))
         ctx.dtype = student.dtype
         return loss
 
@@ -63,14 +64,3 @@ class _InfoNCE(torch.autograd.Function):
         refuse_second_derivative("InfoNCE")
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_loss).to(ctx.dtype), None, None, None
-
-
-def _contrast(student: Tensor, teacher: Tensor, queue: Tensor, tau: float):
-    """Loss () and its gradient by the student, in the student's shape and float32."""
-    with torch.autocast(student.device.type, enabled=False), float32_products():
-        keys = teacher.float().expand(student.shape).reshape(-1, student.shape[-1])  # [V*N, D]
-        rows = student.float().reshape(keys.shape) / tau
-        mean, log_sum = read(rows, queue)
-        gap = log_sum - torch.linalg.vecdot(rows, keys)
-        gradient = gap.sigmoid()[:, None] * (mean - keys)
-        return F.softplus(gap).mean(), (gradient / (tau * len(rows))).view(student.shape)

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from ressl_plugin.method.attention import read, refuse_second_derivative
+from ressl_plugin.method.attention import check_rows, read, refuse_second_derivative
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.precision import float32_products
 
@@ -90,16 +90,17 @@ def relational_loss(
         NotImplementedError: in a backward pass with create_graph=True; there is no second
             derivative.
     """
-    _check(student, teacher, queue, tau_s, tau_t, chunk)
+    check_rows("relational loss", student, teacher, queue)
+    _check_temperatures(tau_s, tau_t)
+    if chunk is not None and chunk < 1:
+        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")
     return Relation(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
 
 
 class _Relational(torch.autograd.Function):
     @staticmethod
     def forward(ctx, student, teacher, queue, tau_s, tau_t, chunk):
-        loss, entropy, gradient = _relate(
-            student, teacher, queue, tau_s, tau_t, chunk, ctx.needs_input_grad[0]
-        )
+        loss, entropy, gradient = _relate(student, teacher, queue, tau_s, tau_t, chunk)
         ctx.save_for_backward(gradient)
         ctx.dtype = student.dtype
         ctx.mark_non_differentiable(entropy)
@@ -115,81 +116,48 @@ class _Relational(torch.autograd.Function):
 # An operator of its own, so that torch.compile keeps it whole instead of unrolling the chunks.
 @torch.library.custom_op("ressl_plugin::relate", mutates_args=())
 def _relate(
-    student: Tensor,
-    teacher: Tensor,
-    queue: Tensor,
-    tau_s: float,
-    tau_t: float,
-    chunk: int,
-    with_gradient: bool,
+    student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float, chunk: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Loss (), target entropy (), gradient by the student: its shape, float32; or empty."""
+    """Loss (), target entropy (), gradient by the student: its shape, float32."""
     with torch.autocast(student.device.type, enabled=False), float32_products():
         n, views = len(teacher), student.reshape(-1, *teacher.shape)  # [V, N, D]
         rows = torch.cat([teacher.float() / tau_t, views.flatten(0, 1).float() / tau_s])
         if len(queue) <= min(_FEW_ROWS, chunk or _FEW_ROWS):
-            loss, entropy, gradient = _whole(rows, n, queue, with_gradient)
+            cross_entropies, gradient = _whole(rows, n, queue)
         else:
-            loss, entropy, gradient = _streamed(rows, n, queue, chunk, with_gradient)
+            cross_entropies, gradient = _streamed(rows, n, queue, chunk)
         # d/dz = 1/tau_s d/d(z/tau_s), and the mean over views and images
         gradient = gradient.div_(tau_s * len(views) * n)
-        return loss, entropy, gradient.view(student.shape if with_gradient else 0)
+        entropy, loss = cross_entropies[0].mean(), cross_entropies[1:].mean()
+        return loss, entropy, gradient.view(student.shape)
 
 
 @_relate.register_fake
-def _(student, teacher, queue, tau_s, tau_t, chunk, with_gradient):
+def _(student, teacher, queue, tau_s, tau_t, chunk):
     scalar = student.new_empty((), dtype=torch.float32)
-    shape = student.shape if with_gradient else (0,)
-    return scalar, torch.empty_like(scalar), student.new_empty(shape, dtype=torch.float32)
+    gradient = student.new_empty(student.shape, dtype=torch.float32)
+    return scalar, torch.empty_like(scalar), gradient
 
 
-def _whole(rows: Tensor, n: int, queue: Tensor, with_gradient: bool):
-    """The loss of a queue of few rows, by the formula. Its relations can be so sharp that the loss
-    is nearly zero, where a difference of log-sum-exp and mean score would lose its digits."""
+# Of both: (1 + V, N) cross-entropies against the target, its own first; the students' gradients.
+
+
+def _whole(rows: Tensor, n: int, queue: Tensor) -> tuple[Tensor, Tensor]:
+    """Of a queue of few rows, by the formula. Its relations can be so sharp that the loss is nearly
+    zero, where a difference of log-sum-exp and mean score would lose its digits."""
     queue = queue.float()
-    log_relations = torch.log_softmax(rows @ queue.T, dim=1).view(
-        -1, n, len(queue)
-    )  # [1 + V, N, K]
+    log_relations = torch.log_softmax(rows @ queue.T, dim=1).view(-1, n, len(queue))
     relations = log_relations.exp()
-    entropy, loss = _split(-torch.linalg.vecdot(log_relations, relations[0]))
-    if not with_gradient:
-        return loss, entropy, rows.new_empty(0)
-    return loss, entropy, (relations[1:] - relations[0]) @ queue
+    cross_entropies = -torch.linalg.vecdot(log_relations, relations[0])
+    return cross_entropies, (relations[1:] - relations[0]) @ queue
 
 
-def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int, with_gradient: bool):
-    """The loss from the reads and log-sum-exps of one pass over the queue."""
+def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+    """From the reads and log-sum-exps of one pass over the queue."""
     reads, log_sums = read(rows, queue, chunk)
-    reads, log_sums = reads.view(-1, n, rows.shape[1]), log_sums.view(-1, n)  # the target's first
-    entropy, loss = _split(log_sums - torch.linalg.vecdot(rows.view_as(reads), reads[0]))
-    if not with_gradient:
-        return loss, entropy, rows.new_empty(0)
-    return loss, entropy, reads[1:] - reads[0]
-
-
-def _split(entropies: Tensor) -> tuple[Tensor, Tensor]:
-    """(1 + V, N) cross-entropies against the target: its own mean and that of the views."""
-    return entropies[0].mean(), entropies[1:].mean()
-
-
-def _check(student, teacher, queue, tau_s, tau_t, chunk):
-    if teacher.dim() != 2 or queue.dim() != 2 or student.dim() not in (2, 3):
-        raise UserError(
-            "relational loss: student (N, D) or (V, N, D), teacher (N, D) and queue (K, D) "
-            f"expected; got {tuple(student.shape)}, {tuple(teacher.shape)}, {tuple(queue.shape)}"
-        )
-    if student.shape[-2:] != teacher.shape or teacher.shape[1] != queue.shape[1]:
-        raise UserError(
-            f"relational loss: student {tuple(student.shape)}, teacher {tuple(teacher.shape)} and "
-            f"queue {tuple(queue.shape)} do not fit; N and D must agree"
-        )
-    if not (student.numel() and queue.numel()):
-        raise UserError(
-            f"relational loss: empty student {tuple(student.shape)} or queue {tuple(queue.shape)}"
-        )
-    _check_temperatures(tau_s, tau_t)
-    if chunk is not None and chunk < 1:
-        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")
+    reads, log_sums = reads.view(-1, n, rows.shape[1]), log_sums.view(-1, n)
+    cross_entropies = log_sums - torch.linalg.vecdot(rows.view_as(reads), reads[0])
+    return cross_entropies, reads[1:] - reads[0]
 
 
 def _check_temperatures(tau_s: float, tau_t: float) -> None:

@@ -20,14 +20,10 @@ STATE = "ressl_epoch"  # in a checkpoint: what a run that is resumed in mid-epoc
 
 
 class OnlineEvaluation(Callback):
-    """What a `ReSSL` module logs: means of its steps, online classifiers, kNN, quality.
-
-    Attributes:
-        means: the epoch's means of everything that is logged.
-    """
+    """What a `ReSSL` module logs: means of its steps, online classifiers, kNN, quality."""
 
     def __init__(self):
-        self.means = AverageMeter()
+        self.means = AverageMeter()  # the epoch's, of everything that is logged
         # for the online kNN, this rank's features and labels: of the epoch, of the clean images
         self._bank: list[tuple[Tensor, Tensor]] = []
         self._clean: list[tuple[Tensor, Tensor]] = []
@@ -40,15 +36,13 @@ class OnlineEvaluation(Callback):
     # Training
 
     def on_train_start(self, trainer, module) -> None:
-        """Say what the run will not have."""
         if module.knn_eval and not trainer.enable_validation and distributed.rank() == 0:
             log.info("knn_eval: no images to validate on, so there will be no val_knn_acc1")
         if module.cfg.quality_eval.enabled and not trainer.enable_validation:
             log.info("quality_eval: no images to validate on; of training views, as train_rankme")
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        """An epoch that an exception has ended may have left something."""
-        self._bank.clear()
+        self._bank.clear()  # an epoch that an exception has ended may have left something
         self._clean.clear()
         self._late.clear()
 
@@ -185,8 +179,7 @@ class OnlineEvaluation(Callback):
         }
 
     def on_load_checkpoint(self, trainer, module, checkpoint) -> None:
-        """Take over from the interrupted run; checkpoints of older versions have no such entry."""
-        state = checkpoint.get(STATE) or {}
+        state = checkpoint.get(STATE) or {}  # 0.1.0 has no such entry
         self._behind, self._bankless = state.get("means"), state.get("bankless")
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:

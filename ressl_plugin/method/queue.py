@@ -56,11 +56,7 @@ class FeatureQueue(nn.Module):
 
 
 def random_rows(size: int, dim: int, generator: torch.Generator | None = None) -> Tensor:
-    """(size, dim) random unit vectors, what a memory holds before the first step.
-
-    Raises:
-        UserError: size or dim below 1.
-    """
+    """(size, dim) random unit vectors, what a memory holds before the first step."""
     if size < 1 or dim < 1:
         raise UserError(
             f"queue of {size} rows of {dim} numbers: queue_size and proj_output_dim must be "
@@ -76,9 +72,6 @@ def enqueue(rows: Tensor, ptr: Tensor, keys: Tensor) -> None:
 
     `rows` and `ptr` (1,), the oldest row's place, change in place and without waiting for the
     device: they may be buffers of any module.
-
-    Raises:
-        UserError: keys of another width.
     """
     if keys.dim() != 2 or keys.shape[1] != rows.shape[1]:
         raise UserError(

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 import sys
-
-log = logging.getLogger(__name__)
 
 
 def register() -> None:
@@ -22,25 +18,13 @@ def register() -> None:
         return
     host.METHODS["ressl_host"] = host.METHODS["ressl"]
     host.METHODS["ressl"] = ReSSL
-    _say("ressl_plugin: METHODS['ressl'] is the plugin's, METHODS['ressl_host'] the host's own")
+    line = "ressl_plugin: METHODS['ressl'] is the plugin's, METHODS['ressl_host'] the host's own"
+    print(line, file=sys.stderr)
 
 
 def register_for_host_scripts() -> None:
-    """`register`, what its configs assume of the machine, and the host's own DALI pipelines mended,
-    where DALI is installed."""
+    """`register`, and what its configs assume of the machine."""
     from ressl_plugin.host import machine
 
     register()
     machine.mend()
-    if importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali"):
-        from ressl_plugin.host import dali
-
-        dali.mend()
-
-
-def _say(line: str) -> None:
-    """To the log; to stderr where nobody has set one up, as in the host's scripts."""
-    if log.hasHandlers() and log.isEnabledFor(logging.INFO):
-        log.info(line)
-    else:
-        print(line, file=sys.stderr)

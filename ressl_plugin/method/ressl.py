@@ -58,11 +58,7 @@ class ReSSL(host.MomentumBase):
 
     Attributes:
         seen: what the last step has seen; None if its batch was left out (non_finite=skip).
-        online: means of the epoch, online evaluation: a callback.
         skipped_steps, skipped_in_a_row: batches left out so far, and since the last that was not.
-
-    Raises:
-        UserError: a config that cannot work.
     """
 
     seen: Seen | None = None
@@ -70,8 +66,7 @@ class ReSSL(host.MomentumBase):
     skipped_in_a_row = 0
 
     def __init__(self, cfg):
-        backbone.offer(cfg.backbone.name)
-        backbone.check_kwargs(cfg)
+        backbone.prepare(cfg)
         super().__init__(self.add_and_assert_specific_cfg(cfg))
         kwargs = self.cfg.method_kwargs
         self.tau_s, self.tau_t = kwargs.temperature_q, kwargs.temperature_k
@@ -217,24 +212,18 @@ class ReSSL(host.MomentumBase):
     def _layout(self, X: Tensor) -> Tensor:
         return X if self.no_channel_last else X.to(memory_format=torch.channels_last)
 
-    def infonce_share(self) -> float:
-        """1 at the start, falling linearly to 0 after `infonce_epochs` epochs."""
-        if not self.infonce_epochs or self._trainer is None:
-            return 0.0
-        done = self.trainer.global_step * self.max_epochs / self.trainer.estimated_stepping_batches
-        return max(0.0, 1 - done / self.infonce_epochs)
-
     def loss_shares(self) -> tuple[float, float] | None:
-        """ReSSL's and InfoNCE's; None once the first is all there is."""
-        share = self.infonce_share()
+        """ReSSL's and InfoNCE's, which falls linearly from 1 to 0 in `infonce_epochs` epochs; None
+        once the first is all there is."""
+        if not self.infonce_epochs or self._trainer is None:
+            return None
+        done = self.trainer.global_step * self.max_epochs / self.trainer.estimated_stepping_batches
+        share = max(0.0, 1 - done / self.infonce_epochs)
         return (1 - share, share) if share else None
 
     def _leave_out(self) -> Tensor:
-        """A loss for a batch that leaves no trace (the callback SkipNonfinite sees to it).
-
-        Returns:
-            0 that reaches every weight: Lightning refuses None and DDP waits for every gradient.
-        """
+        """The loss of a batch that leaves no trace (SkipNonfinite sees to it): 0 that reaches every
+        weight, as Lightning refuses None and DDP waits for every gradient."""
         self.seen = None
         weights = [p for group in self.learnable_params for p in group["params"]]
         return sum(0 * p.flatten()[0] for p in weights if p.requires_grad)
@@ -259,7 +248,6 @@ class ReSSL(host.MomentumBase):
     # What is logged
 
     def on_train_epoch_end(self) -> None:
-        """Log the epoch's means, and Eq. 6's m."""
         self.log_dict(self.online.trained(self), sync_dist=True)
         self.log("tau", self.momentum_now(self.trainer.global_step), sync_dist=True)
 
@@ -268,7 +256,6 @@ class ReSSL(host.MomentumBase):
         self.online.validate(self, *batch)
 
     def on_validation_epoch_end(self) -> None:
-        """Log means over the clean images, and the kNN accuracies."""
         self.log_dict(self.online.validated(self), sync_dist=True)
 
     # What Lightning and the host ask for
@@ -295,11 +282,6 @@ class ReSSL(host.MomentumBase):
         """Student: (N, 3, H, W) to feats (N, d), logits (N, classes), z (N, D) of unit length."""
         out = super().forward(X)
         return {**out, "z": self._embed(out["feats"])}
-
-    def multicrop_forward(self, X: Tensor) -> dict[str, Tensor]:
-        """Student without the online classifier: feats (N, d) and z (N, D)."""
-        feats = self.backbone(self._layout(X))
-        return {"feats": feats, "z": self._embed(feats)}
 
     @property
     def networks(self) -> list[nn.Module]:

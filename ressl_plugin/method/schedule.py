@@ -34,7 +34,6 @@ class WarmupCosine(LRScheduler):
         super().__init__(optimizer)
 
     def get_lr(self) -> list[float]:
-        """Learning rates of the coming step."""
         return [warmup_cosine(self.last_epoch, base, **self.plan) for base in self.base_lrs]
 
     def state_dict(self) -> dict:
@@ -49,11 +48,8 @@ class WarmupCosine(LRScheduler):
 
 
 def settings(trainer) -> tuple[list, list]:
-    """What the config makes of the optimizers and schedules, before a checkpoint is loaded.
-
-    Returns:
-        The hyper-parameters of each optimizer's groups, and the state of each schedule.
-    """
+    """What the config makes of the optimizers and schedules, before a checkpoint is loaded: the
+    hyper-parameters of each optimizer's groups, and the state of each schedule."""
     groups = [
         [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
         for optimizer in trainer.optimizers
@@ -61,13 +57,11 @@ def settings(trainer) -> tuple[list, list]:
     return groups, [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
 
 
-def apply_settings(trainer, groups: list, states: list, factor: float = 1.0) -> None:
+def apply_settings(trainer, groups: list, states: list, factor: float) -> None:
     """Put `settings` in the place of a loaded checkpoint's, and go on where the training stands.
 
-    Not where the checkpoint's schedule stood: that may have counted epochs, or there was none.
-
-    Args:
-        factor: steps that the same images take now, over those that they took.
+    Not where the checkpoint's schedule stood: that may have counted epochs, or there was none. The
+    same images take `factor` times the steps that they took.
     """
     for optimizer, own in zip(trainer.optimizers, groups):
         for group, values in zip(optimizer.param_groups, own):

@@ -20,7 +20,6 @@ class SkipNonfinite(Callback):
         self._accepted = False  # whether a batch since the last optimizer step was not left out
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx: int) -> None:
-        """Before the forward pass."""
         self._before = [b.clone() for b in running_statistics(module.networks)]
 
     def on_after_backward(self, trainer, module) -> None:

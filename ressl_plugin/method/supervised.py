@@ -14,9 +14,6 @@ class Supervised(host.LinearModel):
 
     Batches are a pre-training run's, `[indexes (N,), [views (N, 3, S, S)], targets (N,)]`, of
     which the first view, a weak one, is taken.
-
-    Raises:
-        UserError: the data has no labels.
     """
 
     def __init__(self, cfg):
@@ -27,6 +24,5 @@ class Supervised(host.LinearModel):
         self.cfg = cfg
 
     def training_step(self, batch, batch_idx: int):
-        """Cross-entropy of one batch."""
         _, views, targets = batch
         return super().training_step((views[0], targets), batch_idx)

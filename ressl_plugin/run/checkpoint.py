@@ -18,13 +18,14 @@ import io
 import logging
 import os
 import pickle
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from ressl_plugin.run.checksum import imports, read_checked, verify
-from ressl_plugin.utils.errors import CheckpointError, Damaged, NotSaved, UserError
+from ressl_plugin.run.checksum import read_checked, verify
+from ressl_plugin.utils.errors import CheckpointError, Damaged, NotSaved
 
 log = logging.getLogger(__name__)
 
@@ -40,40 +41,16 @@ _given_up: set[str] = set()  # paths whose `previous` has made room, once said
 
 @dataclass
 class Loaded:
-    """A checkpoint that has been read: looked at first, then handed over, so that it is read once.
-
-    Attributes:
-        path: its file.
-        state: what it holds, until it is handed over.
-    """
+    """A checkpoint that has been read: looked at first, then handed over, to be read once."""
 
     path: Path
-    state: dict | None
-
-    def hand_over(self) -> dict:
-        """The state, which is not kept here."""
-        state, self.state = self.state, None
-        return state
+    state: dict | None  # until it is handed over
 
 
 def previous(path) -> Path:
     """Where the checkpoint before ``path`` is kept."""
     path = Path(path)
     return path.parent / PREVIOUS / path.name
-
-
-def check_place(path) -> None:
-    """Find out before the training that a save could not put its files in place.
-
-    Raises:
-        UserError: something that is no file has the name of one, or no folder that of a folder.
-    """
-    path = Path(path)
-    for file in (path, previous(path), path.with_name(BEST), _temporary(path)):
-        if os.path.lexists(file) and not file.is_file():
-            raise UserError(f"{file} is no file: checkpoints go there; move it away")
-    if os.path.lexists(previous(path).parent) and not previous(path).parent.is_dir():
-        raise UserError(f"{previous(path).parent} is no folder: checkpoints go there; move it away")
 
 
 def save(path, state: dict, best: bool = False) -> Path:
@@ -153,36 +130,28 @@ def read(path, map_location="cpu") -> dict:
     file, is_archive = read_checked(path)
     try:
         state = torch.load(file, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if not foreign and not is_archive:
+            raise Damaged(f"{path} is not a checkpoint") from None
+        raise CheckpointError(
+            f"{path}: refused, reading it would import {foreign[1] if foreign else 'code'}; "
+            "nothing of it was executed. Only tensors and plain values are read: save its "
+            "state_dict alone, where the file is trusted"
+        ) from None
     except Exception as error:
         # Nothing narrower: torch's unpickler does what the bytes say, and raises whatever comes of
         # it. Nothing of ours is called by it.
-        raise _refusal(path, file, is_archive, error) from None
+        if is_archive and isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+            raise
+        why = str(error).strip().partition("\n")[0][:120]
+        raise Damaged(f"{path} cannot be read ({type(error).__name__}: {why})") from None
     if is_archive:
         with contextlib.suppress(OSError):  # it may be gone by now
             _checked[str(path)] = _identity(path)
     if not isinstance(state, dict):
         raise CheckpointError(f"{path}: holds a {type(state).__name__}; a checkpoint is a dict")
     return state
-
-
-def _refusal(path: Path, file: io.BytesIO, is_archive: bool, error: Exception) -> Exception:
-    """Why torch did not read a file whose bytes are sound, or cannot be checked."""
-    if isinstance(error, pickle.UnpicklingError):
-        if names := imports(file, error):
-            return CheckpointError(
-                f"{path}: refused, reading it would import {', '.join(names)}; nothing of it was "
-                "executed. Only tensors and plain values are read: save its state_dict alone, "
-                "where the file is trusted"
-            )
-        if is_archive:
-            return CheckpointError(
-                f"{path}: refused, it cannot be read without pickle; nothing of it was executed"
-            )
-        return Damaged(f"{path} is not a checkpoint")
-    if is_archive and isinstance(error, (MemoryError, torch.OutOfMemoryError)):
-        return error
-    first = str(error).strip().splitlines() or [""]
-    return Damaged(f"{path} cannot be read ({type(error).__name__}: {first[0][:120]})")
 
 
 def find(where) -> Path:

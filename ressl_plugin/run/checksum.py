@@ -1,4 +1,4 @@
-"""Whether a checkpoint's bytes are those once written, and what it would import if unpickled.
+"""Whether a checkpoint's bytes are those once written.
 
 A checkpoint is a zip archive, which holds a CRC of each of its members. ``torch.load`` does not
 look at them.
@@ -9,13 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import pickletools
-import re
 import struct
 import zipfile
 from pathlib import Path
-
-import torch
 
 from ressl_plugin.utils.errors import Damaged
 
@@ -77,26 +73,3 @@ def _as_damage(path):
         raise Damaged(f"{path} cannot be read ({error.strerror or error})") from error
     except _OF_DAMAGE as error:
         raise Damaged(f"{path} is damaged ({str(error) or type(error).__name__})") from None
-
-
-def imports(file, error) -> list[str]:
-    """Names that a pickle would import, found without running it.
-
-    ``error`` is what ``torch.load(weights_only=True)`` raised; its text names the first.
-    """
-    with contextlib.suppress(Exception):  # torch's own lines alone; see checkpoint.read
-        file.seek(0)
-        if names := torch.serialization.get_unsafe_globals_in_checkpoint(file):
-            return names
-    names, words = set(re.findall(r"GLOBAL ([\w.]+)", str(error))), []
-    file.seek(0)
-    # what pickletools raises where the pickle ends, or never was one
-    with contextlib.suppress(ValueError, OverflowError, MemoryError):
-        for op, argument, _ in pickletools.genops(file):
-            if op.name in ("GLOBAL", "INST"):
-                names.add(argument.replace(" ", "."))
-            elif op.name == "STACK_GLOBAL":
-                names.add(".".join(words[-2:]))
-            elif isinstance(argument, str):
-                words.append(argument)
-    return sorted(names)

@@ -65,7 +65,8 @@ class Run:
             torch.manual_seed(self.cfg.seed)
             network = backbone.build(self.cfg)
         if trained:
-            load_backbone(network, self.state, self.file, "momentum_backbone" if teacher else None)
+            prefix = "momentum_backbone." if teacher else "backbone."
+            load_backbone(network, self.state, self.file, prefix)
         return network.eval()
 
 
@@ -97,11 +98,7 @@ def open_run(path: str | Path) -> Run:
 
 
 def best(path: str | Path) -> Path:
-    """The checkpoint that `checkpoint.best` has kept in a run directory.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The checkpoint that `checkpoint.best` has kept in a run directory."""
     file = Path(path) / checkpoint.BEST
     if not file.is_file():
         raise UserError(f"no {file}; a training with checkpoint.best=knn (…) keeps one")
@@ -116,11 +113,7 @@ def read_config(path: Path) -> DictConfig:
 
 
 def directory(cfg: DictConfig) -> Path:
-    """Where this config's run goes: `run_dir`, or runs/<name>.
-
-    Raises:
-        UserError: no run_dir, and a name that is none of a folder within runs/.
-    """
+    """Where this config's run goes: `run_dir`, or runs/<name>."""
     if cfg.run_dir:
         return Path(cfg.run_dir)
     parts = Path(cfg.name).parts
@@ -146,7 +139,6 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     folder = directory(cfg)
     if not launched_first():
         return folder
-    checkpoint.check_place(folder / checkpoint.NAME)
     if has_checkpoint(folder) and not _within(cfg.resume_from_checkpoint or cfg.resume, folder):
         raise UserError(
             f"run_dir={folder} holds a run already: resume=true continues it, "

@@ -138,7 +138,7 @@ def export(model: Model, out: str | Path, card: str, onnx: bool = False) -> Path
     out = Path(out)
     if onnx:
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            packages.need(package, "--onnx")
+            packages.need(package, "onnx", "--onnx")
     try:
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
             raise UserError(f"{out}: holds something already; give a new folder")

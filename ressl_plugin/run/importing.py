@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -85,7 +85,6 @@ class Imported:
     Attributes:
         state_dict: what was understood; load it with strict=False.
         origin: whose checkpoint it is, a key of ORIGINS.
-        mapped: their name -> ours.
         missing: our names that the file does not give.
         unexpected: their names that were left out.
         notes: what was left out on purpose, and why.
@@ -93,14 +92,13 @@ class Imported:
 
     state_dict: dict[str, Tensor]
     origin: str
-    mapped: dict[str, str]
     missing: list[str]
     unexpected: list[str]
-    notes: list[str] = field(default_factory=list)
+    notes: list[str]
 
     def report(self) -> str:
         """For people: origin, and counts and names by module."""
-        lines = [f"{self.origin}: {len(self.mapped)} tensors taken"]
+        lines = [f"{self.origin}: {len(self.state_dict)} tensors taken"]
         for title, names in (("missing", self.missing), ("not taken", self.unexpected)):
             if names:
                 lines.append(f"{title}: {', '.join(_by_module(names))}")
@@ -138,7 +136,6 @@ def import_checkpoint(path, cfg) -> Imported:
     return Imported(
         state_dict=state,
         origin=origin,
-        mapped={k: ours for k, ours in names.items() if ours in state},
         missing=[k for k in expected if k not in state],
         unexpected=[k for k, ours in names.items() if ours not in state],
         notes=notes,
@@ -163,28 +160,19 @@ def _of_another_method(origin, weights, cfg) -> str | None:
 def _weights(path) -> dict[str, Tensor]:
     """The tensors of a file, wherever it keeps them."""
     if path.suffix == ".safetensors":
-        return read_safetensors(path)
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path}: not a readable safetensors file ({error})") from None
     loaded = checkpoint.load(path)
     for key in ("state_dict", "model", "model_state_dict"):
         if isinstance(loaded.get(key), dict):
             loaded = loaded[key]
             break
-    weights = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
-    for key, value in weights.items():
-        if value.layout != torch.strided or value.is_meta or value.is_complex():
-            raise UserError(f"{path}: {key} is no plain tensor of numbers")
-    return weights
-
-
-def read_safetensors(path) -> dict[str, Tensor]:
-    """The tensors of a safetensors file. Raises UserError when it is absent or damaged."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        return load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path}: not a readable safetensors file ({error})") from None
+    return {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
 
 
 def _origin(path, weights, expected) -> str:
@@ -228,7 +216,6 @@ def _rename(name, origin, weights) -> str | None:
 
 def _expected(cfg) -> dict[str, torch.Size]:
     """Names and shapes of the student, the teacher and the memory that a config describes."""
-    from ressl_plugin import host
     from ressl_plugin.method.ressl import head
 
     kwargs = cfg.method_kwargs
@@ -238,7 +225,8 @@ def _expected(cfg) -> dict[str, torch.Size]:
         hidden, out = kwargs.get("proj_hidden_dim"), kwargs.get("proj_output_dim")
         if hidden and out:
             norm = bool(kwargs.get("proj_batchnorm"))
-            parts["projector"] = head(host.features_dim(encoder), hidden, out, norm)
+            width = encoder.inplanes if hasattr(encoder, "inplanes") else encoder.num_features
+            parts["projector"] = head(width, hidden, out, norm)
     expected = {}
     for teacher in ("", "momentum_"):
         for part, module in parts.items():

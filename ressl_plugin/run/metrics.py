@@ -98,7 +98,7 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     for row in joined(paths):
         if not row.get("epoch"):
             continue
-        epoch = int(_number(path, "epoch", row["epoch"]))
+        epoch = _number(path, "epoch", row["epoch"])
         for name, text in row.items():
             if name not in ("epoch", "step") and text:
                 value = _number(path, name, text)
@@ -116,9 +116,6 @@ def read_metrics(path: str | Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 def _number(path: Path, column: str, text: str) -> float:
     try:
-        value = float(text)
-    except ValueError:
+        return int(float(text)) if column == "epoch" else float(text)
+    except (ValueError, OverflowError):
         raise UserError(f"{path}: column {column} holds '{text}', no number") from None
-    if column == "epoch" and not math.isfinite(value):
-        raise UserError(f"{path}: column epoch holds '{text}', no epoch")
-    return value

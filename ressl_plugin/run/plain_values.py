@@ -23,8 +23,10 @@ def to_plain(value, where="checkpoint"):
     """
     if isinstance(value, torch.Tensor):
         return value.detach().to("cpu", copy=True)
+    if isinstance(value, Enum):
+        return to_plain(value.value, where)
     if value is None or isinstance(value, (bool, int, float, str, bytes)):
-        return value.value if isinstance(value, Enum) else value
+        return value
     if isinstance(value, (torch.Size, torch.dtype, torch.device, Counter)):
         return value
     if isinstance(value, Container):
@@ -42,8 +44,6 @@ def to_plain(value, where="checkpoint"):
         return value.item()
     if isinstance(value, np.ndarray) and value.dtype.kind in "biufc":
         return torch.from_numpy(value.copy())
-    if isinstance(value, Enum):
-        return to_plain(value.value, where)
     if isinstance(value, Path):
         return str(value)
     kind = f"{type(value).__module__}.{type(value).__qualname__}"

@@ -25,15 +25,12 @@ def difference(have: dict[str, Tensor], want: dict[str, torch.Size]) -> str | No
     return None
 
 
-def load_backbone(
-    network: nn.Module, state: dict[str, Tensor], source: Path, prefix: str | None = None
-) -> None:
-    """Load a state dict's `backbone.*` (or `prefix.*`) into a bare encoder, every key of it.
+def load_backbone(network: nn.Module, state: dict[str, Tensor], source: Path, prefix: str) -> None:
+    """Load a state dict's `prefix*` into a bare encoder, every key of it.
 
     Raises:
         UserError: no such keys, or shapes of another architecture.
     """
-    prefix = f"{prefix or 'backbone'}."
     own = {k: v for k, v in state.items() if k.startswith(prefix)}
     if not own:
         raise UserError(f"{source}: no weights under {prefix}; is it a solo-learn checkpoint?")
@@ -46,11 +43,7 @@ def load_backbone(
 
 
 def check_finite(weights: dict[str, Tensor], file) -> None:
-    """Refuse what a diverged training leaves: every feature of it would be NaN.
-
-    Raises:
-        UserError: a value is NaN or infinite in float32, in which networks are built.
-    """
+    """Refuse weights that are not finite in float32, in which networks are built."""
     for key, tensor in weights.items():
         if tensor.is_floating_point() and not tensor.float().isfinite().all():
             raise UserError(f"{file}: {key} is not finite (NaN or infinite); the training diverged")

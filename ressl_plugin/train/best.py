@@ -40,7 +40,7 @@ class Best:
         return better
 
     def settle(self, saved: bool) -> None:
-        """What came of the save: an epoch that is not on the disk must not outdo the next ones."""
+        """After a save: an epoch that is not on the disk must not outdo the next ones."""
         self.score = self.kept = self.score if saved else self.kept
 
     def state(self) -> dict:

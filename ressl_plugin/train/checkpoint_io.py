@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import sys
-import threading
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -15,8 +11,6 @@ from lightning.pytorch.plugins.io import CheckpointIO
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.plain_values import to_plain
 from ressl_plugin.utils.errors import CheckpointError, NotSaved
-
-NICENESS = 10  # of the writer: where a step wants the same core, it has a tenth of it
 
 
 class NotFinite(NotSaved):
@@ -71,7 +65,8 @@ class AtomicCheckpointIO(CheckpointIO):
     def load_checkpoint(self, path, map_location="cpu", weights_only=None):
         loaded, self._loaded = self._loaded, None
         if loaded is not None and Path(path) == loaded.path:
-            return loaded.hand_over()
+            state, loaded.state = loaded.state, None  # not kept while the training goes on
+            return state
         # whatever the caller says: nothing is unpickled
         return checkpoint.load(path, map_location or "cpu")
 
@@ -80,10 +75,6 @@ class AtomicCheckpointIO(CheckpointIO):
 
 
 def _write(path, state: dict, **more) -> None:
-    if sys.platform == "linux":  # elsewhere a thread has none of its own
-        own = threading.get_native_id()
-        with contextlib.suppress(PermissionError):
-            os.setpriority(os.PRIO_PROCESS, own, os.getpriority(os.PRIO_PROCESS, own) + NICENESS)
     if not all_finite(state):
         raise NotFinite("not saved: the state is not finite")
     checkpoint.save(path, state, **more)

@@ -26,11 +26,12 @@ from ressl_plugin.train.best import Best
 from ressl_plugin.train.checkpoint_io import NotFinite
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import CheckpointError, NotSaved, RunFault
-from ressl_plugin.utils.rng import gather_rng, restore_rng
+from ressl_plugin.utils.rng import restore_rng, rng_state
 
 log = logging.getLogger(__name__)
 
 CONFIG, RNG = "ressl_config", "ressl_rng"
+NONE = "no checkpoint was made"
 
 
 class Preempted(SystemExit):
@@ -49,33 +50,32 @@ class CheckpointCallback(Checkpoint):
     Args:
         run_dir: the run's directory.
         config: the resolved config (DictConfig or dict), stored as plain values.
-        frequency: epochs between saves; None takes checkpoint.frequency of the config.
-        every_n_steps: optimizer steps between saves, 0 for none; None takes
-            checkpoint.every_n_steps. A save that is due at the end of an epoch waits for the
-            epoch's validation.
-        signals: signal number -> exception. The step is finished, the state saved, and the
-            exception raised, on all ranks; the same signal again stops at once.
 
-    A save is written while the training goes on, and waited for by the next one. One that fails
-    (full disk) is logged and training goes on, if an earlier checkpoint of this process exists; the
-    first and the last save must succeed, and are waited for.
+    Attributes:
+        stop: the exception that the run was told to end with: the step is finished, the state
+            saved, and it is raised, on all ranks. A signal sets it; the same signal again stops at
+            once.
+
+    A save that is due at the end of an epoch waits for the epoch's validation. It is written while
+    the training goes on, and waited for by the next one. One that fails (full disk) is logged and
+    training goes on, if an earlier checkpoint of this process exists; the first and the last save
+    must succeed, and are waited for.
     """
 
-    def __init__(self, run_dir, config, frequency=None, every_n_steps=None, signals=None):
+    def __init__(self, run_dir, config):
         self.path = Path(run_dir) / checkpoint.NAME
         self.config = plain_config(config)
         settings = self.config.get("checkpoint") or {}
-        self.frequency = frequency or settings.get("frequency") or 1
-        steps = settings.get("every_n_steps") if every_n_steps is None else every_n_steps
-        self.every_n_steps = steps or 0
+        self.frequency = settings.get("frequency") or 1
+        self.every_n_steps = settings.get("every_n_steps") or 0
         self.best = Best(settings.get("best"))
-        self.signals = signals or {
+        self.stop = None
+        self._signals = {
             signal.SIGINT: KeyboardInterrupt(),
             signal.SIGTERM: SIGTERMException(128 + signal.SIGTERM),
             signal.SIGUSR1: Preempted(),
         }
         self._handlers = {}
-        self._stop = None  # the exception that ends the run at the next boundary
         self._signal = None  # the number of the signal that asks for it
         self._asked = distributed.AnyRank()  # whether one of them was told to stop
         self._saved = None  # global step of this process's last save
@@ -87,15 +87,6 @@ class CheckpointCallback(Checkpoint):
         self._begun = False
         self._settings = None  # of the config, to be applied over those of the checkpoint
         self._factor = 1.0  # steps that the same images take now, over those that they took
-
-    @property
-    def stop(self) -> BaseException | None:
-        """What the run was told to end with, once the step is done."""
-        return self._stop
-
-    def request_stop(self, exception: BaseException) -> None:
-        """Finish the step, save, then raise ``exception``."""
-        self._stop = exception
 
     def on_fit_start(self, trainer, pl_module):
         if self._loaded:  # now that there are optimizers, and before they take it over
@@ -152,11 +143,7 @@ class CheckpointCallback(Checkpoint):
         except (CheckpointError, RunFault) as error:  # the exception itself is the news
             log.error("%s", error)
         if trainer.is_global_zero:
-            log.warning(self._kept())
-
-    def _kept(self) -> str:
-        kept = self.path.exists() or checkpoint.previous(self.path).exists()
-        return f"the last checkpoint is {self.path if kept else 'none: too early'}"
+            log.warning(last_good(self.path.parent))
 
     # Saving
 
@@ -183,8 +170,8 @@ class CheckpointCallback(Checkpoint):
         if failure is None:
             self._saved = step
         elif isinstance(failure, NotFinite):
-            why = f"{failure}; {self._kept()}"
-            if must and self._stop is None:
+            why = f"{failure}; {last_good(self.path.parent)}"
+            if must and self.stop is None:
                 raise RunFault(f"{why}. Try a lower optimizer.lr or precision=32-true")
             log.error(why)
         elif not isinstance(failure, (CheckpointError, NotSaved, OSError)):
@@ -195,7 +182,6 @@ class CheckpointCallback(Checkpoint):
             log.error("%s; training goes on", failure)
 
     def state_dict(self):
-        """What a resumed run must know: how good the best epoch was."""
         return self.best.state()
 
     def load_state_dict(self, state):
@@ -204,7 +190,7 @@ class CheckpointCallback(Checkpoint):
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint):
         checkpoint[CONFIG] = without_places(self.config)
-        checkpoint[RNG] = gather_rng()
+        checkpoint[RNG] = distributed.gather_objects(rng_state())
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):
         self._states = checkpoint.get(RNG)
@@ -251,7 +237,7 @@ class CheckpointCallback(Checkpoint):
     def _install_handlers(self):
         if threading.current_thread() is not threading.main_thread():
             return
-        for number in self.signals:
+        for number in self._signals:
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _restore_handlers(self):
@@ -265,25 +251,33 @@ class CheckpointCallback(Checkpoint):
         log.warning(
             "%s: finishing this step, then saving; again: stop at once", signal.Signals(number).name
         )
-        self._stop, self._signal = self.signals[number], number
+        self.stop, self._signal = self._signals[number], number
         # not the handler that was there: Lightning's has the run end some time, with status 0
         signal.signal(number, self._at_once)
 
     def _at_once(self, number, _):
-        raise self.signals[number]
+        raise self._signals[number]
 
     def _agreed_stop(self, trainer) -> bool:
-        if self._stop is None and trainer.received_sigterm:
-            self._stop = SIGTERMException(128 + signal.SIGTERM)
+        if self.stop is None and trainer.received_sigterm:
+            self.stop = SIGTERMException(128 + signal.SIGTERM)
         device, now = trainer.strategy.root_device, trainer.is_last_batch
-        return self._asked.says(self._stop is not None, device, now)
+        return self._asked.says(self.stop is not None, device, now)
 
     def _leave(self, trainer):
         # one exit status for all: that of the first rank that knows
         known = distributed.gather_objects(self._signal)
         first = next((number for number in known if number is not None), None)
-        self._stop = self.signals.get(first, self._stop)
-        raise self._stop or SIGTERMException(128 + signal.SIGTERM)
+        self.stop = self._signals.get(first, self.stop)
+        raise self.stop or SIGTERMException(128 + signal.SIGTERM)
+
+
+def last_good(folder: Path) -> str:
+    """Half a sentence about the checkpoint from which a run can go on."""
+    for file in (folder / checkpoint.NAME, checkpoint.previous(folder / checkpoint.NAME)):
+        if file.is_file():
+            return f"the last good checkpoint is {file}"
+    return NONE
 
 
 def can_resume_here(trainer) -> bool:

@@ -48,10 +48,8 @@ class CollapseMonitor(Checkpoint):
         )
 
     def state_dict(self) -> dict:
-        """What a resumed run must know."""
         return {"collapsed_at": self.collapsed_at, "uniform_epochs": self.uniform_epochs}
 
     def load_state_dict(self, state: dict) -> None:
-        """Take over from the interrupted run."""
         self.collapsed_at = state["collapsed_at"]
         self.uniform_epochs = state.get("uniform_epochs", 0)  # 0.1.0 has none

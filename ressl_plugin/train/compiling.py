@@ -25,11 +25,9 @@ class EagerValidation(pl.Callback):
     nothing is differentiated, so that each network would be compiled anew for a few of them."""
 
     def on_validation_start(self, *_) -> None:
-        """What is compiled for training stays so."""
         torch.compiler.set_stance("force_eager")
 
     def on_validation_end(self, *_) -> None:
-        """Back to it."""
         torch.compiler.set_stance("default")
 
     on_exception = on_validation_end  # other runs of this process may follow

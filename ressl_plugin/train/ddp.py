@@ -37,9 +37,8 @@ class SteadyDDP(DDPStrategy):
         super().setup_distributed()
 
     def configure_ddp(self) -> None:
-        """Wrap the model, and go through a backward pass that changes nothing."""
         super().configure_ddp()
-        reducer = self.model.reducer
+        reducer = self.model.reducer  # goes through a backward pass that changes nothing
         with torch.enable_grad():
             reducer.prepare_for_forward()
             reducer.prepare_for_backward([])

@@ -18,16 +18,8 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
     """Another code's checkpoint as a run directory that every evaluator opens.
 
     It holds config.yaml, args.json (as the host's evaluators want it) and last.ckpt with the
-    weights under the host's names; not the optimizer, so it cannot be resumed.
-
-    Args:
-        checkpoint_file: see importing.import_checkpoint for whose are understood.
-        target, overrides: the recipe that describes the networks and the data.
-        out: directory to make.
-
-    Raises:
-        UserError: `out` holds a run, another architecture, a recipe that cannot work, or MoCo's
-            weights under the name of ReSSL.
+    weights under the host's names; not the optimizer, so it cannot be resumed. The recipe `target`
+    describes the networks and the data; importing.import_checkpoint says whose are understood.
     """
     cfg = config.finish(config.load(target, overrides))
     cfg.run_dir, cfg.resume = str(out), False
@@ -46,7 +38,7 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
         recipe=data.view_recipe(cfg),
         num_classes=classes or cfg.data.num_classes,
     )
-    folder = run.start(cfg, host_config(cfg, views, available=1))
+    folder = run.start(cfg, host_config(cfg, views))
     state = {
         "state_dict": found.state_dict,
         "epoch": 0,

@@ -15,11 +15,10 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.run import checkpoint, results
-from ressl_plugin.train.checkpointing import Preempted
+from ressl_plugin.train.checkpointing import NONE, Preempted, last_good
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.errors import OF_THE_MACHINE, CheckpointError, RankLost, RunFault, UserError
 
-NONE = "no checkpoint was made"
 HOPELESS = 100  # steps left out in a row
 SKIPPED = "ressl_skipped_steps"
 _FROM_GLOO = "gloo/transport"  # in its messages, of which torch makes plain RuntimeErrors
@@ -33,15 +32,14 @@ class Faults(pl.Callback):
     is saved in between. `skip` (see ReSSL.training_step) has to wait, and leaves the step out.
     """
 
-    def __init__(self, folder: Path, non_finite: str):
-        self.folder, self.non_finite = folder, non_finite
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.connected = False  # whether the ranks have met
         self.stepping = False  # whether this process has taken a step
         self._pending: tuple[int, torch.Tensor, torch.cuda.Event | None] | None = None
 
     def setup(self, trainer, module, stage) -> None:
-        """Lightning has had all ranks wait for each other just before."""
-        self.connected = True
+        self.connected = True  # Lightning has had all ranks wait for each other just before
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
         """Look at the step's loss (CPU) or at the one before (GPU)."""
@@ -49,72 +47,52 @@ class Faults(pl.Callback):
         if getattr(module, "skipped_in_a_row", 0) >= HOPELESS:
             raise RunFault(
                 f"the loss was not finite in {HOPELESS} steps on end, all left out; "
-                f"{self._good()}. Try a lower optimizer.lr or precision=32-true"
+                f"{last_good(self.folder)}. Try a lower optimizer.lr or precision=32-true"
             )
-        loss = outputs["loss"] if isinstance(outputs, dict) else outputs
-        if loss is None:
-            return
+        loss = outputs["loss"]
         finite = distributed.all_true(loss.detach().isfinite())  # all ranks stop together
+        done = None
         if loss.is_cuda:
             # A copy and an event of this step: asking the tensor itself would wait for the next
             # step, too, which is in the same stream by then.
             finite, done = finite.to("cpu", non_blocking=True), torch.cuda.Event()
             done.record()
-        else:
-            done = None
-        seen, self._pending = self._pending, (trainer.global_step, finite, done)
-        if done is None:
-            seen, self._pending = self._pending, None
-        self._stop_if_bad(seen)
+        self._look_back()
+        self._pending = trainer.global_step, finite, done
+        if not loss.is_cuda:
+            self._look_back()
 
     def on_train_epoch_end(self, trainer, module) -> None:
-        """Nothing is saved before the last step has been looked at."""
-        seen, self._pending = self._pending, None
-        self._stop_if_bad(seen)
+        self._look_back()  # nothing is saved before
 
-    def _stop_if_bad(self, seen) -> None:
-        if seen is None:
+    def _look_back(self) -> None:
+        if self._pending is None:
             return
-        if seen[2] is not None:
-            seen[2].synchronize()
-        if bool(seen[1]):
-            return
-        raise RunFault(
-            f"the loss is not finite at step {seen[0]}; {self._good()}. Try a lower optimizer.lr, "
-            "precision=32-true, or faults.non_finite=skip"
-        )
-
-    def _good(self) -> str:
-        return last_good(self.folder)
+        (step, finite, done), self._pending = self._pending, None
+        if done is not None:
+            done.synchronize()
+        if not finite:
+            raise RunFault(
+                f"the loss is not finite at step {step}; {last_good(self.folder)}. Try a lower "
+                "optimizer.lr, precision=32-true, or faults.non_finite=skip"
+            )
 
     def on_save_checkpoint(self, trainer, module, checkpoint) -> None:
-        """The count goes on after a resume."""
         checkpoint[SKIPPED] = int(getattr(module, "skipped_steps", 0))
 
     def on_load_checkpoint(self, trainer, module, checkpoint) -> None:
-        """See on_save_checkpoint."""
         module.skipped_steps = checkpoint.get(SKIPPED, 0)
 
     def on_train_end(self, trainer, module) -> None:
-        """Leave a trace of what the reader of a table should know."""
         if not trainer.is_global_zero:
             return
         skipped = int(getattr(module, "skipped_steps", 0))
-        monitor = next((c for c in trainer.callbacks if hasattr(c, "collapsed_at")), None)
-        collapsed = monitor.collapsed_at if monitor else None
+        collapsed = next(c.collapsed_at for c in trainer.callbacks if hasattr(c, "collapsed_at"))
         for metric, value in (("skipped_steps", skipped or None), ("collapsed_at", collapsed)):
             if value is not None:
                 record = {"evaluator": "pretrain", "protocol": "watch", "metric": metric}
                 data = module.cfg.data.dataset
                 results.append(self.folder, {**record, "data": data, "value": value})
-
-
-def last_good(folder: Path) -> str:
-    """Half a sentence about the checkpoint from which a run can go on."""
-    for file in (folder / checkpoint.NAME, checkpoint.previous(folder / checkpoint.NAME)):
-        if file.is_file():
-            return f"the last good checkpoint is {file}"
-    return NONE
 
 
 def goes_on(folder: Path, once: str = "") -> str:
@@ -125,11 +103,8 @@ def goes_on(folder: Path, once: str = "") -> str:
 
 @contextlib.contextmanager
 def told_to_stop(trainer: pl.Trainer):
-    """A signal that ends `trainer`'s work, as what it is.
-
-    Raises:
-        KeyboardInterrupt: where Lightning makes an exit with status 1 of it.
-        SIGTERMException: with an exit status, which Lightning's own has not.
+    """A signal that ends `trainer`'s work, as what it is: KeyboardInterrupt, of which Lightning
+    makes an exit with status 1; SIGTERMException with an exit status, which Lightning's has not.
     """
     try:
         yield
@@ -145,13 +120,8 @@ def told_to_stop(trainer: pl.Trainer):
 
 @contextlib.contextmanager
 def reported(trainer: pl.Trainer, folder: Path):
-    """What ends a training, as what it is.
-
-    Raises:
-        KeyboardInterrupt, SIGTERMException: see `told_to_stop`.
-        RankLost: another rank was killed.
-        RunFault: a data worker was killed, memory or disk are full, an image cannot be read any
-            more, though it could when the run began.
+    """What ends a training, as what it is: see `told_to_stop`; RankLost if another rank was killed;
+    RunFault if a data worker was, memory or disk are full, or an image cannot be read any more.
     """
     try:
         with told_to_stop(trainer):

@@ -13,14 +13,13 @@ from ressl_plugin.views import recipe
 log = logging.getLogger(__name__)
 
 
-def host_config(cfg: DictConfig, data, available: int | None = None) -> DictConfig:
+def host_config(cfg: DictConfig, data) -> DictConfig:
     """A copy as the host's classes want it: classes and views counted, presets resolved, learning
     rates times (images a step) / 256, as in the host: batch x devices x nodes.
 
     Args:
         cfg: a complete config.
         data: has `num_classes`, and the views as `recipe`; a data module.
-        available: how many devices `devices=auto` means; None: all GPUs of this machine.
     """
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))
     cfg.augmentations = recipe.expand(cfg.augmentations)
@@ -30,7 +29,7 @@ def host_config(cfg: DictConfig, data, available: int | None = None) -> DictConf
     cfg.data.num_classes = data.num_classes
 
     optimizer = cfg.optimizer
-    devices = device_count(cfg.devices, available or torch.cuda.device_count())
+    devices = device_count(cfg.devices, torch.cuda.device_count())
     images = optimizer.batch_size * devices * cfg.num_nodes
     rate = optimizer.lr * images / 256
     log.info("learning rate %g x %d images / 256 = %g", optimizer.lr, images, rate)

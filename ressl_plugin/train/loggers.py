@@ -26,19 +26,15 @@ class _OfAStart:
         self.run, self._closed_until = run, 0.0
 
     def log_metrics(self, metrics, step=None) -> None:
-        """As Lightning's."""
         self._try(super().log_metrics, metrics, step)
 
     def log_hyperparams(self, params, *more) -> None:
-        """As Lightning's."""
         self._try(super().log_hyperparams, params, *more)
 
     def save(self) -> None:
-        """As Lightning's."""
         self._try(super().save)
 
     def finalize(self, status: str) -> None:
-        """As Lightning's."""
         self._try(super().finalize, status)
 
     def _try(self, call, *args) -> None:
@@ -67,26 +63,14 @@ class TensorBoard(_OfAStart, TensorBoardLogger):
 
 
 def loggers(cfg: DictConfig, folder: Path) -> list:
-    """Those of one start of the run in `folder`, on the first rank; nothing is written yet.
-
-    Raises:
-        UserError: a logger's package is missing.
-    """
+    """Those of one start of the run in `folder`, on the first rank; nothing is written yet."""
     if not launched_first():
         return []
-    packages.need("tensorboard", "the run's log of events")
     made = [CSV(folder), TensorBoard(folder)]
     if cfg.wandb.enabled:
-        packages.need("wandb", "wandb.enabled=true (false does without)")
+        packages.need("wandb", "wandb", "wandb.enabled=true (false does without)")
         from lightning.pytorch.loggers import WandbLogger
 
-        made.append(
-            WandbLogger(
-                name=cfg.name,
-                project=cfg.wandb.project,
-                entity=cfg.wandb.entity,
-                offline=cfg.wandb.offline,
-                save_dir=str(folder),
-            )
-        )
+        to = {key: cfg.wandb[key] for key in ("project", "entity", "offline")}
+        made.append(WandbLogger(name=cfg.name, save_dir=str(folder), **to))
     return made

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import logging
 import math
@@ -20,7 +19,7 @@ from ressl_plugin.data.training import PretrainData
 from ressl_plugin.method import backbone, registry
 from ressl_plugin.run import checkpoint, metrics
 from ressl_plugin.train.checkpoint_io import AtomicCheckpointIO
-from ressl_plugin.train.checkpointing import CheckpointCallback
+from ressl_plugin.train.checkpointing import CONFIG, CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.compiling import EagerValidation, compile_networks
 from ressl_plugin.train.ddp import SteadyDDP
@@ -34,7 +33,6 @@ from ressl_plugin.train.resume import (
     check_same_config,
     check_same_data,
     resume_from,
-    stored_config,
 )
 from ressl_plugin.train.settling import settled
 from ressl_plugin.train.step import CapturedReSSL
@@ -69,7 +67,8 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     registry.register()
     checks.warn_unused(cfg)
     source = resume_from(cfg)  # read once: looked at here, then handed over
-    cfg = settled(cfg, stored_config(source) if source else None)
+    # empty for a run of the host
+    cfg = settled(cfg, OmegaConf.create(source.state.get(CONFIG) or {}) if source else None)
     checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision("high")
@@ -78,7 +77,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     scaled = host_config(cfg, module)
     if source:
         check_same_config(source, cfg)
-        check_same_data(source.path, source.state, cfg, module.identity)
+        check_same_data(source, cfg, module.identity)
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
     # what is refused here leaves no directory behind
@@ -90,7 +89,12 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     with run.locked(folder), reported(trainer, folder):
         run.start(cfg, scaled)
         module.keep_identity()
-        warn_about_queue(scaled, len(module.dataset))
+        if scaled.method_kwargs.get("queue_size", 0) > len(module.dataset):
+            log.warning(
+                "method_kwargs.queue_size=%d: larger than the data set of %d images, so that it "
+                "holds several old embeddings of one; the paper's is at most a third of it",
+                scaled.method_kwargs.queue_size, len(module.dataset),
+            )  # fmt: skip
         try:
             trainer.fit(model, datamodule=module, ckpt_path=source and source.path)
         finally:
@@ -103,11 +107,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
 
 
 def build(cfg: DictConfig) -> pl.LightningModule:
-    """The method's module, in channels_last and compiled where the config says so.
-
-    Raises:
-        UserError: a backbone or a method that cannot be had, or not with these settings.
-    """
+    """The method's module, in channels_last and compiled where the config says so."""
     model = make_method(cfg)
     if not cfg.performance.disable_channel_last:
         model = model.to(memory_format=torch.channels_last)
@@ -123,9 +123,8 @@ def make_method(cfg: DictConfig) -> pl.LightningModule:
         from ressl_plugin.method.supervised import Supervised
 
         return Supervised(cfg)
-    backbone.offer(cfg.backbone.name)
     if cfg.method != "ressl":  # which does so itself
-        backbone.check_kwargs(cfg)
+        backbone.prepare(cfg)
     model = CapturedReSSL(cfg) if cfg.performance.capture is True else host.build_method(cfg)
     backbone.check_input(model.backbone, cfg)
     if cfg.method != "ressl":  # the host's know its own stem only
@@ -133,31 +132,15 @@ def make_method(cfg: DictConfig) -> pl.LightningModule:
     return model
 
 
-def warn_about_queue(cfg: DictConfig, images: int) -> None:
-    """A queue larger than the data set holds several old embeddings of one image."""
-    size = cfg.method_kwargs.get("queue_size", 0)
-    if size > images:
-        log.warning(
-            "method_kwargs.queue_size=%d: larger than the data set of %d images; "
-            "the paper's is at most a third of it",
-            size,
-            images,
-        )
-
-
 def make_trainer(
     cfg: DictConfig, folder: Path, more=(), source: checkpoint.Loaded | None = None
 ) -> pl.Trainer:
-    """Lightning's Trainer with the run's loggers, checkpoints and watchers.
-
-    Raises:
-        UserError: a strategy that cannot be had.
-    """
+    """Lightning's Trainer with the run's loggers, checkpoints and watchers."""
     known = set(inspect.signature(pl.Trainer.__init__).parameters)
     given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
     callbacks = [
         CollapseMonitor(cfg.scheduler.warmup_epochs),
-        Faults(folder, cfg.faults.non_finite),
+        Faults(folder),
         Watchdog(folder, cfg.faults.timeout),
         LearningRateMonitor("step") if launched_first() else None,  # needs a logger
         Profile(folder, cfg.precision) if cfg.profile else None,
@@ -167,53 +150,36 @@ def make_trainer(
         callbacks.append(Progress(refresh=cfg.performance.log_every))
     if cfg.checkpoint.enabled:  # the last: it saves what the others know
         callbacks.append(CheckpointCallback(folder, cfg))
+    plugins = [AtomicCheckpointIO(source)]
+    if SLURMEnvironment.detect() and not TorchElasticEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # no saving in mid-step by Lightning
     periods = [one.every for one in (cfg.knn_eval, cfg.quality_eval) if one.enabled]
     settings = {
         "num_sanity_val_steps": 0,
         "log_every_n_steps": cfg.performance.log_every,
         "check_val_every_n_epoch": math.gcd(*periods) or 1,
         "use_distributed_sampler": False,  # every back end shards its own data
-        "strategy": strategy(cfg),
         "benchmark": True,
     }
     return pl.Trainer(
-        **{**settings, **given, "strategy": settings["strategy"]},
+        **{**settings, **given, "strategy": strategy(cfg)},
         logger=loggers(cfg, folder),
         callbacks=[c for c in (*callbacks, *more) if c],
         enable_checkpointing=True,  # no file of its own: there is a Checkpoint among the callbacks
         default_root_dir=str(folder),
-        plugins=plugins(source),
+        plugins=plugins,
     )
-
-
-def _sharding() -> list[str]:
-    """Lightning's names of one model over several GPUs, as far as they can be had."""
-    from lightning.pytorch.strategies import StrategyRegistry
-
-    there = ("fsdp", "deepspeed") if importlib.util.find_spec("deepspeed") else ("fsdp",)
-    return [name for name in StrategyRegistry.available_strategies() if name.startswith(there)]
-
-
-def plugins(source: checkpoint.Loaded | None = None) -> list:
-    """Checkpoints as checkpoint.py writes them; on SLURM no saving in mid-step by Lightning."""
-    slurm = SLURMEnvironment.detect() and not TorchElasticEnvironment.detect()
-    return [AtomicCheckpointIO(source), *([SLURMEnvironment(auto_requeue=False)] if slurm else [])]
 
 
 def strategy(cfg: DictConfig):
     """`ddp` is SteadyDDP without a search for unused parameters; others are Lightning's own.
 
     Raises:
-        UserError: one that pickles the run into its processes.
+        UserError: another one. A run cannot be pickled into processes that are spawned, and Eq. 6
+            needs whole models.
     """
-    if any(way in str(cfg.strategy) for way in ("spawn", "fork", "notebook")):
-        raise UserError(
-            f"config: strategy={cfg.strategy}: a run cannot be pickled into processes that are "
-            "spawned; strategy=ddp starts one for each device"
-        )
-    known = STRATEGIES if cfg.accelerator == "cpu" else (*STRATEGIES, *_sharding())
-    if cfg.strategy not in known:
-        raise UserError(f"config: strategy={cfg.strategy!r}: here, one of {', '.join(known)}")
+    if cfg.strategy not in STRATEGIES:
+        raise UserError(f"config: strategy={cfg.strategy!r}: one of {', '.join(STRATEGIES)}")
     if cfg.strategy != "ddp":
         return cfg.strategy
     from torch.nn.parallel import DistributedDataParallel

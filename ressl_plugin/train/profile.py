@@ -87,7 +87,6 @@ class Phases(pl.Callback):
         self._hooks.append(network.register_forward_hook(after))
 
     def on_train_start(self, trainer, module) -> None:
-        """Put the clocks in place."""
         self._cuda = module.device.type == "cuda"
         for names, phase in ((STUDENT, "student forward"), (TEACHER, "teacher forward")):
             for name in names:
@@ -95,16 +94,13 @@ class Phases(pl.Callback):
                 if network is not None:
                     self._watch(network, phase)
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        """The batch is there."""
+    def on_train_batch_start(self, *_) -> None:
         self.begin("loss")
 
-    def on_before_backward(self, trainer, module, loss) -> None:
-        """The loss is known."""
+    def on_before_backward(self, *_) -> None:
         self.begin("backward")
 
-    def on_after_backward(self, trainer, module) -> None:
-        """The gradients are there."""
+    def on_after_backward(self, *_) -> None:
         self.begin("EMA and optimizer")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
@@ -119,25 +115,17 @@ class Phases(pl.Callback):
         if self.measured == self.steps:
             self.done(trainer, module)
 
-    def on_validation_start(self, trainer, module) -> None:
-        """Validation is no part of a step."""
+    def _between_steps(self, *_) -> None:
         self.begin(OUTSIDE)
 
-    def on_validation_end(self, trainer, module) -> None:
-        """The next batch is awaited."""
+    def _await_batch(self, *_) -> None:
         self.begin("data")
 
-    def on_train_epoch_end(self, trainer, module) -> None:
-        """Nor is what is done between epochs."""
-        self.begin(OUTSIDE)
-
-    def on_train_epoch_start(self, trainer, module) -> None:
-        """The first batch is awaited."""
-        self.begin("data")
+    on_validation_start = on_train_epoch_end = _between_steps
+    on_validation_end = on_train_epoch_start = _await_batch
 
     def on_train_end(self, trainer, module) -> None:
-        """A short run: report what was seen."""
-        self.done(trainer, module)
+        self.done(trainer, module)  # a short run has not measured all its steps
 
     def done(self, trainer, module) -> None:
         """Take the clocks away."""
@@ -155,13 +143,11 @@ class Profile(Phases):
         self._shapes = None
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
-        """Remember what a batch looks like."""
         super().on_train_batch_start(trainer, module, batch, batch_idx)
         views = [batch[1]] if isinstance(batch[1], torch.Tensor) else batch[1]
         self._shapes = self._shapes or [tuple(view.shape) for view in views]
 
     def done(self, trainer, module) -> None:
-        """Write the table."""
         if self._over:
             return
         super().done(trainer, module)

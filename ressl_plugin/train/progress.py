@@ -25,12 +25,10 @@ class Progress(ProgressBar):
         self._bar = self._validation = None
         self._start, self._validated, self._line_due = 0.0, False, False
 
-    def disable(self) -> None:
-        """Lightning's, for all ranks but the first."""
+    def disable(self) -> None:  # by Lightning, for all ranks but the first
         self._enabled = False
 
     def enable(self) -> None:
-        """See disable."""
         self._enabled = True
 
     def _open(self, total, **how):
@@ -38,7 +36,6 @@ class Progress(ProgressBar):
         return progress_bar(total=total, disable=not self._enabled, **how)
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        """A bar an epoch, after the line of the one before."""
         self._say_line(trainer)
         self._begin(trainer)
 
@@ -48,8 +45,7 @@ class Progress(ProgressBar):
         self._bar = self._open(self.total_train_batches, desc=name, unit="steps")
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-        """An epoch that is resumed in its middle has no start."""
-        if self._bar is None:
+        if self._bar is None:  # an epoch that is resumed in its middle has no start
             self._begin(trainer)
         if not self._bar.n:
             self._bar.n = self._bar.initial = self._bar.last_print_n = batch_idx
@@ -58,26 +54,21 @@ class Progress(ProgressBar):
         self._bar.update()
 
     def on_validation_start(self, trainer, module) -> None:
-        """Below that of the training."""
         total = self.total_val_batches
         self._validation = self._open(total, desc="validation", unit="batches")
 
     def on_validation_batch_end(self, *_, **__) -> None:
-        """One more."""
         self._validation.update()
 
     def on_validation_end(self, trainer, module) -> None:
-        """Its accuracies are those of this epoch."""
         self._validation.close()
         self._validated = True
 
     def on_train_epoch_end(self, trainer, module) -> None:
-        """The line waits: the module, which logs the epoch's means, is called after this."""
         self._bar.close()
-        self._line_due = True
+        self._line_due = True  # the module, which logs the epoch's means, is called after this
 
     def on_train_end(self, trainer, module) -> None:
-        """The last epoch's line."""
         self._say_line(trainer, must=True)
 
     def _say_line(self, trainer, must: bool = False) -> None:
@@ -98,7 +89,6 @@ class Progress(ProgressBar):
         return f"{done}: {', '.join([*found, took])}"
 
     def on_exception(self, trainer, module, exception) -> None:
-        """The message begins on a line of its own."""
-        for one in (self._validation, self._bar):
+        for one in (self._validation, self._bar):  # the message begins on a line of its own
             if one is not None:
                 one.close()

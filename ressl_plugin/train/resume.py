@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import nn
 
 from ressl_plugin import run
@@ -25,11 +24,7 @@ _OPTIMIZER = ("name", "exclude_bias_n_norm_wd")
 
 
 def resume_from(cfg: DictConfig) -> Loaded | None:
-    """The checkpoint to go on from: of this run directory, or the one that is named.
-
-    Raises:
-        UserError: there is none, or it is no checkpoint of a training.
-    """
+    """The checkpoint to go on from: of this run directory, or the one that is named."""
     resume = cfg.resume_from_checkpoint or cfg.resume
     if not resume:
         return None
@@ -43,18 +38,10 @@ def resume_from(cfg: DictConfig) -> Loaded | None:
     return found
 
 
-def stored_config(found: Loaded) -> DictConfig:
-    """What it was trained with, wherever the file lies now; empty for a run of the host."""
-    return OmegaConf.create(found.state.get(CONFIG) or {})
-
-
 def check_same_config(found: Loaded, config) -> None:
     """That ``found`` was trained with this config, or ``config.resume_force`` is true.
 
     A checkpoint without a config (the host's) is taken as it is.
-
-    Raises:
-        UserError: the settings that differ, and how to go on nevertheless.
     """
     source, saved = found.path, found.state.get(CONFIG)
     config = plain_config(config)
@@ -71,13 +58,9 @@ def check_same_config(found: Loaded, config) -> None:
         log.warning("resume_force: going on with another config: %s", listed)
 
 
-def check_same_data(source: Path, state: dict, config: DictConfig, data: dict) -> None:
-    """The data are those that the checkpoint was trained on, wherever they lie now.
-
-    Raises:
-        UserError: they are others; `resume_force` takes them nevertheless.
-    """
-    path = config.data.train_path
+def check_same_data(found: Loaded, config: DictConfig, data: dict) -> None:
+    """The data are those that the checkpoint was trained on, wherever they lie now."""
+    source, state, path = found.path, found.state, config.data.train_path
     if DATA not in state:  # the host's, or of a version that did not write it down
         before = ((state.get(CONFIG) or {}).get("data") or {}).get("train_path")
         if before not in (None, path):
@@ -96,11 +79,7 @@ def check_same_data(source: Path, state: dict, config: DictConfig, data: dict) -
 
 
 def check_fits(found: Loaded, model: nn.Module, config) -> None:
-    """A forced config must be able to take the checkpoint's state, an unlike one (the host's) too.
-
-    Raises:
-        UserError: weights alone, other networks, another optimizer, more epochs than max_epochs.
-    """
+    """A forced config must be able to take the checkpoint's state; so must one of the host's."""
     source, state, config = found.path, found.state, plain_config(config)
     if "optimizer_states" not in state:
         raise UserError(

@@ -9,7 +9,6 @@ from functools import partial
 import torch
 from lightning.fabric.utilities.throughput import measure_flops
 
-from ressl_plugin.method import batchnorm
 from ressl_plugin.utils.precision import float32_products
 
 FLOAT = 4  # bytes of a float32, which parameters, queue and loss are kept in
@@ -117,7 +116,8 @@ def network_flops(module, shapes: list[tuple]) -> tuple[int, int]:
     """FLOPs of the student's (backbone and head) forward and backward on such views."""
     student = torch.nn.Sequential(module.backbone, module.projector)
     with torch.device("meta"):
-        copied = batchnorm.to_plain(copy.deepcopy(student)).to("meta").train()
+        # batch norm is not counted: that of evaluation needs no kernels for groups
+        copied = copy.deepcopy(student).to("meta").eval()
         views = [torch.empty(shape) for shape in shapes]
         forward = sum(measure_flops(copied, partial(copied, view)) for view in views)
         both = sum(measure_flops(copied, partial(copied, view), torch.sum) for view in views)

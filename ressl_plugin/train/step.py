@@ -45,7 +45,6 @@ class CapturedReSSL(ReSSL):
 
     @property
     def on_gpu(self) -> bool:
-        """Whether there is a graph at all."""
         return self.device.type == "cuda"
 
     def transfer_batch_to_device(self, batch, device, dataloader_idx: int):
@@ -182,11 +181,7 @@ def settle(cfg: DictConfig, backend: str, processes: int) -> None:
 
     Args:
         cfg: what the model is built of (host_config), changed in place.
-        backend: which draws the views.
-        processes: of the run.
-
-    Raises:
-        UserError: true, and something stands in the way.
+        backend: of the data, which draws the views.
     """
     wanted, gpu = cfg.performance.capture, cfg.accelerator != "cpu"
     reason = obstacle(cfg, backend, processes)

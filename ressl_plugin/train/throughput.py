@@ -29,22 +29,18 @@ class Meter(pl.Callback):
         self.images, self.start = 0, 0.0
 
     def on_train_start(self, trainer, module) -> None:
-        """The peak counts from here."""
         self.rates.clear()
         reset_peak(module.device)
 
     def on_train_epoch_start(self, trainer, module) -> None:
-        """Start the clock."""
         self.images, self.start = 0, now(module.device)
 
     def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx: int) -> None:
-        """Count, and stop the clock before validation begins."""
         self.images += len(batch[0]) * trainer.world_size
-        if trainer.is_last_batch:
+        if trainer.is_last_batch:  # validation has not begun
             self.rates.append(self.images / (now(module.device) - self.start))
 
     def on_train_end(self, trainer, module) -> None:
-        """Write what was measured."""
         if not trainer.is_global_zero or not self.rates:
             return
         rate = statistics.median(self.rates[1:] or self.rates)

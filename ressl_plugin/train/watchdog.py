@@ -40,13 +40,11 @@ class Watchdog(pl.Callback):
         self._ended = threading.Event()
 
     def setup(self, trainer, module, stage) -> None:
-        """Also what comes before the first step is one."""
         self._ended.clear()
-        self._alive()
+        self._alive()  # what comes before the first step counts as one
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def teardown(self, trainer, module, stage) -> None:
-        """The run is over."""
         self._ended.set()
 
     def on_exception(self, trainer, module, exception) -> None:
@@ -56,24 +54,11 @@ class Watchdog(pl.Callback):
         else:
             self._ended.set()
 
-    def on_train_batch_start(self, *_) -> None:
-        """A sign of life."""
-        self._alive()
-
-    def on_train_batch_end(self, *_) -> None:
-        """A sign of life."""
-        self._alive()
-
-    def on_validation_batch_start(self, *_) -> None:
-        """A sign of life."""
-        self._alive()
-
-    def on_validation_batch_end(self, *_) -> None:
-        """A sign of life."""
-        self._alive()
-
-    def _alive(self) -> None:
+    def _alive(self, *_) -> None:
         self._deadline = time.monotonic() + 60 * self.minutes if self.minutes else math.inf
+
+    on_train_batch_start = on_train_batch_end = _alive
+    on_validation_batch_start = on_validation_batch_end = _alive
 
     def _watch(self) -> None:
         while (left := self._deadline - time.monotonic()) > 0:

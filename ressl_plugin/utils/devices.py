@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 
 import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -50,9 +51,7 @@ def runnable(cfg: DictConfig) -> DictConfig:
 
 
 def check_accelerator(name: str) -> None:
-    """Raises:
-    UserError: one that is not supported.
-    """
+    """Refuse one that is not supported."""
     if name not in ACCELERATORS:
         raise UserError(
             f"config: accelerator={name!r}: one of {', '.join(ACCELERATORS)}; no other is supported"
@@ -60,11 +59,7 @@ def check_accelerator(name: str) -> None:
 
 
 def check_processor(devices) -> None:
-    """A list of devices is a number of processes on the processor: its first ones, each once.
-
-    Raises:
-        UserError: GPUs that a machine without any is asked for.
-    """
+    """A list of devices is a number of processes on the processor: its first ones, each once."""
     listed = _listed(devices)
     if isinstance(listed, list) and sorted(listed) != list(range(len(listed))):
         raise UserError(
@@ -111,14 +106,10 @@ def device_count(devices, available: int) -> int:
 
 def _listed(devices) -> int | list[int]:
     """A number of devices or their indices; 0 for what is neither."""
-    if isinstance(devices, str):
-        parts = [part for part in devices.split(",") if part.strip()]
-        if not all(part.strip().isdecimal() for part in parts):
-            return 0
+    if isinstance(devices, str) and re.fullmatch(r" *\d{1,9}( *, *\d{1,9})*,? *", devices):
         # "2" are two devices and "2," is the third, as Lightning reads them
-        if any(len(part) > 9 for part in parts):
-            return 0
-        devices = [int(part) for part in parts] if "," in devices else int(parts[0] if parts else 0)
+        numbers = [int(number) for number in devices.split(",") if number.strip()]
+        devices = numbers if "," in devices else numbers[0]
     if isinstance(devices, (list, tuple, ListConfig)):
         return list(devices) if all(type(i) is int for i in devices) else 0
     return devices if type(devices) is int else 0

@@ -13,6 +13,11 @@ OF_THE_MACHINE = (
 )  # fmt: skip
 
 
+def printable(text: str) -> str:
+    """Text that any terminal takes as one line: what is no letter, as \\x1b and the like."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class UserError(Exception):
     """A mistake in a config, a path, a file or an argument.
 
@@ -22,7 +27,7 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         # one line, whatever a key, a file name or a library's own message holds
-        line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in message)
+        line = printable(message)
         if len(line) > LONGEST:  # what is wrong stands first, what would be right last
             line = f"{line[: LONGEST // 2]}…{line[-LONGEST // 2 :]}"
         super().__init__(line)

@@ -37,7 +37,7 @@ STYLE = {
 
 def need_matplotlib() -> None:
     """Raises UserError where it is not installed: it is an extra of the package."""
-    packages.need("matplotlib", "drawing")
+    packages.need("matplotlib", "figures", "drawing")
 
 
 def shortened(text: str, most: int) -> str:
@@ -47,11 +47,7 @@ def shortened(text: str, most: int) -> str:
 
 @contextmanager
 def figure_of(height: float, path: str | Path, layout: str | None = "constrained"):
-    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends.
-
-    Raises:
-        UserError: matplotlib is not installed.
-    """
+    """Yields a figure of column width and its paths; saves PNG and PDF when the block ends."""
     need_matplotlib()
     import matplotlib as mpl
     from matplotlib.backends.backend_agg import FigureCanvasAgg

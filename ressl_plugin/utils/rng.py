@@ -7,8 +7,6 @@ import random
 import numpy as np
 import torch
 
-from ressl_plugin.utils import distributed
-
 
 def rng_state() -> dict:
     """This process's generators (Python, NumPy, torch, its CUDA device) as tensors and numbers."""
@@ -45,8 +43,3 @@ def _set(state: dict, python, numpy, torchs) -> None:
     keys = keys.cpu().numpy().astype(np.uint32)
     numpy.set_state((name, keys, position, has_gauss, cached))
     torchs.set_state(state["torch"].cpu())
-
-
-def gather_rng() -> list[dict]:
-    """`rng_state` of every rank, in rank order; a collective operation."""
-    return distributed.gather_objects(rng_state())

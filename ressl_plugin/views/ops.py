@@ -20,12 +20,11 @@ PIL_ROWS_FIRST = int(PIL.__version__.split(".")[0]) >= 13
 _SUPPORT = {"bicubic": 2.0, "bilinear": 1.0}
 
 
-def crop_resize_flip(images, box, flip, size, interpolation="bicubic", eight_bit=False):
+def crop_resize_flip(images, box, flip, size, interpolation="bicubic"):
     """Crop `box`, resize to (size, size) with antialiasing, mirror where `flip`: one resampling.
 
     box: (N, 4) top, left, height, width in pixels, inside the image; flip: (N,) 0 or 1.
-    interpolation: bicubic (a = -0.5) or bilinear, as PIL resizes. eight_bit rounds after each
-    axis as PIL does. Returns (N, 3, size, size).
+    interpolation: bicubic (a = -0.5) or bilinear, as PIL resizes. Returns (N, 3, size, size).
     """
     n, channels, height, width = images.shape
     top, left, h, w = box.to(torch.float32).unbind(1)
@@ -37,20 +36,15 @@ def crop_resize_flip(images, box, flip, size, interpolation="bicubic", eight_bit
         rows = _resize_weights(top, h, upright, height, size, interpolation)
         columns = _resize_weights(left, w, flip, width, size, interpolation)
     out = torch.bmm(images.reshape(n, channels * height, width), columns.transpose(1, 2))
-    out = _levels(out, eight_bit).view(n, channels, height, size)
-    out = _levels(torch.matmul(rows.unsqueeze(1), out), eight_bit)
+    out = out.clamp_(0, 255).view(n, channels, height, size)
+    out = torch.matmul(rows.unsqueeze(1), out).clamp_(0, 255)
     if PIL_ROWS_FIRST and interpolation == "bicubic" and height > size:
         # The order tells where a bicubic overshoot is cut off between the two.
         tall = (h > size) & (2 * w < h + size)
-        other = _levels(torch.matmul(rows.unsqueeze(1), images), eight_bit)
-        other = _levels(torch.matmul(other, columns.transpose(1, 2).unsqueeze(1)), eight_bit)
+        other = torch.matmul(rows.unsqueeze(1), images).clamp_(0, 255)
+        other = torch.matmul(other, columns.transpose(1, 2).unsqueeze(1)).clamp_(0, 255)
         out = torch.where(tall[:, None, None, None], other, out)
     return out
-
-
-def _levels(x, eight_bit):
-    x = x.clamp_(0, 255)
-    return x.round_() if eight_bit else x
 
 
 def _resize_weights(start, length, flip, full, size, interpolation):
@@ -107,11 +101,11 @@ def affine_colour(images, own, gray, mean, out=None):
     return torch.addcmul(offset, images, _each(own), out=out).clamp_(0, 255)
 
 
-def hue(images, shift, eight_bit=True):
+def hue(images, shift):
     """torchvision's adjust_hue: turn the hue of HSV by `shift` (N,) turns, in [-0.5, 0.5].
 
-    eight_bit: through PIL's 8-bit HSV, as on a PIL image, where a step of hue is up to 6 levels
-    (a hue that falls just between two steps may take the other); else as on a float tensor.
+    Through PIL's 8-bit HSV, as on a PIL image, where a step of hue is up to 6 levels (a hue that
+    falls just between two steps may take the other).
     """
     red, green, blue = images.unbind(1)
     high = torch.maximum(red, green)
@@ -122,16 +116,14 @@ def hue(images, shift, eight_bit=True):
     # Distance from cyan, 0 to 3 sixths of a turn, and on which side of it: 3 minus it is the hue.
     sixth = (red + low).sub_(green).sub_(blue).div_(chroma + 1e-6).add_(2)
     sixth = sixth.copysign_(green - blue)
-    shift = shift[:, None, None]
-    if eight_bit:
-        # Of PIL's 256 hues 255 make a turn. It cuts off hue and saturation, ties here going up.
-        steps = sixth.mul_(-255 / 6).add_(255 / 2 + 1e-4).floor_().add_((shift * 255).trunc())
-        sixth = _wrap(steps, 256).mul_(6 / 255)
-        share = chroma.div_(high.clamp(min=1)).mul_(255 * (1 + 1e-6)).floor_()
-        chroma = share.mul_(high).mul_(1 / 255)
-        low = high - chroma
-    else:
-        sixth = _wrap(sixth.neg_().add_(6 * shift + 3), 6)
+    shift = (shift[:, None, None] * 255).trunc()
+    # Of PIL's 256 hues 255 make a turn. It cuts off hue and saturation, ties here going up.
+    steps = sixth.mul_(-255 / 6).add_(255 / 2 + 1e-4).floor_().add_(shift)
+    # modulo 256: several times faster than remainder_ on a CPU
+    sixth = steps.sub_((steps / 256).floor_(), alpha=256).mul_(6 / 255)
+    share = chroma.div_(high.clamp(min=1)).mul_(255 * (1 + 1e-6)).floor_()
+    chroma = share.mul_(high).mul_(1 / 255)
+    low = high - chroma
     # A channel falls from high to low between one and two sixths from its own hue, and for red,
     # measured from cyan, it rises.
     out = torch.empty_like(images)
@@ -140,11 +132,6 @@ def hue(images, shift, eight_bit=True):
         distance = (sixth - centre).abs_().clamp_(1, 2)
         out[:, channel].copy_(start).addcmul_(distance, chroma, value=sign)
     return out
-
-
-def _wrap(x, period):
-    """x modulo period, in place; several times faster than remainder_ on a CPU."""
-    return x.sub_((x / period).floor_(), alpha=period)
 
 
 def box_radius(sigma):

@@ -11,6 +11,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from omegaconf import OmegaConf
+
+from ressl_plugin.config.kinds import judged
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views.presets import COLOUR, OPERATIONS, PLAIN, PRESETS
 
@@ -87,9 +90,7 @@ def read(augmentations, mean_std=None, interpolation="bicubic"):
 
 
 def _expand(augmentations):
-    if hasattr(augmentations, "_metadata"):  # an OmegaConf node
-        from omegaconf import OmegaConf
-
+    if OmegaConf.is_config(augmentations):
         augmentations = OmegaConf.to_container(augmentations, resolve=True)
     if not isinstance(augmentations, list | tuple) or not augmentations:
         raise UserError(
@@ -114,7 +115,7 @@ def _check(given, where):
             if value is not None:
                 _known(value, PRESETS, f"{where}.preset = {value}", "an unknown preset")
         elif key in PLAIN:
-            _must(value, PLAIN[key], f"{where}.{key}")
+            judged(f"{where}.{key}", value, PLAIN[key])
         else:
             _known(key, (*OPERATIONS, *PLAIN, "preset"), f"{where}.{key}")
             if not isinstance(value, Mapping):
@@ -122,18 +123,13 @@ def _check(given, where):
                 raise UserError(f"{where}.{key} = {value!r} must be a mapping with `{example}:`")
             for inner, setting in value.items():
                 _known(inner, OPERATIONS[key], f"{where}.{key}.{inner}")
-                _must(setting, OPERATIONS[key][inner][1], f"{where}.{key}.{inner}")
+                judged(f"{where}.{key}.{inner}", setting, OPERATIONS[key][inner][1])
 
 
 def _known(key, valid, where, kind="an unknown key"):
     if key not in list(valid):
         close = difflib.get_close_matches(str(key)[:100], list(valid), 1, 0)
         raise UserError(f"{where} is {kind}; did you mean `{close[0]}`?")
-
-
-def _must(value, kind, where):
-    if not kind.call(value):
-        raise UserError(f"{where} = {value!r} must be {kind.text}")
 
 
 def _resolve(given, where):

@@ -73,7 +73,7 @@ def loaders(kind, folder, rank, world):
 
     cfg.optimizer.batch_size, cfg.dali.device = 4, "cpu"
     read = recipe.read(cfg.augmentations, data.mean_std(cfg))
-    return dali.loader(cfg, read, dataset, device=torch.device("cpu"), rank=rank, world_size=world)
+    return dali.DaliLoader(cfg, read, dataset, rank=rank, world_size=world)
 
 
 @pytest.mark.parametrize("kind", ["batched", "worker", "dali"])

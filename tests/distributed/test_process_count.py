@@ -9,6 +9,7 @@ from ranks import on_ranks
 
 from ressl_plugin import config
 from ressl_plugin.method import registry
+from ressl_plugin.train.checkpointing import CheckpointCallback
 from ressl_plugin.train.pretrain import pretrain
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
@@ -53,8 +54,8 @@ class Watch(pl.Callback):
         self.seen.append((indexes, [view.clone() for view in views], module.seen.loss.item()))
         self.queue = module.queue.clone()
         if trainer.global_step == self.stop:
-            saver = next(c for c in trainer.callbacks if hasattr(c, "request_stop"))
-            saver.request_stop(KeyboardInterrupt())
+            saver = next(c for c in trainer.callbacks if isinstance(c, CheckpointCallback))
+            saver.stop = KeyboardInterrupt()
 
 
 def trained(cfg, stop=None):

@@ -109,7 +109,7 @@ def test_an_image_deleted_while_training(tmp_path, workers):
     words = command(images, folder, "data.backend=host", f"data.num_workers={workers}")
     code, text = run(folder, words, lambda: [file.rename(f"{file}.x") for file in files], 3)
     assert code == main.FAULT
-    assert ".png cannot be used (missing" in last_line(text)
+    assert ".png cannot be used (No such file or directory" in last_line(text)
     assert f"last good checkpoint is {folder}/last.ckpt" in last_line(text)
     for file in files:
         Path(f"{file}.x").rename(file)
@@ -236,7 +236,7 @@ def test_weights_that_are_not_finite_at_the_end_are_a_fault(images, tmp_path, mo
     monkeypatch.setattr(checkpoint_io, "all_finite", lambda state: False)
     code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
     assert code == main.FAULT and "the state is not finite" in last_line(text)
-    assert "none: too early" in last_line(text)
+    assert "no checkpoint was made" in last_line(text)
 
 
 def test_a_finished_run_is_not_overwritten(images, tmp_path):
@@ -251,12 +251,6 @@ def test_a_full_disk_at_the_first_save(images, tmp_path):
     assert code == main.FAULT
     assert "not written: no space left" in last_line(text)
     assert "there is no earlier one" in last_line(text)
-
-
-def test_a_folder_in_the_place_of_the_checkpoint_is_noticed_before_the_training(images, tmp_path):
-    (tmp_path / "last.ckpt").mkdir()
-    code, text = run(tmp_path, command(images, tmp_path), pytest.fail, 0)
-    assert code == main.USER_MISTAKE and "last.ckpt is no file" in last_line(text)
 
 
 def test_a_resume_reads_the_checkpoint_once_and_a_finished_run_says_so(

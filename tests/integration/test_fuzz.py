@@ -48,7 +48,7 @@ def little_memory(monkeypatch):
 @pytest.fixture(autouse=True)
 def tiny_backbone():
     registry.register()
-    host.register_backbone("tiny", tiny)
+    host.BACKBONES["tiny"] = tiny
 
 
 VALID = OmegaConf.to_container(make_config(backbone__name="tiny"))
@@ -137,7 +137,7 @@ def buggy(*args, **kwargs):
 @pytest.mark.parametrize(
     "place",
     ["ressl_plugin.method.ressl.OnlineEvaluation", "ressl_plugin.method.ressl._teacher_of",
-     "ressl_plugin.views.recipe._view", "ressl_plugin.views.recipe._must",
+     "ressl_plugin.views.recipe._view", "ressl_plugin.views.recipe._completed",
      "ressl_plugin.config.checks.check_temperatures",
      "ressl_plugin.config.settings.check_optimizer",
      "ressl_plugin.train.pretrain.loggers", "ressl_plugin.method.backbone.set_stem",
@@ -181,8 +181,8 @@ def test_many_configs(mapping):
     config_or_user_error(mapping)
 
 
-BUILT_FROM = [*OF_OTHERS, *(key for key in KEYS if key.startswith("method_kwargs."))]
 METHODS = ["ressl", "byol", "simclr", "simsiam", "dino", "supervised", "ressl_host"]
+BUILT_FROM = [*OF_OTHERS, *(key for key in KEYS if key.startswith("method_kwargs."))]
 parts = st.dictionaries(st.sampled_from(BUILT_FROM), leaves, min_size=1, max_size=2)
 of_a_method = st.builds(
     lambda mapping, method: {**mapping, "method": method}, parts, st.sampled_from(METHODS)

@@ -149,7 +149,7 @@ def test_what_is_printed_has_the_overrides(tmp_path, recipe, capsys):
         ("ressl_plugin.method.ressl.ReSSL.student_forward", ["pretrain"]),
         ("ressl_plugin.views.recipe._view", ["pretrain"]),
         ("ressl_plugin.views.batched.draw", ["pretrain"]),
-        ("ressl_plugin.evaluate.recipes.details", ["linear"]),
+        ("ressl_plugin.evaluate.recipes.settle", ["linear"]),
         ("ressl_plugin.evaluate.classifier.trained", ["linear"]),
         ("ressl_plugin.evaluate.features.extract", ["knn"]),
         ("ressl_plugin.evaluate.knn.sweep", ["knn"]),

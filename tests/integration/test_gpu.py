@@ -114,7 +114,8 @@ def loader(cfg, images=64, **options):
     read = recipe.read(AUGMENTATIONS)
     data = torch.randint(0, 256, (images, 32, 32, 3), dtype=torch.uint8).cuda()
     draw = lambda batch, generator: batched.draw(batch, read, generator, channels_last=True)
-    return BatchedLoader(data, None, draw, cfg.optimizer.batch_size, **options)
+    targets = torch.full((images,), -1)
+    return BatchedLoader(data, targets, draw, cfg.optimizer.batch_size, **options)
 
 
 def test_no_step_waits_for_the_device():
@@ -223,7 +224,7 @@ def test_dali_decodes_on_the_device(tmp_path):
     del cfg.data["num_classes"]
     cfg = config.finish(cfg)
     read = recipe.read(cfg.augmentations)
-    batches = dali.loader(
+    batches = dali.DaliLoader(
         cfg, read, data.build_dataset(cfg, "pretrain"), device=torch.device("cuda")
     )
     seen = []

@@ -19,10 +19,10 @@ shims.before_import()
 
 from solo.methods import METHODS
 from solo.methods.base import BaseMomentumMethod
-from solo.methods.ressl import ReSSL as _HostReSSL
 from solo.utils import backbones as _backbones
-from solo.utils import pretrain_dataloader as DATALOADER  # noqa: F401
+from solo.utils import pretrain_dataloader as DATALOADER
 from solo.utils.knn import WeightedKNNClassifier as KNN
+from torchvision import transforms
 from torchvision.models import resnet18, resnet50
 
 from ressl_plugin.host import defaults
@@ -32,8 +32,7 @@ from ressl_plugin.host.pypi import patches
 common_patches.apply()
 patches.apply()
 
-from ressl_plugin.host.pypi.data import pipeline  # noqa: F401
-from ressl_plugin.host.pypi.linear import LinearModel  # noqa: F401
+from ressl_plugin.host.pypi.linear import LinearModel
 from ressl_plugin.host.pypi.optim import configure, training_arguments
 
 
@@ -193,9 +192,6 @@ def adapted(cls):
     return type(cls.__name__, (Adapter, cls), {"__init__": __init__, "__doc__": cls.__doc__})
 
 
-ReSSL = adapted(_HostReSSL)
-
-
 def __getattr__(name: str):
     """The adapted class of the host's method of this name: pickle looks classes up by it."""
     for cls in METHODS.values():
@@ -207,3 +203,35 @@ def __getattr__(name: str):
 def construct(cls, cfg: DictConfig):
     """The host's method `cls` from a config."""
     return adapted(cls)(cfg)
+
+
+def pipeline(augmentation: DictConfig) -> transforms.Compose:
+    """The host's pipeline of one view; equalization, and no crop (`rrc.enabled: false`, which
+    resizes the shorter side), are edited in, as the main branch has them."""
+    aug = augmentation
+    host = DATALOADER.prepare_transform(
+        "custom",
+        brightness=aug.color_jitter.brightness,
+        contrast=aug.color_jitter.contrast,
+        saturation=aug.color_jitter.saturation,
+        hue=aug.color_jitter.hue,
+        color_jitter_prob=aug.color_jitter.prob,
+        gray_scale_prob=aug.grayscale.prob,
+        horizontal_flip_prob=aug.horizontal_flip.prob,
+        gaussian_prob=aug.gaussian_blur.prob,
+        solarization_prob=aug.solarization.prob,
+        min_scale=aug.rrc.crop_min_scale,
+        max_scale=aug.rrc.crop_max_scale,
+        crop_size=aug.crop_size,
+    ).transform
+    *steps, to_tensor, normalize = host.transforms
+    normalize.std = (0.229, 0.224, 0.225)  # ImageNet's, of which 1.0.2 has the first as 0.228
+    if not aug.rrc.enabled:
+        bicubic = transforms.InterpolationMode.BICUBIC
+        steps[0] = transforms.Resize(aug.crop_size, interpolation=bicubic)
+    # the flip is the last of them
+    steps.insert(-1, transforms.RandomEqualize(aug.equalization.prob))
+    # A step that is never applied still costs its random number, and time.
+    steps = [step for step in steps if getattr(step, "p", 1) != 0]
+    host.transforms = [*steps, to_tensor, normalize]
+    return host

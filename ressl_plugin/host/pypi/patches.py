@@ -4,6 +4,7 @@ Each function names the fault. The host's files are never touched.
 """
 
 from functools import wraps
+from types import SimpleNamespace
 
 import lightning.pytorch as pl
 import torch
@@ -61,21 +62,12 @@ def mend_whitening() -> None:
     """W-MSE calls torch.cholesky and torch.triangular_solve, which are gone."""
     from solo.utils import whitening
 
-    class Torch:
-        """The name `torch` in that one file, so that torch itself stays as it is."""
+    def triangular_solve(right, matrix, upper=True):
+        return torch.linalg.solve_triangular(matrix, right, upper=upper), matrix
 
-        def __getattr__(self, name):
-            return getattr(torch, name)
-
-        @staticmethod
-        def cholesky(matrix):
-            return torch.linalg.cholesky(matrix)
-
-        @staticmethod
-        def triangular_solve(right, matrix, upper=True):
-            return torch.linalg.solve_triangular(matrix, right, upper=upper), matrix
-
-    whitening.torch = Torch()
+    # the name `torch` in that one file, so that torch itself stays as it is
+    old = {"cholesky": torch.linalg.cholesky, "triangular_solve": triangular_solve}
+    whitening.torch = SimpleNamespace(**{**vars(torch), **old})
 
 
 def mend_swav() -> None:

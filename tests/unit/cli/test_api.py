@@ -95,7 +95,7 @@ def test_features_are_those_of_the_evaluators(trained, images):
 def test_images_that_it_cannot_take(trained, tmp_path):
     (tmp_path / "x.png").write_text("no image")
     for given, message in (
-        ([tmp_path / "x.png"], "not-an-image"),
+        ([tmp_path / "x.png"], "or no image"),
         (torch.rand(2, 3, 8, 8), r"images\[0\]: uint8 expected"),
         (np.zeros((1, 2, 3, 4, 5), np.uint8), r"images\[0\]"),
         ([], "no images"),

@@ -38,39 +38,27 @@ def test_a_batch_is_indexes_views_targets():
     torch.testing.assert_close(views[0] - views[1], indexes.float())
 
 
-def test_without_targets_they_are_minus_one():
-    images = torch.zeros(8, 2, 2, 3, dtype=torch.uint8)
-    _, _, targets = next(iter(BatchedLoader(images, None, noisy, 4)))
-    assert targets.dtype == torch.int64 and (targets == -1).all()
-
-
-def test_drop_last():
-    short, whole = loader(), loader(drop_last=False)
-    assert (len(short), len(whole)) == (5, 6) == (len(list(short)), len(list(whole)))
-    assert len(set(seen(short))) == 20
-    assert sorted(seen(whole)) == list(range(23))
+def test_what_makes_no_whole_batch_is_dropped():
+    short = loader()
+    assert len(short) == len(list(short)) == 5 and len(set(seen(short))) == 20
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 5])
 @pytest.mark.parametrize("count", [15, 23, 30, 31])
 def test_shards_are_disjoint_and_complete(world_size, count):
-    shards = [
-        list(loader(count, 3, rank=rank, world_size=world_size, drop_last=False, seed=5))
-        for rank in range(world_size)
-    ]
-    assert len({len(shard) for shard in shards}) == 1
-    assert sorted(index for shard in shards for index in seen(shard)) == list(range(count))
-    sizes = {len(batch[0]) for shard in shards for batch in shard}
-    assert min(sizes) > 0
+    how = {"world_size": world_size}
+    shards = [list(loader(count, 3, rank=rank, **how)) for rank in range(world_size)]
+    steps = count // (3 * world_size)
+    assert [len(shard) for shard in shards] == [steps] * world_size
+    assert len({i for shard in shards for i in seen(shard)}) == steps * 3 * world_size
 
 
 @pytest.mark.parametrize(("count", "world_size"), [(32, 2), (34, 2), (45, 4), (32, 4)])
 def test_ranks_see_the_batches_and_views_of_one_process(count, world_size):
-    """In a last batch of unequal parts, too."""
-    one = list(loader(count, 8, drop_last=False))
+    one = list(loader(count, 8))
     ranks = [
-        list(loader(count, 8 // world_size, rank=r, world_size=world_size, drop_last=False))
-        for r in range(world_size)
+        list(loader(count, 8 // world_size, rank=rank, world_size=world_size))
+        for rank in range(world_size)
     ]
     for batch, parts in zip(one, zip(*ranks), strict=True):
         together = [(i, *views, targets) for i, views, targets in parts]
@@ -150,8 +138,6 @@ def test_resume_with_another_batch_size():
 def test_too_few_images():
     with pytest.raises(UserError, match=r"3 images.*4 x 2 processes.*batch_size"):
         loader(3, world_size=2)
-    with pytest.raises(UserError, match="fewer than a batch of 4 "):
-        loader(3, world_size=4, drop_last=False)
 
 
 class Random:
@@ -272,18 +258,17 @@ def test_on_the_gpu_everything_stays_there():
 
 
 def test_views_drawn_ahead_are_those_of_each_step(monkeypatch):
-    """Of a whole epoch, of one resumed within it, and where the last batch is smaller."""
+    """Of a whole epoch, and of one resumed within it."""
     monkeypatch.setattr(batches, "AHEAD", 3)
     read = recipe.read([{"preset": name, "crop_size": 4} for name in ("contrastive", "weak")])
     draw = lambda n, generator: batched.draw_all_params(read, n, 6, 5, generator)
-    make = lambda: UndrawnLoader(
-        torch.zeros(23, 6, 5, 3, dtype=torch.uint8), None, draw, None, 4, drop_last=False, seed=7
-    )
+    images, targets = torch.zeros(23, 6, 5, 3, dtype=torch.uint8), torch.zeros(23)
+    make = lambda: UndrawnLoader(images, targets, draw, None, 4, seed=7)
     ahead = make()
     resumed = make()
     resumed.load_state_dict({**ahead.state_dict(), "step": 2, "finished": False})
     found = list(ahead)
-    assert [len(indexes) for indexes, _ in found] == [4, 4, 4, 4, 4, 3]
+    assert [len(indexes) for indexes, _ in found] == [4] * 5
     for steps, start in ((found, 0), (list(resumed), 2)):
         for step, (indexes, views) in enumerate(steps, start):
             for view, wanted in zip(views, draw(len(indexes), ahead._generator(step))):

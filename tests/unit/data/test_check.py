@@ -1,5 +1,6 @@
 """One test a kind of bad image: converted as documented, or refused by name."""
 
+import contextlib
 import os
 import shutil
 import struct
@@ -16,6 +17,7 @@ from ressl_plugin.data import check_folder, images, load_image
 from ressl_plugin.data.images import BadImage, decode, fit, size_of, to_rgb
 from ressl_plugin.utils.errors import UserError
 
+NO_IMAGE = "empty, damaged at its start, or no image"
 GRADIENT = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
 
@@ -26,27 +28,19 @@ def one_file(make_folder):
 
 
 def refusal(folder):
-    report = check_folder(folder.parent, progress=False)
-    assert len(report.refused) == 1
-    name, kind, _ = report.refused[0]
+    report = check_folder(folder.parent)
+    ((name, why),) = report.refused
     with pytest.raises(UserError, match=name):
         report.refuse()
     with pytest.raises(UserError, match=Path(name).name):
         load_image(folder.parent / name)
-    return kind
-
-
-def conversion(folder):
-    report = check_folder(folder.parent, progress=False)
-    report.refuse()
-    return set(report.converted)
+    return why
 
 
 def test_good_images_pass(make_folder):
-    report = check_folder(make_folder(), progress=False)
+    report = check_folder(make_folder())
     report.refuse()
-    assert (report.images, report.refused, report.stray) == (6, [], [])
-    assert not report.converted
+    assert (report.images, report.refused, report.ignored) == (6, [], "")
 
 
 def png_with(width, height, data):
@@ -63,12 +57,12 @@ def png_with(width, height, data):
 
 def test_corrupt_pixels(one_file):
     (one_file / "bad.png").write_bytes(png_with(4, 4, b"this is no zlib stream"))
-    assert refusal(one_file) == "corrupt"
+    assert "broken data stream" in refusal(one_file)
 
 
 def test_corrupt_header(one_file):
     (one_file / "bad.png").write_bytes(b"\x89PNG" + bytes(100))
-    assert refusal(one_file) == "corrupt"
+    assert refusal(one_file) == NO_IMAGE
 
 
 @pytest.mark.parametrize("format", ["jpg", "png", "bmp", "webp"])
@@ -77,55 +71,65 @@ def test_truncated(one_file, format):
     file = one_file / f"bad.{format}"
     Image.fromarray(pixels).save(file)
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
-    assert refusal(one_file) in (
-        ("truncated",) if format in ("jpg", "png", "bmp") else ("corrupt",)
-    )
+    why = refusal(one_file)
+    assert "truncated" in why or format == "webp"
 
 
 def test_zero_byte(one_file):
     (one_file / "bad.jpg").touch()
-    assert refusal(one_file) == "zero-byte"
+    assert refusal(one_file) == NO_IMAGE
 
 
 def test_not_an_image(one_file):
     (one_file / "bad.jpg").write_text("<html>404 not found</html>")
-    assert refusal(one_file) == "not-an-image"
+    assert refusal(one_file) == NO_IMAGE
 
 
 def test_huge(one_file):
     # the header says 400 megapixels; the file has 100 bytes
     (one_file / "bad.png").write_bytes(png_with(20_000, 20_000, zlib.compress(b"\0")))
-    assert refusal(one_file) == "huge"
+    assert "exceeds limit" in refusal(one_file)
 
 
 def test_a_header_that_promises_billions_of_pixels(one_file):
     """Pillow refuses to open it at all, wherever a size is asked for."""
     (one_file / "bad.png").write_bytes(png_with(200_000, 200_000, zlib.compress(b"\0")))
-    assert refusal(one_file) == "huge"
+    assert "exceeds limit" in refusal(one_file)
     assert size_of(one_file / "bad.png") is None
 
 
 def test_more_than_max_pixels(one_file, config):
     Image.new("RGB", (30, 20)).save(one_file / "large.png")
     root, digest = one_file.parent, "0" * 32
-    data.check_once(root, True, digest)
-    data.check_once(root, True, digest, max_pixels=600)
+    dataset = data.build_dataset(config("custom", root, max_pixels=599), "pretrain")
+    data.check_once(dataset, digest)
+    data.check_once(dataset, digest, max_pixels=600)
     for _ in range(2):  # what is remembered is of another limit
         with pytest.raises(UserError, match=r"a/large\.png.*30 x 20 pixels, data\.max_pixels=599"):
-            data.check_once(root, True, digest, max_pixels=599)
-    dataset = data.build_dataset(config("custom", root, max_pixels=599), "pretrain")
+            data.check_once(dataset, digest, max_pixels=599)
     with pytest.raises(UserError, match=r"large\.png.*data\.max_pixels=599"):
         dataset[1]
 
 
 def test_float_image_is_unsupported(one_file):
     Image.fromarray(np.linspace(0, 1, 64, dtype=np.float32).reshape(8, 8)).save(one_file / "b.tif")
-    assert refusal(one_file) == "unsupported"
+    assert "32-bit floats" in refusal(one_file)
 
 
 def test_broken_link(one_file):
     (one_file / "bad.png").symlink_to(one_file / "gone.png")
-    assert refusal(one_file) == "broken-link"
+    assert refusal(one_file) == "No such file or directory"
+
+
+@contextlib.contextmanager
+def an_ordinary_user():
+    user = os.geteuid()
+    if user == 0:  # root may read everything
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
 
 
 def test_no_permission():
@@ -136,64 +140,45 @@ def test_no_permission():
         (root / "a").mkdir()
         Image.new("RGB", (4, 4)).save(root / "a" / "bad.png")
         (root / "a" / "bad.png").chmod(0)
+        with an_ordinary_user():
+            assert check_folder(root).refused == [("a/bad.png", "Permission denied")]
         (root / "b").mkdir(mode=0)
-        user = os.geteuid()
-        if user == 0:  # root may read everything
-            os.seteuid(65534)
-        try:
-            report = check_folder(root, progress=False)
-        finally:
-            os.seteuid(user)
+        with an_ordinary_user(), pytest.raises(UserError, match=r"/b cannot be listed \(Perm"):
+            check_folder(root)
     finally:
         (root / "b").chmod(0o700)
         shutil.rmtree(root)
-    assert [(name, kind) for name, kind, _ in report.refused] == [
-        ("a/bad.png", "unreadable"), ("b", "unreadable"),
-    ]  # fmt: skip
-
-
-def test_empty_class_folder(make_folder):
-    root = make_folder()
-    (root / "c" / "nested").mkdir(parents=True)
-    report = check_folder(root, progress=False)
-    assert [(name, kind) for name, kind, _ in report.refused] == [("c", "empty-class")]
-    assert check_folder(root, labels=False, progress=False).refused == []
 
 
 def test_stray_files_are_ignored_and_counted(make_folder):
     root = make_folder()
     (root / "a" / "notes.txt").write_text("no image, and no image's extension")
-    Image.new("RGB", (4, 4)).save(root / "loose.png")
-    report = check_folder(root, progress=False)
-    report.refuse()
-    assert report.stray == ["a/notes.txt", "loose.png"]
-    assert report.images == 6
-    assert check_folder(root, labels=False, progress=False).images == 7
-
-
-def test_the_report_names_what_is_ignored_by_extension(make_folder):
-    root = make_folder()
-    for name in ("a/1.avif", "a/2.avif", "b/x.txt", "loose.png"):
+    for name in ("a/1.avif", "a/2.avif", "loose.png"):
         (root / name).touch()
-    lines = list(data.check_folder(root, progress=False).lines())
-    assert "  ignored    .avif         2, such as a/1.avif" in lines
-    assert "  ignored    .png          1, such as loose.png" in lines
+    report = check_folder(root)
+    report.refuse()
+    assert report.images == 6
+    assert "  ignored    2 .avif, 1 .png, 1 .txt" in report.lines()
+    assert check_folder(root, labels=False).images == 7
 
 
 @pytest.mark.parametrize(
     ("files", "labels", "message"),
     [
-        ([], True, "holds no image; these extensions are read: .jpg"),
+        ([], True, "0 images and no class folders"),
         ([], False, "holds no image; these extensions are read: .jpg"),
         (["1.avif", "x"], False, r"holds no image \(1 .avif, 1 without are ignored\)"),
         (["1.png", "2.png"], True, "2 images and no class folders; .*--no-labels"),
+        (["train/x/1.png", "val/x/1.png"], True, "holds train, val; give .*train"),
+        (["a/1.png", "b/x.txt"], True, "1 empty class folder: .*/b"),
     ],
 )
 def test_a_folder_without_images_is_refused(tmp_path, files, labels, message):
     for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         Image.new("RGB", (4, 4)).save(tmp_path / name, format="png")
     with pytest.raises(UserError, match=message):
-        data.check_folder(tmp_path, labels, progress=False)
+        data.check_folder(tmp_path, labels)
 
 
 @pytest.mark.parametrize("turn", range(1, 9))
@@ -211,7 +196,7 @@ def test_exif_orientation_is_applied_if_asked_for(one_file, format, turn):
         assert (np.asarray(load_image(file)) == np.asarray(stored.convert("RGB"))).all()
     assert (np.asarray(load_image(file, exif=True)) == upright).all()
     assert size_of(file, exif=True) == upright.shape[1::-1] and size_of(file) == (32, 16)
-    text = "\n".join(data.check_folder(one_file.parent, progress=False).lines())
+    text = "\n".join(data.check_folder(one_file.parent).lines())
     assert ("1 have an EXIF orientation: data.exif=true" in text) == (turn != 1)
 
 
@@ -225,7 +210,6 @@ def test_damaged_exif_data_are_no_reason_to_refuse_an_image(one_file):
 
 def test_grayscale(one_file):
     Image.fromarray(GRADIENT).save(one_file / "g.png")
-    assert conversion(one_file) == {"grayscale"}
     assert (np.asarray(load_image(one_file / "g.png")) == GRADIENT[..., None]).all()
 
 
@@ -233,7 +217,6 @@ def test_grayscale(one_file):
 def test_16_bit_is_scaled_not_clipped(one_file, format):
     values = np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16)
     Image.fromarray(values).save(one_file / f"deep.{format}")
-    assert conversion(one_file) == {"16-bit"}
     pixels = np.asarray(load_image(one_file / f"deep.{format}"))
     assert pixels.shape == (16, 16, 3)
     assert (pixels == np.rint(values / 257)[..., None]).all()
@@ -247,7 +230,6 @@ def test_16_bit_pgm(one_file):
 
 def test_cmyk(one_file):
     Image.new("CMYK", (8, 8), (0, 255, 255, 0)).save(one_file / "c.jpg", quality=100)
-    assert conversion(one_file) == {"cmyk"}
     red = np.asarray(load_image(one_file / "c.jpg")).reshape(-1, 3).mean(0)
     np.testing.assert_allclose(red, (255, 0, 0), atol=4)
 
@@ -256,7 +238,6 @@ def test_palette_with_transparency(one_file):
     image = Image.fromarray(GRADIENT).convert("P")
     image.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
     image.save(one_file / "p.png", transparency=bytes(range(256)))
-    assert conversion(one_file) == {"palette", "alpha"}
     pixels = np.asarray(load_image(one_file / "p.png"))
     assert (pixels[..., 0] == GRADIENT).all() and (pixels[..., 2] == 7).all()
 
@@ -266,7 +247,6 @@ def test_alpha_is_dropped(one_file, mode):
     image = Image.new("RGB", (8, 8), (200, 200, 200)).convert(mode)
     image.putalpha(0)
     image.save(one_file / "alpha.png")
-    assert "alpha" in conversion(one_file)
     assert (np.asarray(load_image(one_file / "alpha.png")) == 200).all()
 
 
@@ -275,7 +255,6 @@ def test_first_frame_of_an_animation(one_file, format):
     red, blue = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue"))
     options = {"lossless": True} if format == "webp" else {}
     red.save(one_file / f"moves.{format}", save_all=True, append_images=[blue], **options)
-    assert "animated" in conversion(one_file)
     image = load_image(one_file / f"moves.{format}")
     assert image.mode == "RGB" and image.getpixel((0, 0)) == (255, 0, 0)
 
@@ -295,16 +274,7 @@ def test_the_refusal_names_the_first_and_counts_all(one_file):
     for i in range(5):
         (one_file / f"bad{i}.png").touch()
     with pytest.raises(UserError, match=r"5 of its files.*bad0\.png.*bad2\.png.*and 2 more"):
-        check_folder(one_file.parent, progress=False).refuse()
-
-
-def test_train_and_val_are_checked_as_class_folders(make_folder):
-    root = make_folder("train").parent
-    make_folder("val", classes=("a",))
-    (root / "val" / "b").mkdir()
-    report = check_folder(root, progress=False)
-    assert report.images == 9
-    assert report.refused[0][:2] == ("val/b", "empty-class")
+        check_folder(one_file.parent).refuse()
 
 
 def test_missing_folder(tmp_path):
@@ -313,7 +283,7 @@ def test_missing_folder(tmp_path):
 
 
 def test_decode_names_a_missing_file(tmp_path):
-    with pytest.raises(BadImage, match="missing"):
+    with pytest.raises(BadImage, match="No such file"):
         decode(tmp_path / "gone.png")
 
 

@@ -64,7 +64,9 @@ def make(root, views=(STUDENT, WEAK), rank=0, ranks=1, colour=keep, on="cpu", **
     cfg = config(root, **more)
     dataset, place = data.build_dataset(cfg, "pretrain"), {"rank": rank, "world_size": ranks}
     recipe = read(list(views))
-    return dali.loader(cfg, recipe, dataset, device=on, draw_colour=colour, **place)
+    loader = dali.DaliLoader(cfg, recipe, dataset, device=on, **place)
+    loader.draw_colour = colour or loader.draw_colour
+    return loader
 
 
 def epochs(loader, count):
@@ -218,7 +220,8 @@ def test_few_images(folder):
     dataset = data.build_dataset(cfg, "pretrain")
     whole = {"role": "student", "crop_size": 28}
     rows = [25, 0, 7]
-    views = dali.few(cfg, read([whole, WEAK]), dataset, rows, draw_colour=keep)
+    whole.update(mean=[0.0] * 3, std=[1.0] * 3)
+    views = dali.few(cfg, read([whole, WEAK]), dataset, rows)
     assert [tuple(view.shape) for view in views] == [(3, 3, 28, 28), (3, 3, 24, 24)]
     for row, view in zip(rows, views[0]):
         assert abs(view.mean() - np.asarray(dataset[row][0]).mean() / 255) < 0.06

@@ -7,21 +7,28 @@ import time
 
 import numpy as np
 import pytest
-from helpers import image_folder
+from helpers import image_folder, make_config
 from PIL import ExifTags, Image
 
 pytest.importorskip("nvidia.dali", reason="DALI is not installed (the `dali` extra)")
 
-from ressl_plugin.data import load_image
-from ressl_plugin.data.dali import DaliLoader
+from ressl_plugin.data import dali, load_image
 from ressl_plugin.data.sources import FolderImages
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views.recipe import read
 
 
-def views():
+def make(dataset, batch_size):
     whole = {"role": "student", "crop_size": 32}
-    return read([whole, {**whole, "role": "teacher"}])
+    views = read([whole, {**whole, "role": "teacher"}])
+    cfg = make_config(dali={"device": "cpu"})
+    return dali.DaliLoader(cfg, views, dataset, batch_size)
+
+
+def uncoloured(dataset):
+    loader = make(dataset, 1)
+    loader.draw_colour = lambda images, *_: images
+    return loader
 
 
 def test_a_name_that_is_no_utf_8(tmp_path):
@@ -29,8 +36,7 @@ def test_a_name_that_is_no_utf_8(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     with open(os.fsencode(tmp_path / "a") + b"/\xff\xfe.png", "wb") as file:
         Image.fromarray(pixels).save(file, "png")
-    colour = lambda images, *_: images
-    (batch,) = DaliLoader(FolderImages(tmp_path), views(), 1, draw_colour=colour)
+    (batch,) = uncoloured(FolderImages(tmp_path))
     got = (batch[1][0][0] * 255).round().permute(1, 2, 0).byte().numpy()
     assert np.array_equal(got, pixels)
 
@@ -44,7 +50,7 @@ def test_exif_orientation_is_heeded_if_asked_for(tmp_path, turned):
     Image.fromarray(pixels).save(tmp_path / "a" / "1.jpg", quality=95, exif=exif)
     images = FolderImages(tmp_path)
     images.exif = turned
-    (batch,) = DaliLoader(images, views(), 1, draw_colour=lambda images, *_: images)
+    (batch,) = uncoloured(images)
     got = (batch[1][0][0] * 255).round().permute(1, 2, 0).numpy()
     wanted = np.asarray(load_image(tmp_path / "a" / "1.jpg", turned), np.float32)
     assert np.abs(got - wanted).max() <= 3
@@ -55,7 +61,7 @@ def test_a_gif_is_refused_before_anything_is_read(tmp_path):
     (tmp_path / "a").mkdir()
     Image.new("P", (32, 32)).save(tmp_path / "a" / "1.gif")
     with pytest.raises(UserError, match=r"DALI reads no GIF, and .*1\.gif.*data\.backend=host"):
-        DaliLoader(FolderImages(tmp_path), views(), 1)
+        make(FolderImages(tmp_path), 1)
 
 
 def test_a_fork_does_not_end_its_parents_pipelines(tmp_path):
@@ -63,7 +69,7 @@ def test_a_fork_does_not_end_its_parents_pipelines(tmp_path):
     root = image_folder(tmp_path, splits=("train",)) / "train"
     gc.disable()
     try:
-        dropped = DaliLoader(FolderImages(root), views(), 4)
+        dropped = make(FolderImages(root), 4)
         next(iter(dropped))
         dropped.itself = dropped
         del dropped

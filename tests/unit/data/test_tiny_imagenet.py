@@ -1,17 +1,19 @@
 import os
+from dataclasses import replace
 
 import pytest
 from PIL import Image
 
 from ressl_plugin import data
+from ressl_plugin.data.catalogue import DATASETS
 from ressl_plugin.utils.errors import UserError
-
-COUNTS = {"classes": 3, "train_per_class": 4, "val_per_class": 2}
 
 
 @pytest.fixture
-def tiny(tmp_path):
+def tiny(tmp_path, monkeypatch):
     """The layout of the download: 3 classes, 4 training and 2 validation images each."""
+    row = replace(DATASETS["tiny-imagenet"], images=(12, 6))
+    monkeypatch.setitem(DATASETS, "tiny-imagenet", row)
     root = tmp_path / "tiny-imagenet-200"
     image = Image.new("RGB", (4, 4))
     for c in range(3):
@@ -36,7 +38,7 @@ ARRANGED = [f"n{c}/val_{i}.JPEG" for c in range(3) for i in (c, c + 3)]
 
 
 def test_arrange_then_open(tiny, config):
-    assert data.arrange_tiny_imagenet(tiny.parent, **COUNTS) == tiny
+    assert data.arrange_tiny_imagenet(tiny.parent) == tiny
     assert val_files(tiny) == ARRANGED and not (tiny / "val/images").exists()
     cfg = config("tiny-imagenet", tiny / "train", tiny / "val")
     assert len(data.build_dataset(cfg, "train")) == 12
@@ -45,8 +47,8 @@ def test_arrange_then_open(tiny, config):
 
 
 def test_idempotent(tiny):
-    data.arrange_tiny_imagenet(tiny, **COUNTS)
-    data.arrange_tiny_imagenet(tiny, **COUNTS)
+    data.arrange_tiny_imagenet(tiny)
+    data.arrange_tiny_imagenet(tiny)
     assert val_files(tiny) == ARRANGED
 
 
@@ -60,9 +62,9 @@ def test_interrupted_and_run_again(tiny, monkeypatch):
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(os, "rename", interrupted)
-        data.arrange_tiny_imagenet(tiny, **COUNTS)
+        data.arrange_tiny_imagenet(tiny)
     assert len(val_files(tiny)) == 6 and val_files(tiny) != ARRANGED
-    data.arrange_tiny_imagenet(tiny, **COUNTS)
+    data.arrange_tiny_imagenet(tiny)
     assert val_files(tiny) == ARRANGED
 
 
@@ -74,14 +76,16 @@ def edit(tiny, old, new):
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda t: (t / "train/n1/images/n1_0.JPEG").unlink(), "n1: number of images is 3"),
-        (lambda t: (t / "train/n9").mkdir(), "class folders is 4; it should be 3"),
-        (lambda t: (t / "val/images/val_2.JPEG").unlink(), r"val_2.JPEG is neither in images/"),
+        (lambda t: (t / "train/n1/images/n1_0.JPEG").unlink(), "train has 11 images, not 12"),
+        (lambda t: (t / "val/images/val_2.JPEG").unlink(), "val has 5 images, not 6"),
+        (
+            lambda t: (t / "val/images/val_2.JPEG").rename(t / "val/x.JPEG"),
+            r"val_2.JPEG is neither in images/",
+        ),
         (lambda t: (t / "val/val_annotations.txt").unlink(), "val_annotations.txt: not a readable"),
-        (lambda t: edit(t, "val_0.JPEG\tn0", "val_0.JPEG\tn1"), "of class n0 is 1; it should be 2"),
         (lambda t: edit(t, "val_0.JPEG\tn0", "val_0.JPEG\tdog"), "line 1: class 'dog' has no"),
         (lambda t: edit(t, "val_0.JPEG", "../val_0.JPEG"), "is no file name"),
-        (lambda t: edit(t, "val_0.JPEG", "val_3.JPEG"), "listed twice"),
+        (lambda t: edit(t, "val_0.JPEG", "val_3.JPEG"), "lists 5 images, not 6"),
         (lambda t: edit(t, "\t", " "), "line 1"),
     ],
 )
@@ -89,23 +93,24 @@ def test_mistakes_are_found_before_anything_moves(tiny, spoil, message):
     spoil(tiny)
     before = val_files(tiny)
     with pytest.raises(UserError, match=message):
-        data.arrange_tiny_imagenet(tiny, **COUNTS)
+        data.arrange_tiny_imagenet(tiny)
     assert val_files(tiny) == before
 
 
 def test_a_file_in_both_places_is_kept(tiny):
     (tiny / "val/n0").mkdir()
     (tiny / "val/n0/val_0.JPEG").write_text("another")
+    (tiny / "val/images/val_5.JPEG").unlink()  # as many as it should be
     with pytest.raises(UserError, match="is both in images/ and n0/"):
-        data.arrange_tiny_imagenet(tiny, **COUNTS)
-    assert len(val_files(tiny)) == 7
+        data.arrange_tiny_imagenet(tiny)
+    assert len(val_files(tiny)) == 6
 
 
 def test_an_unlisted_file_is_kept(tiny):
-    (tiny / "val/images/mine.JPEG").touch()
-    with pytest.raises(UserError, match=r"still holds mine\.JPEG"):
-        data.arrange_tiny_imagenet(tiny, **COUNTS)
-    assert (tiny / "val/images/mine.JPEG").exists()
+    (tiny / "val/images/mine.txt").touch()
+    with pytest.raises(UserError, match=r"still holds mine\.txt"):
+        data.arrange_tiny_imagenet(tiny)
+    assert (tiny / "val/images/mine.txt").exists()
 
 
 def test_missing_folder(tmp_path):

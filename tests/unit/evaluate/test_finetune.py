@@ -38,13 +38,11 @@ def test_it_learns_repeats_and_leaves_the_backbone_alone():
     backbone = network().eval()
     before = {k: v.clone() for k, v in backbone.state_dict().items()}
     settings = {"epochs": 10, "lr_backbone": 0.2, "lr_head": 2.0, "batch_size": 64}
-    first, again = (
-        finetune(backbone, train, val, 0.1, **settings, progress=False) for _ in range(2)
-    )
+    first, again = (finetune(backbone, train, val, 0.1, **settings) for _ in range(2))
     assert first == again and 99 <= first["n"] <= 101
     assert first["top1"] > 70 and first["top5"] > first["top1"]
     assert all(torch.equal(v, before[k]) for k, v in backbone.state_dict().items())
-    more = finetune(backbone, train, val, 1.0, **settings, progress=False)
+    more = finetune(backbone, train, val, 1.0, **settings)
     assert more["n"] == 1000 and more["top1"] > first["top1"]
 
 
@@ -60,10 +58,10 @@ def test_each_part_has_its_own_learning_rate():
 
     torch.manual_seed(0)
     backbone = torch.nn.Sequential(Watched(1, 4, 3), torch.nn.Flatten())
-    finetune(backbone, train, val, 0.05, epochs=2, lr_backbone=0.0, lr_head=0.5, progress=False)
+    finetune(backbone, train, val, 0.05, epochs=2, lr_backbone=0.0, lr_head=0.5)
     assert all(torch.equal(w, seen[0]) for w in seen)
     seen.clear()
-    finetune(backbone, train, val, 0.05, epochs=2, lr_backbone=0.1, lr_head=0.5, progress=False)
+    finetune(backbone, train, val, 0.05, epochs=2, lr_backbone=0.1, lr_head=0.5)
     assert not torch.equal(seen[0], seen[-1])
 
 
@@ -115,7 +113,7 @@ def test_labels_from_the_command_line(tmp_path):
 def test_mistakes_are_named():
     train, val = digits()
     with pytest.raises(RunFault, match=r"loss is .* at learning rates .*--lr-backbone"):
-        finetune(network(), train, val, 0.1, 3, lr_backbone=1e38, lr_head=1e38, progress=False)
+        finetune(network(), train, val, 0.1, 3, lr_backbone=1e38, lr_head=1e38)
     train.targets = [-1] * len(train.targets)
     with pytest.raises(UserError, match="no labels"):
         finetune(network(), train, val)

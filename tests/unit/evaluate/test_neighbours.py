@@ -95,5 +95,3 @@ def test_without_labels_nothing_is_wrong(tmp_path):
     panel = {"weak": (picture, np.array([[0], [1]]))}
     png, _ = neighbours(panel, picture, [-1, -1], [-1, 1], tmp_path / "n")
     assert red(png) == 0
-    with pytest.raises(UserError, match="no query"):
-        neighbours({}, picture, [0, 1], [], tmp_path / "n")

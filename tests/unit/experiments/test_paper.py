@@ -1,7 +1,6 @@
 """`ressl paper`: what counts as done, and what is checked before anything is trained."""
 
 import importlib.util
-import os
 import re
 
 import pytest
@@ -9,9 +8,9 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config, run
 from ressl_plugin.cli import main
-from ressl_plugin.evaluate import figures, finetune, linear, logistic, lowshot, subject
+from ressl_plugin.evaluate import finetune, linear, logistic, lowshot, subject
 from ressl_plugin.evaluate.voc import NAME as VOC
-from ressl_plugin.experiments import paper, paper_figures, paper_spec, sweep
+from ressl_plugin.experiments import paper, paper_spec, sweep
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.errors import RunFault, UserError
@@ -27,7 +26,7 @@ def made(monkeypatch):
     """What the evaluators were asked for, in their own arguments; they do nothing."""
     seen = []
     note = lambda *args, **kwargs: seen.append((args, kwargs))
-    for evaluator in (linear, lowshot, finetune, figures):
+    for evaluator in (linear, lowshot, finetune):
         monkeypatch.setattr(evaluator, "evaluate", note)
     return seen
 
@@ -142,21 +141,6 @@ def test_a_fine_tuning_of_other_epochs_does_not_count(tmp_path, made):
     assert [args[2:] for args, _ in made] == [("0.1", 20)]
 
 
-def test_figures_are_done_when_the_last_one_is(tmp_path, made):
-    folder = cell(tmp_path) / "figures"
-    folder.mkdir()
-    for done, name in enumerate(["curves.pdf", "features.pdf", "neighbours.png"], 1):
-        (folder / name).touch()
-        paper.evaluate(tmp_path, "figures", {})
-        assert len(made) == done, name
-    (folder / "neighbours.pdf").touch()
-    paper.evaluate(tmp_path, "figures", {})
-    assert len(made) == 3
-    os.utime(folder / "neighbours.pdf", (0, 0))  # of weights that have been trained further
-    paper.evaluate(tmp_path, "figures", {})
-    assert len(made) == 4
-
-
 # --- their places in the paper's tables ---------------------------------------------------------
 
 
@@ -218,60 +202,49 @@ MISTAKES = {
     "evaluate: {linear: {}\ngroups: [": "not YAML: while parsing",
     "evaluate: {}\nevaluate: {}\ngroups: []": "not YAML: .* duplicate key",
     "\0\0": "not YAML",
-    "": "not the description of a table",
+    "": "evaluate is nothing, it must be there",
     "[1, 2]": "a list, not a mapping",
     spec(more="tabel: 4"): "unknown key tabel; did you mean table",
-    spec(more="table: 11"): "table: 11: must be a number from 1 to 10",
-    spec(more="table: '4'"): "table: '4': must be a number",
-    spec(more="table: [4]"): r"table: \[4\]: must be a number",
-    spec("[linear]"): r"evaluate: \['linear'\]: must be a mapping",
-    spec("{liner: {}}"): "evaluate: unknown key liner; did you mean linear",
-    spec("{linear: {fast: true}}"): "evaluate: linear: unknown key fast; known: none",
-    spec("{lowshot: {}}"): "evaluate: lowshot: per_class and draws needed",
-    spec("{lowshot:}"): "evaluate: lowshot: per_class and draws needed",
-    spec("{lowshot: {per_class: [4, x], draws: 5}}"): "lowshot: per_class: .*'x'",
-    spec("{lowshot: {per_class: 4, draws: 5}}"): "lowshot: per_class: 4: must be a list",
-    spec("{lowshot: {per_class: [4], draws: 0}}"): "lowshot: draws: 0: must be a whole number",
+    spec(more="table: 11"): "table is 11, it must be one of 1, 2, ",
+    spec(more="table: '4'"): "table is '4', it must be",
+    spec("[linear]"): "evaluate is a list, it must be a mapping",
+    spec("{liner: {}}"): "unknown key liner; did you mean linear",
+    spec("{linear: {fast: true}}"): "unknown key fast; known: none",
+    spec("{lowshot: {}}"): "evaluate.lowshot.per_class is nothing, it must be there",
+    spec("{lowshot: {per_class: [4, x], draws: 5}}"): "labels a class: 'x'; a positive number",
+    spec("{lowshot: {per_class: 4, draws: 5}}"): "lowshot.per_class is 4, it must be a list",
+    spec("{lowshot: {per_class: [4], draws: 0}}"): "lowshot.draws is 0, it must be a whole number",
     spec("{lowshot: {per_class: [4], draws: 5}}"): "evaluate: lowshot .* --voc VOCdevkit",
-    spec("{finetune: {labels: [0.1]}}"): "evaluate: finetune: epochs needed",
-    spec("{finetune: {labels: [2], epochs: 1}}"): "finetune: labels: .*2",
-    spec(
-        "{finetune: {labels: [0.1], epochs: true}}"
-    ): "finetune: epochs: True: must be a whole number",
-    spec(more="operations: [a]"): r"operations: \['a'\]: must be a mapping",
-    spec(more="operations: {J: 3}"): "operations: J: 3: not key=value",
-    spec(more="operations: {J: 'seed=['}"): r"operations: J: override seed=\[: ",
-    "evaluate: {}\ngroups: {recipe: digits/ressl}": "groups: .*: must be a list",
+    spec("{finetune: {labels: [2], epochs: 1}}"): "labels: 2; a fraction",
+    spec("{finetune: {labels: [0.1], epochs: true}}"): "finetune.epochs is True, it must be",
+    spec(more="operations: [a]"): "operations is a list, it must be a mapping",
+    spec(more="operations: {J: 3}"): "operations.J is 3, it must be text",
+    "evaluate: {}\ngroups: {recipe: digits/ressl}": "groups is a dict, it must be a list",
     "evaluate: {}\ngroups: []": "groups: at least one",
-    spec(group="digits/ressl"): "group 1: 'digits/ressl': must be a mapping",
-    spec(group="{methods: [simclr]}"): "group 1: recipe: None: must be the name of a recipe",
+    spec(group="digits/ressl"): "groups.0 is 'digits/ressl', it must be a mapping",
+    spec(group="{methods: [simclr]}"): "groups.0.recipe is nothing, it must be there",
     spec(group="{recipe: digit/ressl, methods: [simclr]}"): "group 1: .*no such recipe",
     spec(group="{recipe: digits/ressl}"): "group 1: no cells: one of sweep, cells, methods",
     group("methods: [simclr], cells: {a: []}"): "group 1: cells and methods: one of",
     group("methods: []"): "group 1: methods: at least one",
-    group("methods: simclr"): "group 1: methods: 'simclr': must be a list",
-    group("methods: [1]"): "group 1: methods: 1: must be the name of a method",
+    group("methods: simclr"): "groups.0.methods is 'simclr', it must be a list of names",
+    group("methods: [1]"): "groups.0.methods is a list, it must be a list of names",
     group("methods: [simclt]"): "group 1: method simclt: .*no method simclt",
-    group("words: seed=1, methods: [simclr]"): "group 1: words: 'seed=1': must be a list",
-    group("row: 3, methods: [simclr]"): "group 1: row: 3: must be a text",
-    group("methods: {simclr: 1}"): "group 1: methods: simclr: 1: must be the name of a row",
-    group("words: [{seed: 1}], methods: [simclr]"): "group 1: words: {'seed': 1}: not key=value",
+    group("words: seed=1, methods: [simclr]"): "groups.0.words is 'seed=1', it must be a list",
+    group("row: 3, methods: [simclr]"): "groups.0.row is 3, it must be text",
+    group("methods: {simclr: 1}"): "groups.0.methods is a dict, it must be a list of names, or",
+    group("words: [{seed: 1}], methods: [simclr]"): "groups.0.words.0 is a dict, it must be text",
     group("words: [sead=1], methods: [simclr]"): "group 1: .*unknown key sead",
-    group("word: [seed=1], methods: [simclr]"): "group 1: unknown key word; did you mean words",
-    group("sweep: [seed]"): "group 1: sweep: seed: not key=value",
+    group("word: [seed=1], methods: [simclr]"): "unknown key word; did you mean words",
+    group("sweep: [seed]"): "group 1: sweep: override seed: not in Hydra's grammar",
     group("sweep: ['seed=1,[2']"): r"group 1: sweep: override seed=1,\[2",
     group("sweep: ['seed=glob(*)']"): "group 1: sweep: seed=glob",
-    group("sweep: seed=1"): "group 1: sweep: 'seed=1': must be a list",
-    group("cells: [a]"): "group 1: cells: .*: must be a mapping",
-    group("cells: {no: []}"): "group 1: cells: .*: a name is text; put it in quotes",
-    group("cells: {1: []}"): "group 1: cells: 1: a name is text; put it in quotes",
+    group("sweep: seed=1"): "groups.0.sweep is 'seed=1', it must be a list",
+    group("cells: [a]"): "groups.0.cells is a list, it must be a mapping",
+    group("cells: {no: []}"): "a key of groups.0.cells is False, it must be text",
     group("cells: {../a: []}"): "group 1: cells: ../a: .*no path",
-    group("cells: {a: seed=1}"): "group 1: cells: a: 'seed=1': must be a list",
-    group("cells: {a: [J]}"): "group 1: cells: a: J: not key=value",
-    group("cells: {a: [], b: [K]}") + "operations: {J: seed=1}": (
-        "group 1: cells: b: K: not key=value, and none of the operations J"
-    ),
-    group("cells: {a: [], b: ['seed=[']}"): r"group 1: cells: b: override seed=\[: ",
+    group("cells: {a: [J]}"): "group 1: cell a: .*override J: not in Hydra's grammar",
+    group("cells: {a: ['seed=[']}"): r"group 1: cell a: .*override seed=\[: ",
     group("cells: {a: [], b: [method_kwargs.temperature_k=2]}"): "group 1: cell b: .*temperature_k",
     group("cells: {a: []}") + "  - {recipe: digits/ressl, cells: {a: [seed=6]}}": (
         "group 2: .*digits-ressl/a is the folder of another cell.*seed: 5 -> 6"
@@ -301,11 +274,6 @@ def test_a_file_that_cannot_be_read(tmp_path):
         paper_spec.read(str(tmp_path))
 
 
-def test_what_a_file_may_leave_out(tmp_path):
-    found = paper_spec.read(written(tmp_path, spec("{linear:}", more="operations:")))
-    assert found["evaluate"] == {"linear": {}} and found["operations"] == {}
-
-
 def reproduced(tmp_path, text, words=(), **kwargs):
     words = ["accelerator=cpu", "devices=1", *words]
     return paper.reproduce(written(tmp_path, text), words, tmp_path / "out", **kwargs)
@@ -330,7 +298,7 @@ def test_what_the_command_line_gives_is_checked_first(tmp_path, untrained):
         reproduced(tmp_path, low_shot, voc=tmp_path)
     with pytest.raises(UserError, match="--device quantum"):
         reproduced(tmp_path, spec(), device="quantum")
-    with pytest.raises(UserError, match=r"--data stl10: .*mine.yaml has custom"):
+    with pytest.raises(UserError, match=r"mine.yaml: --data stl10: there are custom"):
         reproduced(tmp_path, spec(), only=["custom", "stl10"])
     with pytest.raises(UserError, match="unknown key max_epoch"):
         reproduced(tmp_path, spec(), ["max_epoch=3"])
@@ -421,9 +389,9 @@ def test_the_command_of_the_plan_runs_that_cell_alone(tmp_path, monkeypatch, the
 
 def test_a_figure_is_drawn_once_all_its_cells_are_trained(tmp_path, monkeypatch, there, capsys):
     drawn = []
-    monkeypatch.setattr(paper_figures, "figure3", lambda cells, *args: drawn.append(cells) or [])
+    monkeypatch.setattr(paper, "figure3", lambda cells, *args: drawn.append(cells) or [])
     monkeypatch.setattr(paper, "evaluate", lambda *args: None)
-    text = spec("{figures: {}}", "{recipe: digits/ressl, methods: [random, simclr]}", "figure: 3")
+    text = spec("{}", "{recipe: digits/ressl, methods: [random, simclr]}", "figure: 3")
     one = lambda: reproduced(tmp_path, text, chosen=["digits-ressl/random"])
     one()
     missing = "Figure 3 is not drawn: still to be trained: digits-ressl/simclr\n"
@@ -459,10 +427,9 @@ def test_matplotlib_is_looked_for_before_anything_is_trained(tmp_path, untrained
             paper.reproduce(figure, [], tmp_path)
 
 
-def test_one_data_set_for_all_cells_is_refused_of_those_asked_for(tmp_path, untrained):
-    message = r"table3.yaml: data.dataset=npz: the cells asked for are of cifar10 and stay so"
-    with pytest.raises(UserError, match=message):
-        paper.reproduce("table3", ["data.dataset=npz"], tmp_path, only=["cifar10"])
+def test_one_data_set_for_all_cells_makes_several_cells_one(tmp_path, untrained):
+    with pytest.raises(UserError, match="are both weak / npz of Table 3: cells must differ"):
+        paper.reproduce("table3", ["data.dataset=npz"], tmp_path)
 
 
 def test_missing_images_are_found_before_anything_is_trained(tmp_path, untrained):

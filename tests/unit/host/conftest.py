@@ -55,7 +55,7 @@ def the_hosts_own_registry():
 @pytest.fixture
 def tiny():
     """The name under which `Tiny` is registered, as a `backbone` section."""
-    host.register_backbone("tiny_of_the_tests", Tiny)
+    host.BACKBONES["tiny_of_the_tests"] = Tiny
     return {"name": "tiny_of_the_tests", "kwargs": {"width": 2}}
 
 

@@ -114,15 +114,12 @@ def test_host_ressl_stays_reachable(config, tiny, monkeypatch):
     assert isinstance(
         host.build_method({**config("ressl", backbone=tiny), "method": "ressl_host"}), own
     )
-    assert isinstance(host.ReSSL(config("ressl", backbone=tiny)), own) and issubclass(
-        host.ReSSL, own
-    )
 
 
 def test_registered_backbone(config, trained, tiny):
     cfg = config("ressl", backbone=tiny)
     backbone = host.build_backbone(cfg)
-    assert backbone.method == "ressl" and host.features_dim(backbone) == 6
+    assert backbone.method == "ressl"
     assert backbone(torch.randn(2, 3, 8, 8)).shape == (2, 6)
     model = host.build_method(cfg)
     assert model.features_dim == 6 and type(model.momentum_backbone) is type(backbone)

@@ -8,11 +8,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 from algorithm1 import ReSSL as ReSSLPlain
-from helpers import VIEW, make_config, random_batches
+from helpers import VIEW, make_config, random_batches, ungrouped
+from omegaconf import OmegaConf
 from torch import nn
 
 from ressl_plugin import host
-from ressl_plugin.method import batchnorm
+from ressl_plugin.method import registry
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.sampling import permutation
@@ -60,7 +61,7 @@ class InGroups(nn.Module):
 
     def __init__(self, backbone, head, groups):
         super().__init__()
-        self.backbone = batchnorm.to_plain(copy.deepcopy(backbone))
+        self.backbone = ungrouped(copy.deepcopy(backbone))
         self.head, self.groups = copy.deepcopy(head), max(1, groups)
 
     def forward(self, x):
@@ -134,7 +135,7 @@ def test_permuted_teacher_shares_no_group_with_the_student():
     permuted = ReSSL(make_config(**NARROW, batchnorm__groups=2, batchnorm__permute=True)).double()
     x = torch.randn(8, 3, 16, 16).double()
     order = permutation(8, permuted.cfg.seed, 0, 3, 0)
-    plain = batchnorm.to_plain(copy.deepcopy(permuted.momentum_backbone))
+    plain = ungrouped(copy.deepcopy(permuted.momentum_backbone))
     apart = [plain(x[half]) for half in order.chunk(2)]
     expected = torch.empty(8, apart[0].shape[1]).double()
     expected[order[:4]], expected[order[4:]] = apart
@@ -238,13 +239,15 @@ def test_gradient_accumulation_updates_the_teacher_once_an_optimizer_step():
 def test_checkpoint_goes_to_the_host_and_back(tmp_path):
     cfg = make_config(backbone__stem="auto", data__dataset="cifar10")
     ours = ReSSL(cfg)
-    theirs = host.ReSSL(cfg)
+    registry.register()
+    host_cfg = OmegaConf.merge(cfg, {"method": "ressl_host"})
+    theirs = host.build_method(host_cfg)
     assert set(ours.state_dict()) == set(theirs.state_dict())
     torch.save(theirs.state_dict(), tmp_path / "host.pt")
     ours.load_state_dict(torch.load(tmp_path / "host.pt", weights_only=True))
     for key, value in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[key], value), key
-    back = host.ReSSL(cfg)
+    back = host.build_method(host_cfg)
     back.load_state_dict(ours.state_dict())
     for key, value in back.state_dict().items():
         assert torch.equal(theirs.state_dict()[key], value), key

@@ -15,7 +15,7 @@ import torch
 from saved_states import NEW, OLD, OLDER, in_child, run, same, state
 
 from ressl_plugin.run import checkpoint
-from ressl_plugin.utils.errors import CheckpointError, NotSaved, UserError
+from ressl_plugin.utils.errors import CheckpointError, NotSaved
 
 __all__ = ["run"]
 
@@ -101,19 +101,6 @@ def test_previous_is_not_given_up_for_a_last_that_is_damaged(run, monkeypatch):
     with pytest.raises(NotSaved, match=f"{spare} is still good"):
         checkpoint.save(path, state(NEW))
     assert same(checkpoint.read(spare), OLDER)
-
-
-@pytest.mark.parametrize(
-    ("name", "what"),
-    [("last.ckpt", "no file"), ("previous/last.ckpt", "no file"), (".last.ckpt.tmp", "no file"),
-     ("previous", "no folder")],
-)  # fmt: skip
-def test_a_place_where_no_checkpoint_can_be_put(tmp_path, name, what):
-    checkpoint.check_place(tmp_path / "run" / "last.ckpt")
-    (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).touch() if what == "no folder" else (tmp_path / name).mkdir()
-    with pytest.raises(UserError, match=f"{name} is {what}"):
-        checkpoint.check_place(tmp_path / "last.ckpt")
 
 
 @pytest.mark.parametrize("room", [0, 700, 9000, 17000])

@@ -155,7 +155,6 @@ def test_a_score_that_is_none_is_refused(tmp_path, monkeypatch):
         ({"checkpoint": {"best": "knn"}}, "checkpoint.best=knn: knn_eval.enabled=true measures"),
         ({"checkpoint": {"best": "rankme"}}, "checkpoint.best=rankme: quality_eval.enabled=true"),
         ({"checkpoint": {"best": "accuracy"}}, "checkpoint.best"),
-        ({"checkpoint": {"best": "linear"}, "strategy": "fsdp"}, "checkpoint.best=linear strategy"),
         ({"quality_eval": {"enabled": True}, "method": "simclr", "method_kwargs": {}}, "quality"),
         ({"quality_eval": {"every": 0}}, "quality_eval.every=0"),
     ],

@@ -86,7 +86,7 @@ def test_a_training_leaves_the_signals_and_the_memory_as_they_were(tmp_path, fau
 def test_an_error_within_a_step_leaves_the_last_checkpoint(tmp_path, uninterrupted, caplog):
     with pytest.raises(RuntimeError, match="in the middle"), caplog.at_level(logging.WARNING):
         train(tmp_path, PositionedLoader, fault=(7, fail))
-    assert f"the last checkpoint is {tmp_path / 'last.ckpt'}" in caplog.text
+    assert f"the last good checkpoint is {tmp_path / 'last.ckpt'}" in caplog.text
     assert checkpoint.load(tmp_path)["global_step"] == 7
     assert in_child(train, tmp_path, PositionedLoader) == 0
     assert same_run(tmp_path, uninterrupted)

@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+from pathlib import Path
 
 import pytest
 from commands import command, last_line, run
@@ -82,7 +83,8 @@ SAVED = {"images": 4, "classes": 2, "digest": "ab"}
 
 
 def check(state, now=SAVED, **changes):
-    resume.check_same_data("last.ckpt", state, OmegaConf.merge(CONFIG, changes), now)
+    found = checkpoint.Loaded(Path("last.ckpt"), state)
+    resume.check_same_data(found, OmegaConf.merge(CONFIG, changes), now)
 
 
 def test_what_is_compared(caplog):

@@ -56,7 +56,7 @@ class StopAfter(pl.Callback):
 
     def on_train_epoch_end(self, trainer, module):
         if trainer.current_epoch + 1 == self.epochs:
-            trainer.checkpoint_callback.request_stop(Preempted())
+            trainer.checkpoint_callback.stop = Preempted()
 
 
 def train(folder, schedule, epochs, force=False, stop=None, batch=2, **settings):

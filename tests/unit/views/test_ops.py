@@ -62,16 +62,6 @@ def test_crop_resize_flip_within_1_5_levels(kind, mode, full, size):
     assert worst <= 1.5
 
 
-def test_crop_rounded_after_each_axis_is_pils_own_to_a_level_in_a_thousand():
-    array = image("noise", 40)
-    box = torch.tensor([[3, 5, 21, 30]])
-    ours = ops.crop_resize_flip(tensor(array), box, torch.tensor([0]), 32, eight_bit=True)
-    reference = F.resized_crop(
-        Image.fromarray(array), 3, 5, 21, 30, (32, 32), InterpolationMode.BICUBIC
-    )
-    assert (error(ours, reference) > 0.01).mean() < 1e-3
-
-
 def test_resize_of_the_whole_image_to_its_own_size_changes_nothing():
     x = tensor(image("noise", 16))
     same = ops.crop_resize_flip(x, torch.tensor([[0, 0, 16, 16]]), torch.tensor([False]), 16)
@@ -120,20 +110,9 @@ def test_hue_within_1_5_levels_of_pil_images_but_at_ties(kind, share):
     assert (errors.max(-1) > 1.5).mean() < share and errors.max() < 7
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_hue_without_8_bit_steps_within_0_05_levels_of_tensors(kind):
-    for seed, shift in enumerate(np.linspace(-0.5, 0.5, 11)):
-        x = tensor(image(kind, 32, seed=seed))
-        got = ops.hue(x, torch.tensor([shift], dtype=torch.float32), eight_bit=False)
-        assert error(got, levels(F.adjust_hue(x / 255, shift) * 255)).max() <= 0.05
-
-
-def test_hue_leaves_gray_pixels_and_a_turn_of_zero_alone():
+def test_hue_leaves_gray_pixels_alone():
     gray = torch.arange(256.0).view(1, 1, 16, 16).expand(1, 3, 16, 16)
     assert error(ops.hue(gray, torch.tensor([0.3])), levels(gray)).max() < 0.01
-    x = tensor(image("noise", 16))
-    zero = ops.hue(x, torch.tensor([0.0]), eight_bit=False)
-    assert error(zero, levels(x)).max() < 0.01
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -7,11 +7,11 @@ back end in a thousand would fail by chance; the seeds are fixed, so none does.
 """
 
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from helpers import make_config
 from PIL import Image
 from scipy import stats
 
@@ -30,10 +30,8 @@ def draw_host(array, augmentations, folder):
     random.seed(0)
     torch.manual_seed(0)
     image = Image.fromarray(array)
-    draw = host.n_crops(
-        [(host.view_transform("custom", e), e["num_crops"]) for e in expand(augmentations)]
-    )
-    return [torch.stack(views) for views in zip(*(draw(image) for _ in range(DRAWS)))]
+    draws = [host.view_transform(e) for e in expand(augmentations) for _ in range(e["num_crops"])]
+    return [torch.stack(v) for v in zip(*([draw(image) for draw in draws] for _ in range(DRAWS)))]
 
 
 def draw_batched(array, augmentations, folder):
@@ -44,11 +42,14 @@ def draw_batched(array, augmentations, folder):
 def draw_dali(array, augmentations, folder):
     pytest.importorskip("nvidia.dali", reason="the dali extra is not installed")
     from ressl_plugin.data.dali import DaliLoader
+    from ressl_plugin.data.sources import FlatFolder
 
     path = folder / "image.png"  # lossless, so that all back ends start from the same pixels
     Image.fromarray(array).save(path)
-    dataset = SimpleNamespace(samples=[(path, 0)] * DRAWS, image_size=None)
-    loader = DaliLoader(dataset, read(augmentations), DRAWS // 4, device="cpu", seed=2)
+    dataset = FlatFolder(folder)
+    dataset.samples = [(path, 0)] * DRAWS
+    cfg = make_config(dali={"device": "cpu"})
+    loader = DaliLoader(cfg, read(augmentations), dataset, DRAWS // 4, seed=2)
     return [torch.cat(views) for views in zip(*(views for _, views, _ in loader))]
 
 

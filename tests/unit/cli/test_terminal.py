@@ -15,4 +15,4 @@ def test_a_table_on_an_ascii_terminal(tmp_path):
     command = [sys.executable, "-m", "ressl_plugin.cli", "table", str(tmp_path / "größe")]
     env = {**os.environ, "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(command, env=env, capture_output=True, check=True)
-    assert b"80.00 +- 2.50" in done.stdout and rb"gr\xf6\xdfe" in done.stdout
+    assert rb"80.00 \xb1 2.50" in done.stdout and rb"gr\xf6\xdfe" in done.stdout
