@@ -96,27 +96,27 @@ def curves(
     metrics: str | Path,
     path: str | Path,
     queue_size: int | None = None,
+    behind: Sequence[str | Path] = (),
 ) -> list[Path]:
     """Loss, entropy of the target relation over log K, accuracies and RankMe, each per epoch.
 
     Args:
         metrics: a run directory, or a metrics.csv.
         queue_size: K; with it the loss panel shows log K, where a collapsed run stays.
+        behind: metrics of other runs, drawn in grey.
 
     Raises:
         UserError: nothing to draw in the file.
     """
     columns = read_metrics(Path(metrics))
-    panels = {}
-    for label, lines in PANELS.items():
-        there = {line: [n for n in names if n in columns] for line, names in lines.items()}
-        if found := {line: columns[names[0]] for line, names in there.items() if names}:
-            panels[label] = found
+    panels, others = _panels(columns), [_panels(read_metrics(Path(other))) for other in behind]
     if not panels:
         raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
     with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (label, lines) in zip(axes, panels.items()):
+            for epochs, values in (of for other in others for of in other.get(label, {}).values()):
+                ax.plot(epochs + 1, values, color="0.7", lw=0.6, zorder=1)
             for i, (line, (epochs, values)) in enumerate(lines.items()):
                 marker = MARKERS[i] if len(epochs) <= 30 else None
                 ax.plot(epochs + 1, values, color=PALETTE[i], label=line, marker=marker, ms=2.2)
@@ -135,6 +135,16 @@ def curves(
         if first == last:  # a lone epoch would be given ticks of its hundredths
             axes[-1].set(xlim=(first - 1, first + 1), xticks=[first])
     return paths
+
+
+def _panels(columns: dict) -> dict[str, dict[str, tuple]]:
+    """Of PANELS what there is to draw: label of the axis -> label of the line -> its column."""
+    panels = {}
+    for label, lines in PANELS.items():
+        there = {line: [n for n in names if n in columns] for line, names in lines.items()}
+        if found := {line: columns[names[0]] for line, names in there.items() if names}:
+            panels[label] = found
+    return panels
 
 
 UNLABELLED = "#AAAAAA"

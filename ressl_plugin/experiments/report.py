@@ -26,6 +26,7 @@ from ressl_plugin.experiments import tables, template
 from ressl_plugin.experiments.grouping import METRICS, Evaluated, evaluations, groups, summary
 from ressl_plugin.run import results
 from ressl_plugin.run.directories import Run
+from ressl_plugin.run.metrics import logged
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.plot_style import need_matplotlib
@@ -69,7 +70,7 @@ def report(runs: Sequence[str | Path], out: str | Path, overrides=(), device: st
     text = template("report.html").render(
         title=tables.label(found[0]) if len(found) == 1 else f"{len(found)} experiments",
         comparison=comparison(found) if len(found) > 1 else None,
-        experiments=[experiment(group, overrides, place) for group in found],
+        experiments=[experiment(group, found, overrides, place) for group in found],
         versions=results.versions(),
     )
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -115,14 +116,14 @@ def numbers(group: list[Evaluated]) -> dict:
     return {"columns": columns, "rows": rows}
 
 
-def experiment(group: list[Evaluated], overrides, device) -> dict:
+def experiment(group: list[Evaluated], found: list[list[Evaluated]], overrides, device) -> dict:
     """What the template shows of the runs that differ in the seed alone."""
     first = group[0]
     return {
         "name": tables.label(group),
         "facts": facts(group),
         "numbers": numbers(group),
-        "pictures": pictures(group[0], overrides, device),
+        "pictures": pictures(first, found, overrides, device),
         "config": OmegaConf.to_yaml(OmegaConf.create(placeless(first.cfg))),
         "commands": commands(group),
     }
@@ -189,16 +190,18 @@ def nameless(word: str) -> str:
     return f"{key}{value}"
 
 
-def pictures(run: Evaluated, overrides, device) -> list[dict]:
+def pictures(run: Evaluated, found: list[list[Evaluated]], overrides, device) -> list[dict]:
     """{title, alt, kind, image or None}: curves, feature space, neighbours, views."""
+    others = [one.dir for group in found for one in group if one is not run and logged(one.dir)]
     size = (run.cfg.get("method_kwargs") or {}).get("queue_size")
 
     def opened() -> Run:
         return with_overrides(str(run.dir), list(overrides))
 
     drawn = [
-        ("curves", "Loss, entropy of the target relation and accuracies by epoch", "plot",
-         lambda path: figures.curves(run.dir, path, size)[0]),
+        ("curves", "Loss, entropy of the target relation and accuracies by epoch"
+         + ("; the other runs in grey" if others else ""), "plot",
+         lambda path: figures.curves(run.dir, path, size, others)[0]),
         ("feature space", "t-SNE of the untrained and of the trained backbone's features", "photo",
          lambda path: figures.feature_space_of_run(opened(), path, device)[0]),
         ("neighbours", "Images and their nearest neighbours by the trained features", "photo",

@@ -114,7 +114,7 @@ def _card(folder: Path, model) -> str:
 def _page(folder: Path) -> tuple[dict, dict]:
     """What a report shows, its pictures left out."""
     (group,) = report.groups([folder])
-    return report.comparison([group, group]), report.experiment(group, (), "cpu")
+    return report.comparison([group, group]), report.experiment(group, [group], (), "cpu")
 
 
 def one_line_or_it_works(call) -> None:
