@@ -20,7 +20,9 @@ log = logging.getLogger(__name__)
 def mend() -> None:
     """`devices: [0]` is one process on the processor, where Lightning wants a number;
     `sync_batchnorm: true`, which only GPUs can do, is off; and `precision: auto` is what the
-    machine has."""
+    machine has. Doing it again changes nothing."""
+    if getattr(CPUAccelerator, "_takes_lists", False):
+        return
     parse, apply = CPUAccelerator.parse_devices, TorchSyncBatchNorm.apply
     make = Trainer.__init__
 
@@ -43,4 +45,5 @@ def mend() -> None:
 
     Trainer.__init__ = with_precision
     CPUAccelerator.parse_devices = staticmethod(parse_devices)
+    CPUAccelerator._takes_lists = True
     TorchSyncBatchNorm.apply = only_on_gpus

@@ -32,25 +32,38 @@ def mend_top5() -> None:
             module.accuracy_at_k = accuracy_at_k
 
 
-class _Metric(Metric):
-    """A metric of 2021, told by `compute_on_step` not to compute at every batch."""
+def mend_knn() -> None:
+    """Three faults of WeightedKNNClassifier, the class itself being kept (others hold it).
 
-    def __init__(self, compute_on_step: bool, **kwargs):
-        super().__init__(**kwargs)
+    `compute_on_step` is gone from torchmetrics; without it, calling the metric would compute at
+    every batch; and classes are counted on the test labels alone, so that a test set without
+    the highest class fails.
+    """
+    from solo.utils.knn import WeightedKNNClassifier as Knn
+
+    def __init__(
+        self,
+        k=20,
+        T=0.07,
+        max_distance_matrix_size=int(5e6),
+        distance_fx="cosine",
+        epsilon=1e-5,
+        dist_sync_on_step=False,
+    ):
+        Metric.__init__(self, dist_sync_on_step=dist_sync_on_step)
+        self.k = k
+        self.T = T
+        self.max_distance_matrix_size = max_distance_matrix_size
+        self.distance_fx = distance_fx
+        self.epsilon = epsilon
+        for name in ("train_features", "train_targets", "test_features", "test_targets"):
+            self.add_state(name, default=[], persistent=False)
 
     def forward(self, *args, **kwargs):
         self.update(*args, **kwargs)
 
-
-def mend_knn() -> None:
-    """Two faults of WeightedKNNClassifier, the class itself being kept (others hold it).
-
-    `compute_on_step` is gone from torchmetrics, and classes are counted on the test labels alone,
-    so that a test set without the highest class fails.
-    """
-    from solo.utils.knn import WeightedKNNClassifier as Knn
-
-    Knn.__bases__ = (_Metric,)
+    Knn.__init__ = __init__
+    Knn.forward = forward
     Knn.compute = torch.no_grad()(weighted_knn)
 
 
