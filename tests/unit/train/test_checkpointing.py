@@ -177,7 +177,7 @@ def test_what_is_loaded_lies_as_the_weights_do():
 def test_a_checkpoint_holds_what_a_resume_needs(tmp_path):
     train(tmp_path, PositionedLoader, max_epochs=1)
     state = checkpoint.load(tmp_path)
-    assert state[checkpointing.CONFIG] == CONFIG
+    assert state[checkpointing.CONFIG]["method"] == CONFIG["method"]
     assert len(state[checkpointing.RNG]) == 1
     position = state["loops"]["fit_loop"]["state_dict"]["combined_loader"]
     assert position == [{"epoch": 0, "given": BATCHES}]
