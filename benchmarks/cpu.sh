@@ -37,6 +37,6 @@ measure gather "" python benchmarks/gather.py
 measure warmup "" python benchmarks/warmup.py
 measure quality "" python benchmarks/quality.py
 measure quality_cost "" python benchmarks/quality.py --cost --epochs 8
-measure soak "" python benchmarks/soak.py
+measure soak "" python benchmarks/soak.py --steps 20000
 measure kill "" python benchmarks/kill.py --points 24 --whole 2
 python benchmarks/report.py
