@@ -81,7 +81,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--train", type=Path, help="training images, an .npz")
     parser.add_argument("--val", type=Path, help="validation images, an .npz")
     parser.add_argument("--recipe", default="digits/ressl")
-    parser.add_argument("--folder", type=Path, help="where the runs stay; default: nowhere")
+    parser.add_argument("--folder", type=Path,
+                        help="where the runs stay, to go on with; default: nowhere")  # fmt: skip
     parser.add_argument("--cost", action="store_true", help="of quality_eval, in time")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe")
     args = parser.parse_args(argv)
@@ -109,7 +110,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
 def study(args, place: Path, seed: int) -> list[dict[str, float]]:
     """One training: of each checkpoint its epoch, accuracy and metrics."""
     where = place / f"seed-{seed}"
-    cfg = settings(args, place, f"run_dir={where}", f"seed={seed}", "knn_eval.enabled=false")
+    resume = f"resume={str((where / 'config.yaml').exists()).lower()}"
+    words = [f"run_dir={where}", f"seed={seed}", resume, "knn_eval.enabled=false"]
+    cfg = settings(args, place, *words)
     pretrain(cfg, callbacks=[Keep(args.every)])
     rows = []
     for file in sorted(where.glob("epoch-*.ckpt")):
