@@ -67,15 +67,19 @@ def command(commands, name, call, **kwargs):
     return sub
 
 
-def with_config(sub, run: str = ""):
-    """Arguments that name a config (or, with `run` as its help says, a run) and change it."""
+def with_config(sub, run: str = "", printed: bool = False):
+    """Arguments that name a config (or, with `run` as its help says, a run) and change it.
+
+    printed: the subcommand can print what they come to.
+    """
     sub.add_argument(
         "words",
         nargs="*",
         metavar="RUN|CONFIG|key=value" if run else "CONFIG|key=value",
         help=f"{run}a YAML file or a recipe such as digits/ressl, and Hydra overrides",
     )
-    sub.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
+    if printed:
+        sub.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
 
 
 def read_config(args):
@@ -111,7 +115,7 @@ def evaluator(commands, declared: dict):
     recipes = declared.get("recipes")
     sub = command(commands, declared["name"], call, help=declared["help"])
     if recipes:
-        with_config(sub, recipes)
+        with_config(sub, recipes, printed=True)
     else:
         sub.add_argument("run", help="a run directory or a checkpoint in one")
     for flag, how in declared["arguments"].items():

@@ -110,7 +110,7 @@ def _pretrain(commands):
             print(f"run: {folder}")
 
     sub = command(commands, "pretrain", call, help="pre-train a method into a run directory")
-    with_config(sub)
+    with_config(sub, printed=True)
     sub.add_argument("--multirun", "-m", action="store_true", help="a=1,2 b=3,4: every combination")
     sub.add_argument("--meter", action="store_true", help="images/s, peak memory to results.json")
 

@@ -281,6 +281,17 @@ def test_printing_the_config_trains_nothing(digits, tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "words", ["views digits/ressl", "benchmark digits/ressl", "import x cifar/ressl"]
+)
+def test_what_cannot_be_printed_is_not_asked_for(tmp_path, capsys, words):
+    """--cfg was taken and ignored."""
+    with pytest.raises(SystemExit) as stopped:
+        main([*words.split(), "--cfg", "--out", str(tmp_path)])
+    assert stopped.value.code == 2
+    assert "unrecognized arguments: --cfg" in capsys.readouterr().err
+
+
 def test_mistakes_about_data(digits, tmp_path, capsys):
     at = lambda *more: error(capsys, *words(digits, tmp_path / "run", *more))
     assert "/nowhere" in at("data.train_path=/nowhere")
