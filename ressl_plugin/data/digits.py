@@ -1,5 +1,6 @@
 """scikit-learn's handwritten digits, 1,797 real 8x8 images, as an image folder."""
 
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,9 @@ def make_digits(root):
     """Write root/{train,val}/{0..9}/*.png and return root as a Path.
 
     The files are 8x8, 8-bit grey (mode L, 16 -> 255); a recipe's crops scale them up. The split is
-    stratified and seeded: 1,437 train, 360 val. A folder with as many is left alone. Raises
-    UserError if root holds anything else, of which nothing is deleted, and if nothing can be
-    written there.
+    stratified and seeded: 1,437 train, 360 val. A folder with as many is left alone, and is there
+    as a whole or not at all. Raises UserError if root holds anything else, of which nothing is
+    deleted, and if nothing can be written there.
     """
     root = Path(root)
     if is_complete(root):  # it may well be read-only
@@ -26,13 +27,17 @@ def make_digits(root):
             raise UserError(
                 f"{root} holds other files, or not all of the digits; give an empty or new folder"
             )
-        root.mkdir(parents=True, exist_ok=True)
-        _build(root)
+        root.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=root.parent, prefix=f".{root.name}.") as folder:
+            whole = Path(folder) / "digits"
+            _build(whole)
+            whole.rename(root)  # of several processes one is the first
     except OSError as error:
-        raise UserError(
-            f"{root}: the digits cannot be written there ({error.strerror or error}); "
-            "give a folder in a place that can be written"
-        ) from error
+        if not is_complete(root):
+            raise UserError(
+                f"{root}: the digits cannot be written there ({error.strerror or error}); "
+                "give a folder in a place that can be written"
+            ) from error
     return root
 
 

@@ -214,8 +214,11 @@ def _svm(cost):
 
 
 def _choose_cost(x, y, costs):
-    """The cost of best mean AP over three stratified folds."""
+    """The cost of best mean AP over three stratified folds; 1 where there are too few positives."""
     from sklearn.model_selection import StratifiedKFold, cross_val_score
 
-    how = {"cv": StratifiedKFold(3), "scoring": "average_precision"}
+    folds = min(3, int((y == 1).sum()), int((y == -1).sum()))
+    if folds < 2:
+        return 1.0
+    how = {"cv": StratifiedKFold(folds), "scoring": "average_precision"}
     return max(costs, key=lambda cost: cross_val_score(_svm(cost), x, y, **how).mean())

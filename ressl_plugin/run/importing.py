@@ -172,7 +172,11 @@ def _weights(path) -> dict[str, Tensor]:
         if isinstance(loaded.get(key), dict):
             loaded = loaded[key]
             break
-    return {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    weights = {k: v for k, v in loaded.items() if isinstance(k, str) and isinstance(v, Tensor)}
+    for key, value in weights.items():
+        if value.layout != torch.strided or value.is_meta or value.is_complex():
+            raise UserError(f"{path}: {key} is no plain tensor of numbers")
+    return weights
 
 
 def _origin(path, weights, expected) -> str:

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import shutil
 import subprocess
@@ -54,8 +55,20 @@ def test_an_incomplete_folder_is_refused_and_left_alone(finished, tmp_path):
     assert times(root) == before
 
 
-def test_an_empty_folder_is_as_good_as_none(tmp_path):
-    assert digits.is_complete(digits.make_digits(tmp_path))
+def test_an_interrupted_build_leaves_nothing_half_done(tmp_path, monkeypatch):
+    written = []
+
+    def interrupted(image, path):
+        written.append(path)
+        if len(written) == 5:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Image.Image, "save", interrupted)
+        digits.make_digits(tmp_path / "d")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "d").mkdir()  # an empty folder is as good as none
+    assert digits.is_complete(digits.make_digits(tmp_path / "d"))
 
 
 def test_other_files_are_never_deleted(tmp_path):
@@ -80,3 +93,16 @@ def test_a_file_in_the_way(tmp_path, below):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written there"):
         digits.make_digits(tmp_path / "file" / below)
+
+
+def test_several_processes_make_one_folder(tmp_path):
+    context = multiprocessing.get_context("fork")  # quick; nothing here has threads running
+    root = tmp_path / "d"
+    makers = [context.Process(target=digits.make_digits, args=(root,)) for _ in range(3)]
+    for maker in makers:
+        maker.start()
+    for maker in makers:
+        maker.join(120)
+    assert [maker.exitcode for maker in makers] == [0, 0, 0]
+    assert digits.is_complete(root)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d"]

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
 from ressl_plugin.evaluate.lowshot import (
+    _choose_cost,
     GOYAL,
     SINGLE_LABEL_COST,
     count_named,
@@ -232,3 +233,10 @@ def test_a_broken_devkit_is_named(tmp_path):
     path.write_text("000001 1\n")
     with pytest.raises(UserError, match="other images"):
         VOC(root, "trainval")
+
+
+def test_one_positive_image_cannot_choose_a_cost():
+    """Cross-validation would have folds without any, and take the first cost of NaN scores."""
+    x = np.random.default_rng(0).normal(size=(30, 4))
+    y = np.where(np.arange(30) == 0, 1, -1)
+    assert _choose_cost(x, y, (0.001, 10.0)) == 1.0

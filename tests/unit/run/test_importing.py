@@ -305,6 +305,18 @@ def test_odd_names_are_left_out(tmp_path, parts, name):
     assert found.unexpected == [name] and len(found.state_dict) == len(parts["student"])
 
 
+@pytest.mark.filterwarnings("ignore:Validating sparse")
+@pytest.mark.parametrize(
+    "value",
+    [torch.eye(OUT).to_sparse(), torch.empty(OUT, device="meta"), torch.ones(OUT, 9) * 1j],
+    ids=["sparse", "meta", "complex"],
+)
+def test_tensors_that_no_network_has(tmp_path, parts, value):
+    torch.save(foreign(parts, "moco") | {"queue": value}, tmp_path / "x.pth")
+    with pytest.raises(UserError, match="queue is no plain tensor"):
+        importing.import_checkpoint(tmp_path / "x.pth", config())
+
+
 def test_a_queue_of_another_size_starts_afresh(tmp_path, parts):
     torch.save(foreign(parts, "moco"), tmp_path / "x.pth")
     found = importing.import_checkpoint(tmp_path / "x.pth", config(queue_size=64))
