@@ -9,9 +9,9 @@ from sklearn.datasets import load_digits
 from sklearn.svm import LinearSVC
 
 from ressl_plugin.evaluate.lowshot import (
-    _choose_cost,
     GOYAL,
     SINGLE_LABEL_COST,
+    _choose_cost,
     count_named,
     draw,
     low_shot,
