@@ -9,20 +9,22 @@ days of interruptions do no harm:
 rates    every method with every rate, on the training images without the held-out ones; the best
          kNN on these decides. The images/s of its cells give what --minutes buys it in epochs.
 epochs   every method for the same number of epochs, on all training images
-minutes  every method for the epochs that --minutes buy it
+minutes  every method for what --minutes buy it: so many epochs, of a share of the images each that
+         makes the time exact
 
 The test images are seen by the evaluation of the last two alone.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from pathlib import Path
 
 import common
 from omegaconf import OmegaConf
 
-from ressl_plugin import config, data
+from ressl_plugin import config, data, run
 from ressl_plugin.experiments import benchmark
 from ressl_plugin.run import metrics, results
 from ressl_plugin.utils import files
@@ -31,6 +33,7 @@ from ressl_plugin.utils.plot_style import MARKERS, PALETTE, figure_of
 OTHERS = ("simclr", "byol", "simsiam", "mocov2plus", "ressl_host")  # of the host
 IN_FIGURES = {"ressl": "paper", "ressl_fast": "fast"}  # the others by their own names
 METHODS = ("ressl", "ressl_fast", *OTHERS, "supervised")
+STAGES = ("epochs", "minutes")
 LABELS = (50, 500)  # a class: 1 % and 10 %
 # A ResNet-18 a quarter as wide, on the CPU; timm alone begins with blocks that do nothing yet.
 QUARTER = [
@@ -52,6 +55,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.06, 0.12, 0.24])
     parser.add_argument("--rate-epochs", type=int, default=6, help="of the first stage")
+    parser.add_argument(
+        "--stages", nargs="+", choices=STAGES, default=STAGES, help="after the rates"
+    )
     parser.add_argument("--epochs", type=int, default=30)
     parser.add_argument("--minutes", type=float, default=60)
     parser.add_argument("--settings", type=Path, help="of further methods, as `ressl benchmark`'s")
@@ -60,17 +66,18 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     common.begin(args, f"{args.epochs} epochs, {args.minutes:g} minutes, seeds {args.seeds}")
     chosen = rates(args)
     images = len(data.build_dataset(_base(args, args.data), "train"))
-    budgets = {
+    epochs = {
         "epochs": dict.fromkeys(chosen, args.epochs),
         "minutes": {
-            name: max(1, round(60 * args.minutes * one["images_per_s"] / images))
-            for name, one in chosen.items()
+            name: 60 * args.minutes * one["images_per_s"] / images for name, one in chosen.items()
         },
     }
-    for stage, epochs in budgets.items():
-        changes = {name: {"lr": chosen[name]["lr"], "epochs": epochs[name]} for name in chosen}
+    budgets = {stage: epochs[stage] for stage in args.stages}
+    for stage, of_stage in budgets.items():
+        changes = {name: budget(chosen[name]["lr"], of_stage[name]) for name in chosen}
         train(args, stage, args.data, changes, args.seeds)
-    draw(args, budgets["minutes"], chosen)
+    if "minutes" in budgets:
+        draw(args, chosen)
     return common.finish(args, report(args, budgets, chosen))
 
 
@@ -82,7 +89,7 @@ def rates(args) -> dict[str, dict[str, float]]:
         cells: dict[str, list[dict]] = {name: [] for name in missing}
         for rate in args.rates:
             stage = f"rates/{rate:g}"
-            changes = {name: {"lr": rate, "epochs": args.rate_epochs} for name in missing}
+            changes = {name: budget(rate, args.rate_epochs) for name in missing}
             train(args, stage, args.held_out, changes, [1])
             for name in missing:
                 of_cell = _values(args.out / stage / f"{name}-seed1")
@@ -97,11 +104,17 @@ def rates(args) -> dict[str, dict[str, float]]:
     return {name: found[name] for name in args.methods}
 
 
+def budget(rate: float, epochs: float) -> dict:
+    """The settings of a cell: whole epochs, each of a share of the images if need be."""
+    whole = math.ceil(epochs)
+    share = {"max_epochs": whole, "limit_train_batches": epochs / whole}
+    return {"optimizer": {"lr": rate}, **share}
+
+
 def train(args, stage: str, images: Path, changes: dict[str, dict], seeds: list[int]) -> None:
     """The cells of a stage, those that are not finished."""
     own = OmegaConf.load(args.settings) if args.settings else OmegaConf.create()
-    for name, of_one in changes.items():
-        new = {"optimizer": {"lr": of_one["lr"]}, "max_epochs": of_one["epochs"]}
+    for name, new in changes.items():
         own[name] = OmegaConf.merge(own.get(name, {}), new)
     folder = args.out / stage
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +124,7 @@ def train(args, stage: str, images: Path, changes: dict[str, dict], seeds: list[
     benchmark.benchmark("cifar/ressl", words, list(changes), seeds, folder, file, LABELS)
 
 
-def report(args, budgets: dict[str, dict[str, int]], chosen: dict) -> dict[str, float]:
+def report(args, budgets: dict[str, dict[str, float]], chosen: dict) -> dict[str, float]:
     """Print both tables; the figures: accuracies of each method, and of the best other."""
     figures = {}
     for stage, epochs in budgets.items():
@@ -121,7 +134,7 @@ def report(args, budgets: dict[str, dict[str, int]], chosen: dict) -> dict[str, 
             cells = [_values(args.out / stage / f"{name}-seed{seed}") for seed in args.seeds]
             mean = {key: statistics.mean(cell[key] for cell in cells) for key in cells[0]}
             spread = max(c["linear"] for c in cells) - min(c["linear"] for c in cells)
-            rows.append((name, epochs[name], chosen[name]["lr"], mean["linear"], spread,
+            rows.append((name, f"{epochs[name]:.4g}", chosen[name]["lr"], mean["linear"], spread,
                          mean["knn"], mean["images_per_s"], mean["peak_mb"]))  # fmt: skip
             of = IN_FIGURES.get(name, name)
             figures |= {f"{key}_{of}_{short}": mean[key] for key in ("linear", "knn")}
@@ -132,15 +145,14 @@ def report(args, budgets: dict[str, dict[str, int]], chosen: dict) -> dict[str, 
     return figures
 
 
-def draw(args, epochs: dict[str, int], chosen: dict) -> None:
+def draw(args, chosen: dict) -> None:
     """Online accuracy against minutes of training, a line a method: OUT/minutes.png."""
-    images = len(data.build_dataset(_base(args, args.data), "train"))
     with figure_of(2.2, args.out / "minutes") as (figure, _):
         axes = figure.add_subplot()
-        for name, color, marker in zip(epochs, PALETTE, MARKERS):
+        for name, color, marker in zip(chosen, PALETTE, MARKERS):
             folder = args.out / "minutes" / f"{name}-seed{args.seeds[0]}"
             done, accuracy = metrics.read_metrics(folder)["val_acc1"]
-            minutes = (done + 1) * images / chosen[name]["images_per_s"] / 60
+            minutes = (done + 1) * args.minutes / run.read_config(folder / "config.yaml").max_epochs
             axes.plot(minutes, accuracy, color=color, marker=marker, markersize=2, label=name)
         axes.set(xlabel="minutes of training", ylabel="online linear top-1, %")
         axes.legend()

@@ -30,8 +30,10 @@ log = logging.getLogger(__name__)
 
 METHODS_FILE = config.RECIPES / "benchmark" / "methods.yaml"
 # what an entry of methods.yaml may have, the first three always
-ENTRY = ("title", "backprop", "views", "by_default", "method", "recipe", "max_epochs",
-         "method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler")  # fmt: skip
+ENTRY = (
+    "title", "backprop", "views", "by_default", "method", "recipe", "max_epochs",
+    "limit_train_batches", "method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler",
+)  # fmt: skip
 LABELS = (1, 5)  # a class, drawn ten times
 
 
@@ -133,6 +135,8 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         batchnorm=settings.get("batchnorm", own.batchnorm if own is not base else {}),
         augmentations=views(own, settings["views"]),
     )
+    if "limit_train_batches" in settings:
+        cfg["limit_train_batches"] = settings["limit_train_batches"]
     every = base.get("check_val_every_n_epoch") or cfg["max_epochs"]
     cfg["check_val_every_n_epoch"] = min(cfg["max_epochs"], every)
     # the evaluators follow once the training is done
