@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--methods", nargs="+", default=METHODS)
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rates", type=float, nargs="+", default=[0.06, 0.12, 0.24])
-    parser.add_argument("--rate-epochs", type=int, default=6, help="of the first stage")
+    parser.add_argument("--rate-epochs", type=float, default=6, help="of the first stage")
     parser.add_argument(
         "--stages", nargs="+", choices=STAGES, default=STAGES, help="after the rates"
     )
