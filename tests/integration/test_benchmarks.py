@@ -288,7 +288,8 @@ def test_photographs(script, tmp_path, monkeypatch):
     np.savez(tmp_path / "cifar10.npz", **arrays)
     (tmp_path / "settings.yaml").write_text("ressl_fast: {optimizer: {batch_size: 16}}")
     options = [
-        "--settings", str(tmp_path / "settings.yaml"), "--data", str(tmp_path / "cifar10.npz"), "--held-out", str(tmp_path / "cifar10.npz"),
+        "--data", str(tmp_path / "cifar10.npz"), "--held-out", str(tmp_path / "cifar10.npz"),
+        "--settings", str(tmp_path / "settings.yaml"),
         "--out", str(tmp_path / "out"), "--methods", "ressl", "simclr", "supervised", "ressl_fast",
         "--seeds", "1", "--rates", "0.1", "0.2", "--rate-epochs", "2",
         "--epochs", "2", "--minutes", "0.01", "optimizer.batch_size=16", "knn_eval.k=2",

@@ -62,6 +62,21 @@ def test_the_choice_and_the_accuracy_are_scikit_learns(features, seed, request):
     assert found["top1"] == pytest.approx(accuracies[found["l2"]], abs=0.1)
 
 
+def test_the_penalties_far_behind_the_best_are_not_tried(digits, monkeypatch):
+    tried, fit = [], logistic.fit
+
+    def counted(x, y, classes, penalties):
+        for l2, found in zip(penalties, fit(x, y, classes, penalties)):
+            tried.append(l2)
+            yield found
+
+    monkeypatch.setattr(logistic, "fit", counted)
+    l2 = logistic.probe(*digits)["l2"]
+    assert tried.pop() == l2  # the last fit, on all images
+    after = logistic.PENALTIES.index(l2) + 1 + logistic.PATIENCE
+    assert tuple(tried) == logistic.PENALTIES[:after] and after < len(logistic.PENALTIES)
+
+
 @pytest.mark.parametrize("features", ["digits", "correlated"])
 @pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
 def test_it_is_the_optimum_that_newtons_method_finds(features, l2, request):
