@@ -127,7 +127,7 @@ def read_config(run: str | Path) -> dict:
     that names no data set, as the host's own.
 
     Raises:
-        UserError: it cannot be read, or a node of it is no mapping.
+        UserError: it cannot be read, a node of it is no mapping, or a mapping where none belongs.
     """
     there = [p for p in (Path(run, "config.yaml"), Path(run, "args.json")) if p.is_file()]
     if not there:
@@ -139,7 +139,10 @@ def read_config(run: str | Path) -> dict:
     except OmegaConfBaseException as error:
         raise UserError(f"{path}: not a config: {' '.join(str(error).split())}") from None
     for key in ("data", "method_kwargs", "backbone"):
-        if not isinstance(cfg.get(key) or {}, dict):
+        if not isinstance(cfg.get(key, {}), dict | None):
             raise UserError(f"{path}: {key}={cfg[key]!r}: not a mapping (key: value)")
+    for key in ("seed", "method"):
+        if isinstance(cfg.get(key), dict | list):
+            raise UserError(f"{path}: {key}={cfg[key]!r}: one value, not several")
     named = isinstance((cfg.get("data") or {}).get("dataset"), str)
     return cfg if named and "augmentations" in cfg else {}

@@ -370,6 +370,12 @@ def test_runs_without_results_and_broken_ones(tmp_path):
     (tmp_path / "a" / "config.yaml").write_text("a: [")
     with pytest.raises(UserError, match=r"config\.yaml: not YAML"):
         tables.table([tmp_path / "a"])
-    (tmp_path / "a" / "config.yaml").write_text("data: 5")
-    with pytest.raises(UserError, match=r"config\.yaml: data=5: not a mapping"):
-        tables.table([tmp_path / "a"])
+    for text, why in {
+        "data: 5": "data=5: not a mapping",
+        "backbone: []": r"backbone=\[\]: not a mapping",
+        "seed: {}": "seed={}: one value, not several",
+        "method: [1]": r"method=\[1\]: one value, not several",
+    }.items():
+        (tmp_path / "a" / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=rf"config\.yaml: {why}"):
+            tables.table([tmp_path / "a"])
