@@ -53,7 +53,8 @@ NUMBER = Kind("a finite number", is_number)
 VERSION = Kind("a version", _is_version)
 PLAIN = Kind("text, numbers, true, false, nothing, lists and mappings of them", _is_plain)
 DICT = Kind("a dict", lambda v: isinstance(v, dict))
-SCALAR = _tensor("a scalar", lambda t: t.shape == ())
+SUM = _tensor("a sum", lambda t: t.shape == () and not t.is_complex())
+IMAGES = _tensor("a count", lambda t: t.shape == () and t.dtype == torch.int64)
 GENERATOR = _tensor("a generator's state", lambda t: t.dtype == torch.uint8)
 OF_CUDA = _tensor("a generator's state", lambda t: t.dtype == torch.uint8 and t.shape == (16,))
 WORDS = _tensor("a generator's words", lambda t: t.dtype == torch.int64)
@@ -107,7 +108,7 @@ TRAINING = {
     "ressl_skipped_steps?": COUNT,
     "ressl_epoch?": Maybe({
         "bankless?": COUNT | NULL,
-        "means?": Maybe([{"*": {"*": (SCALAR, COUNT | SCALAR)}}]),
+        "means?": Maybe([{"*": {"*": (SUM, COUNT | IMAGES)}}]),
     }),
 }  # fmt: skip
 

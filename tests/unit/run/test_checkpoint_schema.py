@@ -3,6 +3,7 @@
 import copy
 
 import pytest
+import torch
 from commands import command, run_cli
 from fuzzing import mutated
 from helpers import image_folder
@@ -49,6 +50,10 @@ def test_other_values_are_one_line_or_pass(trained):
     assert refused > 150
 
 
+def means(state):
+    return state["ressl_epoch"]["means"][0]["train"]
+
+
 @pytest.mark.parametrize(
     ("change", "what"),
     [
@@ -60,6 +65,8 @@ def test_other_values_are_one_line_or_pass(trained):
         (lambda s: s.update(epoch="x"), "epoch is 'x', it must be a count"),
         (lambda s: s.update(optimizer_states=[5]), "optimizer_states.0 is 5"),
         (lambda s: s["ressl_config"].update(precision="x"), "config.precision is 'x', it must be"),
+        (lambda s: means(s).update(a=(torch.tensor(1.0), torch.tensor(2.0))), r"a\.1 is a Tensor"),
+        (lambda s: means(s).update(a=(torch.tensor(1j), 2)), r"a\.0 is a Tensor, it must be a sum"),
     ],
 )
 def test_what_is_wrong_is_named(trained, change, what):
