@@ -78,7 +78,7 @@ def evaluate(
     accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
     print(f"fine-tuned on {found['n']} images: {accuracies}", flush=True)
     more = {"seeds": [run.cfg.seed], "n": found["n"], "details": how}
-    append_accuracies(run, "finetune", f"labels {labels}", found, **more)
+    append_accuracies(run, "finetune", {f"labels {labels}": found}, **more)
 
 
 def labels_named(word: str) -> float | Path:

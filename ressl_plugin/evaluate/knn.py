@@ -58,8 +58,7 @@ def evaluate(
         print(f"kNN {name:<28} top-1 {cell['top1']:6.2f}   top-5 {cell['top5']:6.2f}")
     best = found["best"]
     print(f"best (chosen on these test images): k={best['k']} top-1 {best['top1']:.2f}", flush=True)
-    made = (append_accuracies(run, "knn", _cell_name(cell), cell) for cell in found["records"])
-    return [record for both in made for record in both]
+    return append_accuracies(run, "knn", {_cell_name(cell): cell for cell in found["records"]})
 
 
 def _cell_name(cell: dict) -> str:

@@ -101,4 +101,4 @@ def _trained(run: Run, name: str, recipe, seed: int, place, features=None, **mor
 
 def _report(run: Run, name: str, found: dict, seed: int, **more) -> list[dict]:
     print(f"linear ({name}): top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}", flush=True)
-    return append_accuracies(run, "linear", name, found, seeds=[seed], **more)
+    return append_accuracies(run, "linear", {name: found}, seeds=[seed], **more)

@@ -116,16 +116,27 @@ class Splits:
 
 def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> dict:
     """Add a record to the run's results.json and return it; `more`: its further keys."""
+    return results.append(run.dir, _record(run, evaluator, protocol, metric, value, **more))
+
+
+def append_accuracies(
+    run: Run, evaluator: str, found: dict[str, dict[str, float]], **more
+) -> list[dict]:
+    """`append` for `top1` and for `top5` of what was found by each protocol, all at once."""
+    records = [
+        _record(run, evaluator, protocol, metric, of_one[metric], **more)
+        for protocol, of_one in found.items()
+        for metric in ("top1", "top5")
+    ]
+    return results.append_all(run.dir, records)
+
+
+def _record(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> dict:
     record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value}
     record = {**record, "data": run.cfg.data.dataset, **weights_of(run), **more}
     if "data_sets" not in record:
         record["data_sets"] = data_sets_of(run)
-    return results.append(run.dir, record)
-
-
-def append_accuracies(run: Run, evaluator: str, protocol: str, found: dict, **more) -> list[dict]:
-    """`append` for `top1` and for `top5` of what was found."""
-    return [append(run, evaluator, protocol, m, found[m], **more) for m in ("top1", "top5")]
+    return record
 
 
 _identities: dict[str, dict] = {}  # by the place: a sweep of many cells asks for it once

@@ -40,22 +40,37 @@ RECORD = {**REQUIRED, **{f"{key}?": of for key, of in OPTIONAL.items()}}
 
 
 def append(run_dir: str | Path, record: dict) -> dict:
-    """Add one record to `run_dir`/results.json; whole file or nothing, safe between processes.
+    """`append_all` of one record."""
+    return append_all(run_dir, [record])[0]
+
+
+def append_all(run_dir: str | Path, records: list[dict]) -> list[dict]:
+    """Add records to `run_dir`/results.json; whole file or nothing, safe between processes.
 
     Args:
         run_dir: the run's directory; made if absent.
-        record: must have the keys of REQUIRED, may have those of OPTIONAL: of the weights `epochs`
-            (trained) and `checkpoint` (file name), of the images `data_sets` (split -> what
-            `data.identify` gives), `place` (see `put_in_place`). versions, command and time (UTC)
-            are filled in.
+        records: each must have the keys of REQUIRED, may have those of OPTIONAL: of the weights
+            `epochs` (trained) and `checkpoint` (file name), of the images `data_sets` (split ->
+            what `data.identify` gives), `place` (see `put_in_place`). versions, command and time
+            (UTC) are filled in.
 
     Returns:
-        The record as written.
+        The records as written.
 
     Raises:
         ValueError: a required key is missing, a key unknown, a value of another type.
         UserError: the file that is there is broken.
     """
+    records = list(map(_complete, records))
+    run_dir = Path(run_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    with _locked(run_dir):
+        _write(run_dir, [*read(run_dir), *records])
+    return records
+
+
+def _complete(record: dict) -> dict:
+    """With what is filled in; checked."""
     record = {
         **{key: record[key] for key in REQUIRED if key in record},
         "spread": None,
@@ -70,10 +85,6 @@ def append(run_dir: str | Path, record: dict) -> dict:
     if wrong:
         raise ValueError(f"result record: {wrong}")
     record["value"] = float(record["value"])
-    run_dir = Path(run_dir)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    with _locked(run_dir):
-        _write(run_dir, [*read(run_dir), record])
     return record
 
 

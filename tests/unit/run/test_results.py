@@ -145,6 +145,19 @@ def test_a_bad_record_is_refused_and_nothing_is_written(tmp_path):
     assert results.read(tmp_path) == []
 
 
+def test_several_are_written_at_once_or_none(tmp_path, monkeypatch):
+    """A sweep of kNN has 98: read and written one by one they took seconds."""
+    writes, write = [], results._write
+    monkeypatch.setattr(results, "_write", lambda *args: (writes.append(args), write(*args)))
+    with pytest.raises(ValueError, match="result record"):
+        results.append_all(tmp_path, [RECORD, {"evaluator": "knn"}])
+    assert not writes
+    written = results.append_all(tmp_path, [{**RECORD, "value": value} for value in range(98)])
+    assert len(writes) == 1
+    assert results.read(tmp_path) == written
+    assert [record["value"] for record in written] == list(range(98))
+
+
 def test_no_run_directory(tmp_path):
     with pytest.raises(UserError, match="no run directory"):
         results.read(tmp_path / "absent")
