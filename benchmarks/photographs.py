@@ -63,7 +63,8 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--settings", type=Path, help="of further methods, as `ressl benchmark`'s")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="for every cell")
     args = parser.parse_intermixed_args(argv)
-    common.begin(args, f"{args.epochs} epochs, {args.minutes:g} minutes, seeds {args.seeds}")
+    sizes = {"epochs": f"{args.epochs} epochs", "minutes": f"{args.minutes:g} minutes"}
+    common.begin(args, f"{', '.join(sizes[s] for s in args.stages)}, seeds {args.seeds}")
     chosen = rates(args)
     images = len(data.build_dataset(_base(args, args.data), "train"))
     epochs = {
