@@ -1,6 +1,7 @@
 """Seeded, resumable batches: views drawn on the device that holds the images, or by workers."""
 
 import random
+import weakref
 
 import numpy as np
 import torch
@@ -169,7 +170,9 @@ class WorkerLoader(Steps):
         super().__init__(len(dataset), batch_size, **options)
         self._epoch_loader = DataLoader(
             _Seeded(dataset, self.seed),
-            batch_sampler=self._Order(self),
+            # in a cycle the workers' queues may be collected before them, which then never hear of
+            # the end: each is waited for, 5 seconds long
+            batch_sampler=self._Order(weakref.proxy(self)),
             num_workers=num_workers,
             pin_memory=torch.cuda.is_available(),
             persistent_workers=num_workers > 0,
@@ -191,6 +194,15 @@ class WorkerLoader(Steps):
 
         def __len__(self):
             return len(self.steps) - self.start
+
+    @property
+    def _iterator(self):
+        # by this name Lightning ends the workers of a DataLoader when a training is over
+        return self._epoch_loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value):
+        self._epoch_loader._iterator = value
 
     def __iter__(self):
         self._epoch_loader.batch_sampler.start = self._resume_at

@@ -1,8 +1,10 @@
+import gc
 import random
 
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
 from ressl_plugin.data import BatchedLoader, UndrawnLoader, WorkerLoader, batches
 from ressl_plugin.utils.errors import UserError
@@ -207,6 +209,28 @@ def test_workers_resume_bit_exactly(workers, done):
 def test_workers_share_the_images_among_ranks():
     shards = [flat(WorkerLoader(Random(), 3, 0, rank=rank, world_size=2)) for rank in (0, 1)]
     assert sorted(i for shard in shards for step in shard for i in step[0]) == list(range(12))
+
+
+def test_workers_end_with_their_loader():
+    """At once, not when a collector comes by: it would take their queues first, and 5 seconds for
+    each of them."""
+    gc.disable()
+    try:
+        chosen = WorkerLoader(Random(), 4, 2)
+        list(chosen)
+        workers = chosen._epoch_loader._iterator._workers
+        del chosen
+        assert [worker.exitcode for worker in workers] == [0, 0]
+    finally:
+        gc.enable()
+
+
+def test_lightning_ends_the_workers():
+    chosen = WorkerLoader(Random(), 4, 2)
+    list(chosen)
+    workers = chosen._epoch_loader._iterator._workers
+    CombinedLoader(chosen).reset()  # as at the end of a training
+    assert [worker.exitcode for worker in workers] == [0, 0] and len(list(chosen)) == 3
 
 
 @pytest.mark.parametrize("kind", ["batched", "workers"])
