@@ -38,7 +38,10 @@ def started(world, work, folder, *args, group=False):
     # by file: the name of its module may be that of the host's own package `tests`
     named = (inspect.getfile(work), work.__name__)
     server = multiprocessing.get_context("forkserver")
-    server.set_forkserver_preload(["ressl_plugin.train.pretrain", "ressl_plugin.method.ressl"])
+    late = ["torch.utils.tensorboard", "pytest"]  # else each rank would import them
+    server.set_forkserver_preload(
+        ["ressl_plugin.train.pretrain", "ressl_plugin.method.ressl", *late]
+    )
     ranks = [
         server.Process(
             target=_child, args=(r, world, port, named, folder / f"rank{r}.pt", args, group)

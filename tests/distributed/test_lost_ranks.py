@@ -15,7 +15,7 @@ import time
 import pytest
 from commands import command
 from helpers import image_folder
-from ranks import results, started
+from ranks import on_ranks, results, started
 from toy_run import equal
 
 from ressl_plugin.run import checkpoint
@@ -171,17 +171,21 @@ def test_torchrun_starts_the_ranks_again(folder, tmp_path, reference):
         assert equal(end[part], reference[part]), part
 
 
+def first_of_three(port, words, where):
+    """The command's exit status on rank 0, whose launcher has given it this port."""
+    rank = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0"}
+    os.environ.update(rank, MASTER_PORT=str(port))
+    return work(words, where, None)
+
+
 def test_a_port_that_is_taken_is_no_lost_rank(folder, tmp_path):
     """Nobody has been there yet; started again, it would be the same."""
     with socket.socket() as taken:
         taken.bind(("", 0))
         taken.listen()
-        port = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(taken.getsockname()[1])}
-        rank = {"WORLD_SIZE": "3", "RANK": "0", "LOCAL_RANK": "0", "NODE_RANK": "0"}
-        program = [sys.executable, "-m", "ressl_plugin.cli", *words(folder, tmp_path / "run")]
-        found = subprocess.run(
-            program, env={**os.environ, **port, **rank}, capture_output=True, text=True
-        )
-    lines = [line for line in found.stderr.splitlines() if line.startswith("ressl: ")]
-    assert found.returncode == 3 and len(lines) == 1, found.stderr
+        its = taken.getsockname()[1], words(folder, tmp_path / "run"), str(tmp_path)
+        (code,) = on_ranks(1, first_of_three, tmp_path / "ranks", *its)
+    text = (tmp_path / "err0.txt").read_text()
+    lines = [line for line in text.splitlines() if line.startswith("ressl: ")]
+    assert code == 3 and len(lines) == 1, text
     assert "cannot reach each other" in lines[0] and "EADDRINUSE" in lines[0]

@@ -1,6 +1,8 @@
 """1, 2 and 4 processes with the same batch and groups: the same images, views, losses; and a run
 goes on along that curve on another number of them."""
 
+import shutil
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -14,7 +16,8 @@ from ressl_plugin.train.pretrain import pretrain
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 
-BATCH, GROUPS, STEPS = 16, 4, 20  # 84 images: 5 steps an epoch, four epochs
+BATCH, GROUPS, STEPS = 16, 4, 10  # 84 images: 5 steps an epoch, two epochs
+STOP = 8  # within the second
 COLOURS = {
     "color_jitter": {"prob": 0.8, "brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
 }
@@ -97,19 +100,24 @@ def alone(folder, tmp_path_factory):
     return runs(folder, tmp_path_factory.mktemp("alone"), 1)
 
 
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_the_same_images_views_and_losses(folder, tmp_path, alone, ranks):
+@pytest.fixture(scope="module")
+def of_two(folder, tmp_path_factory):
+    """(where it lies, its steps and its memory): a run of two, stopped."""
+    where = tmp_path_factory.mktemp("of_two")
+    return where, runs(folder, where, 2, stop=STOP)
+
+
+def test_the_same_images_views_and_losses(folder, tmp_path, alone, of_two):
     assert len(alone[0]) == STEPS and len({loss for *_, loss in alone[0]}) == STEPS
-    same_curve(runs(folder, tmp_path, ranks), alone)
+    same_curve((of_two[1][0], alone[1]), (alone[0][:STOP], alone[1]))
+    same_curve(runs(folder, tmp_path, 4), alone)
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_a_run_of_two_goes_on_with_another_number(folder, tmp_path, alone, ranks):
+def test_a_run_of_two_goes_on_with_another_number(folder, tmp_path, alone, of_two, ranks):
     """From within its second epoch."""
-    stop = 8
-    first = runs(folder, tmp_path, 2, stop=stop)
-    same_curve((first[0], alone[1]), (alone[0][:stop], alone[1]))
-    same_curve(runs(folder, tmp_path, ranks), (alone[0][stop:], alone[1]))
+    shutil.copytree(of_two[0] / "run", tmp_path / "run")
+    same_curve(runs(folder, tmp_path, ranks), (alone[0][STOP:], alone[1]))
 
 
 @pytest.mark.slow

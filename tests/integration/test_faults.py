@@ -1,13 +1,15 @@
 """What happens to a run: each fault has its exit status, its one line and a usable checkpoint."""
 
 import errno
+import importlib
 import multiprocessing
 import os
 import pickle
 import resource
+import shutil
 import signal
 import subprocess
-import sys
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,11 +22,13 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from saved_states import in_child
 from torch._utils import ExceptionWrapper
 
+from ressl_plugin import config
 from ressl_plugin.cli import main
 from ressl_plugin.data.workers import own_words
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, directories, results
 from ressl_plugin.train import checkpoint_io, faults, pretrain
+from ressl_plugin.train.progress import Progress
 from ressl_plugin.utils.errors import RunFault, UserError
 
 pytestmark = pytest.mark.timeout(300)
@@ -34,8 +38,17 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
     registry.register()  # the children of a fork need not import the host again
-    assert pretrain
+    assert pretrain and importlib.import_module("torch.utils.tensorboard")
+    config.load("digits/ressl")  # nor look for hydra's plugins
     return image_folder(tmp_path_factory.mktemp("images"), per_class=16, splits=("train",))
+
+
+@pytest.fixture(scope="module")
+def finished(images, tmp_path_factory):
+    """The directory of a run of one epoch, of which tests make copies."""
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
+    return folder
 
 
 def finish(folder, words):
@@ -127,7 +140,8 @@ def test_told_to_stop(images, tmp_path, number, code):
     assert found == code
     assert f"{signal.Signals(number).name}: finishing this step" in text
     assert checkpoint.load(tmp_path)["global_step"] == 4
-    finish(tmp_path, words)
+    if number == signal.SIGTERM:  # of all what is saved is the same
+        finish(tmp_path, words)
 
 
 @pytest.mark.parametrize(
@@ -149,48 +163,31 @@ def test_a_signal_to_all_processes_of_the_run(tmp_path, number, code):
     found, text = run(folder, words, signals, 3)
     assert found == code, text
     assert checkpoint.load(folder)["global_step"] == 4
-    finish(folder, words)
-
-
-LINEAR = """
-import signal, sys
-from ressl_plugin.cli.main import main
-from ressl_plugin.utils import progress
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-progress.PAUSE = 0.0  # a line for every epoch
-sys.exit(main(["linear", sys.argv[1]]))
-"""
-
-
-@pytest.fixture(scope="module")
-def endless(images, tmp_path_factory):
-    """A linear recipe of more epochs than anybody waits for."""
-    folder = tmp_path_factory.mktemp("linear")
-    words = command(images, folder / "run", "max_epochs=1", f"data.val_path={images}/train")
-    assert run(folder, words)[0] == 0
-    recipe = folder / "linear.yaml"
-    recipe.write_text(
-        f"pretrained_feature_extractor: {folder}/run\nmax_epochs: 1000000\naccelerator: cpu\n"
-        "data: {num_workers: 0}\noptimizer: {name: sgd, batch_size: 8, lr: 0.1}\n"
-        "scheduler: {name: none}\n"
-    )
-    return recipe
+    if number == signal.SIGTERM:
+        finish(folder, words)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_evaluation_told_to_stop(endless, tmp_path, number, code):
-    err = tmp_path / "err.txt"
-    with err.open("w") as file:
-        process = subprocess.Popen([sys.executable, "-c", LINEAR, endless], stderr=file)
-    try:
-        while "epoch 1/" not in err.read_text():
-            assert process.poll() is None, err.read_text()
-            time.sleep(0.1)
-        process.send_signal(number)
-        assert process.wait(60) == code, err.read_text()
-    finally:
-        process.kill()
-    assert "Traceback" not in err.read_text()
+def test_an_evaluation_told_to_stop(images, finished, tmp_path, monkeypatch, number, code):
+    """At a moment that a clock gives, with hundreds of epochs to go."""
+    (tmp_path / "linear.yaml").write_text(
+        f"pretrained_feature_extractor: {finished}\nmax_epochs: 1000\naccelerator: cpu\n"
+        "data: {dataset: custom, num_workers: 0,"
+        f" train_path: {images}/train, val_path: {images}/train}}\n"
+        "optimizer: {name: sgd, batch_size: 8, lr: 0.1}\nscheduler: {name: none}\n"
+    )
+    starts = Progress.on_train_epoch_start
+
+    def on_train_epoch_start(self, trainer, module):
+        starts(self, trainer, module)
+        if trainer.current_epoch == 1:
+            signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
+            threading.Timer(0.05, lambda: os.kill(os.getpid(), number)).start()
+
+    monkeypatch.setattr(Progress, "on_train_epoch_start", on_train_epoch_start)
+    found, text = run(tmp_path, ["linear", str(tmp_path / "linear.yaml")])
+    assert found == code, text
+    assert "Traceback" not in text
 
 
 def test_the_second_signal_stops_at_once_with_the_same_status(images, tmp_path):
@@ -220,12 +217,10 @@ def test_one_process_at_a_time_trains_in_a_directory(images, tmp_path, monkeypat
     assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
 
 
-def test_a_run_is_not_overwritten_by_resuming_another(images, tmp_path):
-    one, other = tmp_path / "one", tmp_path / "other"
-    for folder in (one, other):
-        assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
+def test_a_run_is_not_overwritten_by_resuming_another(images, finished, tmp_path):
+    one = shutil.copytree(finished, tmp_path / "one")
     before = (one / "last.ckpt").read_bytes()
-    code, text = run(one, command(images, one, f"resume={other}", "resume_force=true"))
+    code, text = run(one, command(images, one, f"resume={finished}", "resume_force=true"))
     assert code == main.USER_MISTAKE and "holds a run already" in last_line(text)
     assert (one / "last.ckpt").read_bytes() == before
     assert run(one, command(images, one, f"resume={one}/last.ckpt", "resume_force=true"))[0] == 0
@@ -239,9 +234,9 @@ def test_weights_that_are_not_finite_at_the_end_are_a_fault(images, tmp_path, mo
     assert "no checkpoint was made" in last_line(text)
 
 
-def test_a_finished_run_is_not_overwritten(images, tmp_path):
-    assert run(tmp_path, command(images, tmp_path, "max_epochs=1"))[0] == 0
-    code, text = run(tmp_path, command(images, tmp_path, "max_epochs=1"))
+def test_a_finished_run_is_not_overwritten(images, finished, tmp_path):
+    folder = shutil.copytree(finished, tmp_path / "run")
+    code, text = run(folder, command(images, folder, "max_epochs=1"))
     assert code == main.USER_MISTAKE and "holds a run already" in last_line(text)
 
 
@@ -254,10 +249,10 @@ def test_a_full_disk_at_the_first_save(images, tmp_path):
 
 
 def test_a_resume_reads_the_checkpoint_once_and_a_finished_run_says_so(
-    images, tmp_path, monkeypatch
+    images, finished, tmp_path, monkeypatch
 ):
-    words, counts = command(images, tmp_path, "max_epochs=1"), tmp_path / "counts"
-    assert run(tmp_path, words)[0] == 0
+    folder, counts = shutil.copytree(finished, tmp_path / "run"), tmp_path / "counts"
+    words = command(images, folder, "max_epochs=1")
     read, verify = checkpoint.read_checked, checkpoint.verify
 
     def counted(function):
@@ -270,12 +265,12 @@ def test_a_resume_reads_the_checkpoint_once_and_a_finished_run_says_so(
 
     monkeypatch.setattr(checkpoint, "read_checked", counted(read))
     monkeypatch.setattr(checkpoint, "verify", counted(verify))
-    code, text = run(tmp_path, [*words, "resume=true"])
+    code, text = run(folder, [*words, "resume=true"])
     assert code == 0 and counts.read_text() == "read_checked "
-    assert f"{tmp_path}/last.ckpt: all 1 epochs are done; the run is finished" in text
+    assert f"{folder}/last.ckpt: all 1 epochs are done; the run is finished" in text
     counts.unlink()
     more = ["resume=true", "resume_force=true", "max_epochs=2", "checkpoint.every_n_steps=0"]
-    code, text = run(tmp_path, [*words, *more])
+    code, text = run(folder, [*words, *more])
     assert code == 0 and "finished" not in text
     assert counts.read_text() == "read_checked verify ", "and its save is read back"
 

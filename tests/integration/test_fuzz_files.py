@@ -173,7 +173,7 @@ def test_files(read, kind, todo):
 
 @pytest.mark.parametrize("kind", WITH_VALUES)
 def test_values(read, kind):
-    check_values(read, kind, 30)
+    check_values(read, kind, 12)
 
 
 @pytest.mark.slow

@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import re
 
 import pytest
 import yaml
@@ -91,7 +92,7 @@ def quiet():
     logging.disable(logging.NOTSET)
 
 
-@examples(40)
+@examples(15)
 @given(mapping=changes)
 def test_recipes(tmp_path_factory, quiet, recipe, mapping):
     works_or_user_error(tmp_path_factory.getbasetemp() / "mine.yaml", recipe, mapping)
@@ -128,8 +129,7 @@ def test_many_recipes(tmp_path_factory, quiet, recipe, mapping):
 def test_mistakes_are_named(tmp_path, recipe, capsys, word, message):
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
     assert main(["linear", str(tmp_path / "mine.yaml"), word]) == 2
-    with pytest.raises(UserError, match=message):
-        linear.evaluate(str(tmp_path / "mine.yaml"), [word])
+    assert re.search(f"ressl: error: .*{message}", capsys.readouterr().err)
 
 
 def test_what_is_printed_has_the_overrides(tmp_path, recipe, capsys):

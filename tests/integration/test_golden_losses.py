@@ -63,8 +63,7 @@ class Losses(pl.Callback):
         self.found.append(outputs["loss"].item())
 
 
-def losses(recipe, folder):
-    images = data.make_digits(folder / "digits")
+def losses(recipe, images, folder):
     own = [f"run_dir={folder}/run", f"data.train_path={images}/train"]
     watch = Losses()
     pretrain(config.finish(config.load(recipe, [*TINY, *own, *RECIPES[recipe]])), [watch])
@@ -85,9 +84,14 @@ def made_by():
     }
 
 
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return data.make_digits(tmp_path_factory.mktemp("digits"))
+
+
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_losses_are_as_they_were(recipe, tmp_path, request):
-    (found,) = on_ranks(1, losses, tmp_path / "ranks", recipe, tmp_path)
+def test_losses_are_as_they_were(recipe, images, tmp_path, request):
+    (found,) = on_ranks(1, losses, tmp_path / "ranks", recipe, images, tmp_path)
     assert len(set(found)) == STEPS, found
     golden = json.loads(FILE.read_text())
     if request.config.getoption("--renew-golden"):

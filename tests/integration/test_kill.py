@@ -23,7 +23,12 @@ def kill():
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    return Path(data.make_digits(tmp_path_factory.mktemp("digits")))
+    """Half of the digits: 4 steps an epoch in place of 8."""
+    folder = data.make_digits(tmp_path_factory.mktemp("digits"))
+    for split in ("train", "val"):
+        for file in sorted((folder / split).rglob("*.png"))[::2]:
+            file.unlink()
+    return folder
 
 
 @pytest.mark.parametrize(("backend", "kind"), [("batched", "step"), ("host", "save")])

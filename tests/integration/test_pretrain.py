@@ -188,8 +188,9 @@ def test_a_name_stays_within_runs(tmp_path, monkeypatch, name):
 
 
 def test_keys_of_the_host_without_effect_are_named_once(tmp_path, caplog):
+    small = {"name": "timm:resnet10t", "kwargs": {"channels": [8, 8, 16, 16]}, "stem": "auto"}
     cfg = on_images(
-        tmp_path,
+        tmp_path, backbone=small,
         auto_resume={"enabled": True, "max_hours": 3}, auto_umap={"enabled": True},
         debug_augmentations=True, checkpoint={"dir": "elsewhere", "keep_prev": True},
         dali={"encode_indexes_into_labels": True}, optimizer__layer_decay=0.7,

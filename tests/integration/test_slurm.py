@@ -2,11 +2,11 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from ressl_plugin.cli.main import main
 from ressl_plugin.train import checkpointing
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -58,9 +58,15 @@ def test_slurm_script_requeues_what_can_go_on(tmp_path, status, restarts, saves,
         assert asked.read_text() == "requeue 17\n"
 
 
-def test_slurm_script_asks_the_command_where_the_run_goes(tmp_path):
-    ressl = f'exec {sys.executable} -m ressl_plugin.cli "$@" run_dir=runs/x'
-    assert submitted(tmp_path, f"{SAVES}; exit 75", restarts=5, ressl=ressl) == 0
+def test_slurm_script_asks_the_command_where_the_run_goes(tmp_path, capsys):
+    """Of what the command itself prints it reads the directory."""
+    asked = ["pretrain", "imagenet/ressl", "name=x", "--cfg"]
+    assert main([*asked, "run_dir=runs/elsewhere"]) == 0
+    (tmp_path / "printed").write_text(capsys.readouterr().out)
+    ressl = f'echo "$@" > {tmp_path}/asked; cat {tmp_path}/printed'
+    saves = SAVES.replace("runs/x", "runs/elsewhere")
+    assert submitted(tmp_path, f"{saves}; exit 75", restarts=5, ressl=ressl) == 0
+    assert (tmp_path / "asked").read_text().split() == asked
     assert (tmp_path / "scontrol").exists()
 
 
