@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ressl_plugin import config
+from ressl_plugin.data import make_digits
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 MOST_LAUNCHES = 800  # device operations of a step
@@ -30,6 +31,20 @@ def script(monkeypatch):
     for name in set(sys.modules) - before:  # `views`, `loss` and such are names of others, too
         if str(FOLDER) in str(getattr(sys.modules[name], "__file__", "")):
             del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def few_digits(tmp_path_factory):
+    """Overrides for a small network and one in seven of the digits."""
+    folder = make_digits(tmp_path_factory.mktemp("few") / "digits")
+    for file in folder.glob("*/*/*.png"):
+        if int(file.stem) % 7:
+            file.unlink()
+    return [
+        f"data.train_path={folder}/train", f"data.val_path={folder}/val", "accelerator=cpu",
+        "backbone.name=timm:resnet10t", "backbone.stem=auto", "optimizer.batch_size=64",
+        "backbone.kwargs={channels: [4, 4, 8, 8]}",
+    ]  # fmt: skip
 
 
 def figures(script, name, tmp_path, *options):
@@ -59,6 +74,7 @@ def test_views(script, tmp_path):
     assert ("dali_cpu_vs_host" in found) == bool(importlib.util.find_spec("nvidia"))
 
 
+@pytest.mark.slow  # what it times is in test_gpu_rows_dry, too
 def test_end_to_end(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--steps", "1", "--workers", "0"]
     found = figures(script, "end_to_end", tmp_path, *options)
@@ -111,6 +127,7 @@ def test_launches_of_group_batch_norm_are_those_that_it_makes(script, monkeypatc
     assert found == script("launches").OF_SEVERAL
 
 
+@pytest.mark.slow  # each of its four figures is a process that imports and trains
 def test_busy(script, tmp_path):
     small = ["backbone.name=timm:resnet10t", "backbone.stem=auto", "optimizer.batch_size=256",
              "backbone.kwargs={channels: [4, 4, 8, 8]}", "accelerator=cpu"]  # fmt: skip
@@ -135,12 +152,14 @@ def test_a_stall_is_what_a_round_lasts_longer(script):
     assert saving.stalls(order, seconds) == [(0.0, 0.5, 2.0), (0.0, 0.5, 3.0)]
 
 
+@pytest.mark.slow  # its ranks import everything
 @pytest.mark.distributed
 def test_gather(script, tmp_path):
     found = figures(script, "gather", tmp_path, "--largest", "4096")
     assert set(found) == {"gather_ms_32_4096", "broadcast_ms_32_4096"}
 
 
+@pytest.mark.slow  # what it times is in test_step and test_views, too
 def test_growth(script, tmp_path):
     options = ["--size", "8", "--steps", "1", "--images", "16", "--only", "crops", "workers"]
     found = figures(script, "growth", tmp_path, *options)
@@ -148,20 +167,16 @@ def test_growth(script, tmp_path):
     assert {"images_per_s_batched", "images_per_s_host_2_workers"} <= set(found)
 
 
-def test_warmup(script, tmp_path):
-    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto"]
-    small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
-    found = figures(script, "warmup", tmp_path, "--seeds", "1", "--epochs", "1", *small)
+def test_warmup(script, tmp_path, few_digits):
+    found = figures(script, "warmup", tmp_path, "--seeds", "1", "--epochs", "1", *few_digits)
     assert {"plain_entropy", "warmup_entropy", "warmup_trained_1", "plain_pixels_all"} <= set(found)
     assert found["plain_pixels_5"] == found["warmup_pixels_5"] < found["plain_pixels_all"]
 
 
-def test_quality(script, tmp_path):
-    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto", "accelerator=cpu"]
-    small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
+def test_quality(script, tmp_path, few_digits):
     file = tmp_path / "figures.json"
     options = ["--seeds", "1", "--epochs", "2", "--every", "1", "--views", "2", "--json", str(file)]
-    found = script("quality").main([*TINY, *options, *small])
+    found = script("quality").main([*TINY, *options, *few_digits])
     assert json.loads(file.read_text()) == found
     metrics = {key.removesuffix("_picked") for key in found if key.endswith("_picked")}
     assert {"knn", "rankme", "alpha_req", "uniformity", "alignment", "lidar"} <= metrics
@@ -170,10 +185,8 @@ def test_quality(script, tmp_path):
         assert found[f"{name}_below_best"] >= 0
 
 
-def test_quality_cost(script, tmp_path):
-    small = ["backbone.name=timm:resnet10t", "backbone.stem=auto", "accelerator=cpu"]
-    small += ["backbone.kwargs={channels: [4, 4, 8, 8]}", "optimizer.batch_size=256"]
-    found = figures(script, "quality", tmp_path, "--cost", "--epochs", "2", *small)
+def test_quality_cost(script, tmp_path, few_digits):
+    found = figures(script, "quality", tmp_path, "--cost", "--epochs", "2", *few_digits)
     assert set(found) == {"online_share"} and found["online_share"] < 1
 
 

@@ -139,14 +139,20 @@ SMALL = {
     "method_kwargs": {"queue_size": 64, "proj_hidden_dim": 32, "proj_output_dim": 16},
     "accelerator": "cpu",
 }
+FEW = """
+for file in digits.glob("*/*/*.png"):
+    if int(file.stem) % 7:
+        file.unlink()
+"""
 
 
 def test_the_notebook(tmp_path):
-    """Every cell as it stands, with a smaller network in the cell of settings."""
+    """Every cell as it stands, with a smaller network, on one in seven of the digits."""
     notebook = nbformat.read(Path(__file__).parents[2] / "examples" / "quickstart.ipynb", 4)
     code = {cell.id: cell for cell in notebook.cells if cell.cell_type == "code"}
     assert not [cell.id for cell in code.values() if cell.outputs or cell.execution_count]
     code["settings"].source += f"\nsettings = {SMALL}"
+    code["digits"].source += FEW
     where = {"metadata": {"path": str(tmp_path)}}
     NotebookClient(notebook, timeout=240, kernel_name="python3", resources=where).execute()
 

@@ -1,6 +1,7 @@
 """Tables 1 to 10 and Figures 2, 3: every cell is a config, and a few of each really run."""
 
 import os
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +21,7 @@ from ressl_plugin.experiments import (
 from ressl_plugin.experiments import (
     sweep,
 )
+from ressl_plugin.experiments.paper_cells import check_places
 from ressl_plugin.experiments.paper_numbers import tables
 from ressl_plugin.experiments.paper_table import places
 from ressl_plugin.run import results
@@ -46,13 +48,28 @@ def test_there_is_a_file_and_a_script_for_each():
         assert os.access(script, os.X_OK)
 
 
-@pytest.mark.parametrize("number", TABLES)
-def test_every_row_and_column_has_a_cell(number, tmp_path):
+@cache
+def planned_of(number):
+    """A table's cells; of Table 3's temperatures, all of which Table 2 has, the ends alone."""
     spec = plan.read(f"table{number}")
-    (evaluator,) = spec["evaluate"]
+    for group in spec["groups"] if number == 3 else ():
+        group["sweep"] = [ends(word) for word in group["sweep"]]
+    return reproduce.cells(spec, [], Path("runs"))
+
+
+def ends(word):
+    key, _, values = word.partition("=")
+    first, *_, last = values.split(",")
+    return f"{key}={first},{last}"
+
+
+@pytest.mark.parametrize("number", TABLES)
+def test_every_row_and_column_has_a_cell(number):
+    (evaluator,) = plan.read(f"table{number}")["evaluate"]
     places, folders = set(), set()
     assert evaluator == TABLES[number].evaluator
-    for cell in reproduce.cells(spec, [], tmp_path):
+    check_places(number, planned_of(number))
+    for cell in planned_of(number):
         folders.add(cell.run_dir)
         for labels in LABELS[evaluator]:
             place = cell.place(number, labels)
@@ -64,29 +81,36 @@ def test_every_row_and_column_has_a_cell(number, tmp_path):
         if row not in QUOTED.get(number, ())
     }
     assert places == wanted
-    trials = TABLES[number].best_of
+    trials = 4 if number == 3 else TABLES[number].best_of
     assert len(folders) * len(LABELS[evaluator]) == len(wanted) * trials, "a cell a folder"
 
 
-def test_table_3_shares_its_weak_cells_with_table_2(tmp_path):
-    second, third = (
-        {cell.run_dir: cell.cfg for cell in reproduce.cells(plan.read(name), [], tmp_path)}
-        for name in ("table2", "table3")
-    )
-    assert len(third) == 112 and second.keys() <= third.keys()
-    assert all(second[place] == third[place] for place in second)
+def test_table_3_shares_its_weak_cells_with_table_2():
+    second, third = ({cell.run_dir: cell.cfg for cell in planned_of(n)} for n in (2, 3))
+    shared = third.keys() & second.keys()
+    assert len(third) == 32 and len(shared) == 16
+    assert all(second[place] == third[place] for place in shared)
+    groups = plan.read("table3")["groups"]
+    weak = [{k: v for k, v in g.items() if k != "row"} for g in groups if g["row"] == "weak"]
+    assert weak == plan.read("table2")["groups"]  # so the 40 others are the same as well
+    assert all(group["sweep"] == weak[0]["sweep"] for group in groups)
+    assert len(groups) * len(sweep.combinations(weak[0]["sweep"])) == 112
 
 
 @pytest.mark.parametrize("number,epochs", [(6, 120), (9, 90)])
-def test_the_supervised_rows_have_their_own_epochs(number, epochs, tmp_path):
-    planned = reproduce.cells(plan.read(f"table{number}"), [], tmp_path)
-    found = {cell.cfg.method: cell.cfg.max_epochs for cell in planned}
+def test_the_supervised_rows_have_their_own_epochs(number, epochs):
+    found = {cell.cfg.method: cell.cfg.max_epochs for cell in planned_of(number)}
     assert found["supervised"] == epochs and found["ressl"] == 200
 
 
+# The other cells of these would be trained and evaluated as those of Tables 1, 2 and 6 are.
+ONE_CELL = ("table4", "table5", "table8")
+AGAIN = ("table1", "table9", "table10")  # of each evaluator one that is called again
+
+
 def thin(name, folder):
-    """A table's file with two cells of its first group, or one each of two recipes."""
-    spec = plan.read(name)
+    """A table's file with two cells of its first group, or one each of two recipes, or one."""
+    spec, kept = plan.read(name), slice(-1 if name in ONE_CELL else 0, None)
     groups = [spec["groups"][0]]
     groups += [g for g in spec["groups"] if g["recipe"] != groups[0]["recipe"]][-1:]
     for group in groups:
@@ -94,14 +118,14 @@ def thin(name, folder):
             *fixed, last = group["sweep"]
             key, _, values = last.partition("=")
             group["sweep"] = [w.split(",")[0] for w in fixed]
-            group["sweep"].append(f"{key}={','.join(values.split(',')[1:3])}")
+            group["sweep"].append(f"{key}={','.join(values.split(',')[1:3][kept])}")
         elif "cells" in group:
             names = list(group["cells"])
-            group["cells"] = {n: group["cells"][n] for n in (*names[1:2], names[-1])}
+            group["cells"] = {n: group["cells"][n] for n in (*names[1:2], names[-1])[kept]}
         else:
             named = group["methods"]  # maybe with their rows
-            ends = dict.fromkeys((next(iter(named)), list(named)[-1]))
-            group["methods"] = {n: named[n] for n in ends} if isinstance(named, dict) else [*ends]
+            ends = [*dict.fromkeys((next(iter(named)), list(named)[-1]))][kept]
+            group["methods"] = {n: named[n] for n in ends} if isinstance(named, dict) else ends
     spec["groups"] = groups if len(groups[0].get("methods", "12")) < 2 else groups[:1]
     for group in spec["groups"]:
         if group["recipe"].startswith("imagenet/"):  # a seventh of the pixels a side
@@ -121,14 +145,15 @@ def thin(name, folder):
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
-    """Tiny images, a VOCdevkit, and one output folder for all tables: they share cells."""
+    """Tiny images, a VOCdevkit, and one output folder for all tables: they share cells.
+
+    The images are noise: where classes differ, the weakest L2 penalties, which take longest, win.
+    """
     folder = tmp_path_factory.mktemp("paper")
     generator = np.random.default_rng(0)
     for split in ("train", "val"):
-        images = generator.integers(0, 120, (30, 16, 16, 3), dtype=np.uint8)
-        labels = np.arange(30) % 3
-        images[np.arange(30), ..., labels] += 120
-        np.savez(folder / f"{split}.npz", x=images, y=labels)
+        images = generator.integers(0, 256, (30, 16, 16, 3), dtype=np.uint8)
+        np.savez(folder / f"{split}.npz", x=images, y=np.arange(30) % 3)
     make_voc(folder / "voc")
     return folder
 
@@ -173,11 +198,14 @@ def test_smoke(name, place, tiny, capsys):
         ours = [cell for cell in text.split("|") if ", +" in cell or ", -" in cell]
         if name not in ("table9", "table10"):  # there the columns are other shares of the labels
             # the paper's number and the difference beside
-            assert len(ours) >= len(planned) - 1, text
+            assert len(ours) >= max(1, len(planned) - 1), text
         assert {(out / f"table{number}.{s}").is_file() for s in ("tex", "csv")} == {True}
+    if name not in AGAIN:
+        return
     files = [f for cell in planned for f in Path(cell.run_dir).rglob("*") if f.is_file()]
     before = {file: file.stat().st_mtime_ns for file in files}
     assert main(argv) == 0
+    assert text.strip() in capsys.readouterr().out
     assert {file: file.stat().st_mtime_ns for file in files} == before, "run or evaluated again"
 
 
@@ -199,20 +227,6 @@ def test_figures_are_of_the_papers_images(number, place, tiny, monkeypatch):
         spaces, labels = args[:2]
         assert list(spaces) == ["MoCo v2", "ReSSL"] and not options
         assert len(labels) == 30 and all(len(x) == 30 for x in spaces.values())
-
-
-def test_a_finished_cell_is_not_run_again(place, tiny, capsys):
-    """After the smoke runs: nothing is trained or evaluated twice."""
-    out, words = place / "again", [*tiny, "method_kwargs.queue_size=64"]
-    spec = OmegaConf.create({"table": 1, "evaluate": {"linear": {}}, "groups": [
-        {"recipe": "cifar/ressl", "methods": ["random"]}]})  # fmt: skip
-    (place / "spec.yaml").write_text(OmegaConf.to_yaml(spec))
-    run = lambda: reproduce.reproduce(str(place / "spec.yaml"), words, out, fast=True)
-    first = run()
-    (cell,) = (out / "cifar-ressl").iterdir()
-    before = (cell / "last.ckpt").stat().st_mtime_ns, results.read(cell)
-    assert run() == first
-    assert ((cell / "last.ckpt").stat().st_mtime_ns, results.read(cell)) == before
 
 
 def test_only_some_data_sets(tiny, tmp_path):

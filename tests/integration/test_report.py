@@ -21,7 +21,7 @@ pytestmark = pytest.mark.timeout(280)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two experiments, both evaluated, the first without labels, too."""
+    """Two experiments, both evaluated, the first without labels, too; a name that is markup."""
     folder = tmp_path_factory.mktemp("secretplace")
     images = image_folder(folder / "images", classes=2, per_class=12)
     small = ["data.num_workers=0", "precision=32-true", f"data.val_path={images}/val"]
@@ -31,13 +31,14 @@ def folder(tmp_path_factory):
         assert main(["knn", str(folder / name), "--k", "20", "--temperature", "0.07"]) == 0
     quality = ["--images", "8", "--views", "2", "--device", "cpu"]
     assert main(["quality", str(folder / "first"), *quality]) == 0
+    (folder / "second").rename(folder / "second<i>")
     return folder
 
 
 @pytest.fixture(scope="module")
 def page(folder):
     out = folder / "pages" / "report.html"
-    runs = [str(folder / name) for name in ("first", "second")]
+    runs = [str(folder / name) for name in ("first", "second<i>")]
     assert main(["report", *runs, "--out", str(out), "--device", "cpu"]) == 0
     return out
 
@@ -56,6 +57,8 @@ def test_what_stands_on_the_page(folder, page):
         assert word.lower() in text.lower(), word
     value = next(r["value"] for r in results.read(folder / "first") if r["metric"] == "top1")
     assert f"{value:.2f}" in text and ">paper<" not in text  # no number has a place
+    assert "Comparison" in text
+    assert "second&lt;i&gt;" in text and "second<i>" not in text, "a folder's name is no markup"
 
 
 def test_nothing_of_the_machine_and_nothing_from_elsewhere(folder, page):
@@ -87,26 +90,14 @@ def test_places(word, shown):
     assert placeless({"a": [word], **elsewhere}) == {"a": [shown], "data": {}}
 
 
-def test_a_runs_own_words_are_text(folder, page):
-    """A folder's name is no markup."""
-    out = folder / "one.html"
-    run = folder / "<i>run"
-    (folder / "first").rename(run)
-    try:
-        assert main(["report", str(run), "--out", str(out), "--device", "cpu"]) == 0
-    finally:
-        run.rename(folder / "first")
-    text = out.read_text()
-    assert "&lt;i&gt;run" in text and "<i>run" not in text and "Comparison" not in text
-
-
 def test_what_cannot_be_drawn_is_said(folder, capsys, caplog):
     out = folder / "gone.html"
-    words = ["report", str(folder / "first"), "--out", str(out), "--device", "cpu"]
+    words = ["report", str(folder / "second<i>"), "--out", str(out), "--device", "cpu"]
     assert main([*words, "data.train_path=/nowhere/at/all"]) == 0
     text = out.read_text()
     assert len(pictures(text)) == 1 and text.count("Not drawn") == 3  # the curves need no images
     assert "/nowhere/at/all" in caplog.text and "nowhere" not in text
+    assert "second&lt;i&gt;" in text and "second<i>" not in text and "Comparison" not in text
     assert main(["report", str(folder / "first"), "--out", str(folder / "report.pdf")]) == 2
     assert ".html" in capsys.readouterr().err
 
@@ -158,15 +149,15 @@ def test_in_a_browser(page, browser):
     heads = browser.evaluate(
         '[...document.querySelectorAll("table.comparison th")].map(head => head.textContent)'
     )
-    assert column(browser, 0) == ["first", "second"]
+    assert column(browser, 0) == ["first", "second<i>"]
     browser.evaluate(click.format(0))
-    assert column(browser, 0) == ["first", "second"]
+    assert column(browser, 0) == ["first", "second<i>"]
     browser.evaluate(click.format(0))
-    assert column(browser, 0) == ["second", "first"]
+    assert column(browser, 0) == ["second<i>", "first"]
     rankme = next(i for i, head in enumerate(heads) if head.startswith("rankme"))
     for _ in range(2):  # what was not measured stays last, either way
         browser.evaluate(click.format(rankme))
-        assert column(browser, 0) == ["first", "second"]
+        assert column(browser, 0) == ["first", "second<i>"]
 
     browser.evaluate("new Promise(done => setTimeout(done, 300))")
     requests = [told["request"]["url"] for told in browser.told("Network.requestWillBeSent")]
