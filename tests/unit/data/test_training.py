@@ -1,8 +1,9 @@
 """Validation images that stay on the device are those that the evaluators see."""
 
+import copy
 import csv
-import subprocess
-import sys
+import multiprocessing
+import pickle
 
 import numpy as np
 import pytest
@@ -11,9 +12,11 @@ from commands import command, run
 from helpers import fake_cifar, image_folder
 from omegaconf import OmegaConf
 from PIL import Image
+from ranks import on_ranks
 
 from ressl_plugin import config
-from ressl_plugin.data import evaluation_transform, mean_std
+from ressl_plugin.cli.main import main
+from ressl_plugin.data import evaluation_loader, evaluation_transform, mean_std
 from ressl_plugin.data.memory import CleanBatches
 from ressl_plugin.data.training import PretrainData
 from ressl_plugin.train.pretrain import pretrain
@@ -42,6 +45,8 @@ def test_online_evaluation_keeps_its_cadence(cifar):
     overrides = ["accelerator=cpu", "devices=1", "precision=32-true", "batchnorm.groups=2",
                  "optimizer.batch_size=4", "max_epochs=3", "knn_eval.every=2", "knn_eval.k=2",
                  "method_kwargs.queue_size=8", "enable_progress_bar=false", "data.num_workers=0",
+                 "backbone.name=timm:resnet10t", "backbone.stem=auto",
+                 "backbone.kwargs={channels: [8, 8, 16, 16]}",
                  f"data.train_path={cifar}", f"data.val_path={cifar}",
                  f"run_dir={cifar / 'run'}"]  # fmt: skip
     folder = pretrain(config.finish(config.load("cifar/ressl", [*overrides, "data.download=true"])))
@@ -59,12 +64,18 @@ def photographs(root, sizes):
     return root
 
 
+@pytest.fixture(scope="module")
+def loaded():
+    words = ["optimizer.batch_size=2", "data.dataset=custom", "data.val_path=null"]
+    return config.load("digits/ressl", words)
+
+
 @pytest.fixture
-def run_data(tmp_path):
+def run_data(loaded, tmp_path):
     def run_data(root, *overrides):
-        words = ["optimizer.batch_size=2", "data.dataset=custom", "data.val_path=null", *overrides]
-        cfg = config.finish(config.load("digits/ressl", [f"data.train_path={root}", *words]))
-        return PretrainData(cfg, tmp_path / "run")
+        cfg = copy.deepcopy(loaded)
+        cfg.merge_with_dotlist([f"data.train_path={root}", *overrides])
+        return PretrainData(config.finish(cfg), tmp_path / "run")
 
     return run_data
 
@@ -116,22 +127,20 @@ def test_mixed_photographs_are_trained_on_by_default_and_quietly(tmp_path):
     assert "host draws the views" in text and "zero" not in text
 
 
-def test_workers_need_not_be_forked(tmp_path):
+def test_workers_need_not_be_forked(tmp_path, run_data):
     """Python 3.14 starts workers from a clean server, macOS from nothing: they get the host's
     views, too, though they have not mended the host."""
     images = image_folder(tmp_path / "images")
-    code = (
-        "import multiprocessing, sys; multiprocessing.set_start_method('spawn'); "
-        "from ressl_plugin.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    )
-    words = [
-        "pretrain", "digits/ressl", f"run_dir={tmp_path}/run", f"data.train_path={images}/train",
-        f"data.val_path={images}/val", "data.backend=host", "data.num_workers=1", "max_epochs=1",
-        "backbone.name=timm:resnet10t", "backbone.stem=auto",
-        "backbone.kwargs={channels: [8, 8, 16, 16]}",
-        "optimizer.batch_size=8", "method_kwargs.queue_size=16", "accelerator=cpu",
-        "enable_progress_bar=false", "scheduler.warmup_epochs=0",
-    ]  # fmt: skip
-    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    words = command(images, tmp_path / "run", "data.backend=host", "data.num_workers=1",
+                    "max_epochs=1", "checkpoint.every_n_steps=0")  # fmt: skip
+
+    def work():
+        multiprocessing.set_start_method("spawn", force=True)
+        return main(words)
+
+    assert on_ranks(1, work, tmp_path / "ranks") == [0]
     assert (tmp_path / "run" / "last.ckpt").exists()
+    # those of the validation get no view, but are sent what they need like the others
+    clean = evaluation_loader(run_data(images / "train", f"data.val_path={images}/val").cfg)
+    sent = pickle.dumps([clean.dataset, clean.collate_fn, clean.worker_init_fn])
+    assert torch.equal(pickle.loads(sent)[0][7][0], clean.dataset[7][0])

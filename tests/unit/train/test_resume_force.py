@@ -1,5 +1,6 @@
 """resume_force: the settings of the config count, not those that the checkpoint was made with."""
 
+import itertools
 import re
 
 import lightning.pytorch as pl
@@ -109,8 +110,7 @@ def test_the_same_settings_change_nothing(folders, schedule, force):
         assert equal(ours[part], theirs[part]), part
 
 
-@pytest.mark.parametrize("before", SCHEDULES)
-@pytest.mark.parametrize("now", SCHEDULES)
+@pytest.mark.parametrize(("before", "now"), itertools.permutations(SCHEDULES, 2))
 def test_another_schedule_goes_on_where_the_training_stands(folders, before, now):
     whole = train(folders[0], now, 4, **SETTINGS)
     train(folders[1], before, 2, **SETTINGS)

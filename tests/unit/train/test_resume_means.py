@@ -1,5 +1,6 @@
 """An epoch that is interrupted and resumed has the means of the whole epoch."""
 
+import copy
 import csv
 import logging
 
@@ -17,6 +18,7 @@ from ressl_plugin.train.pretrain import pretrain
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.average_meter import AverageMeter
 
+SMALL = {"name": "timm:resnet10t", "kwargs": {"channels": [4, 4, 8, 8]}, "stem": "auto"}
 MEANS = ("train_ressl_loss", "target_entropy", "embedding_spread", "train_acc5", "val_loss")
 
 
@@ -25,6 +27,7 @@ def run(tmp_path_factory):
     """run(name, stop=None, *words) -> its directory; 2 epochs of 5 steps, validated in both."""
     root = tmp_path_factory.mktemp("means")
     images = image_folder(root / "images", classes=10, per_class=4)
+    loaded = config.load("digits/ressl")  # once: it takes a quarter of the time of a run
 
     def run(name, stop=None, *words):
         words = [
@@ -35,7 +38,9 @@ def run(tmp_path_factory):
             "checkpoint.every_n_steps=1", "knn_eval.enabled=true", "knn_eval.every=1",
             "enable_progress_bar=false", "enable_model_summary=false", "resume=true", *words,
         ]  # fmt: skip
-        pretrain(config.finish(config.load("digits/ressl", words)), [Stop(stop)])
+        cfg = copy.deepcopy(loaded)
+        cfg.merge_with_dotlist(words)
+        pretrain(config.finish(cfg), [Stop(stop)])
         return root / name
 
     return run
@@ -57,9 +62,9 @@ def epochs(folder):
     return found
 
 
-@pytest.mark.parametrize("step", [3, 5, 8])
+@pytest.mark.parametrize("step", [5, 8])
 def test_a_resumed_epochs_means_are_the_whole_epochs(run, whole, caplog, step):
-    """Stopped in step `step`: in mid-epoch, in an epoch's last step, in the second epoch."""
+    """Stopped in step `step`: in an epoch's last step, in the middle of the second epoch."""
     name = f"stopped{step}"
     with pytest.raises(Interrupted):
         run(name, step)
@@ -101,7 +106,7 @@ def test_a_checkpoint_without_means_is_resumed(run, whole):
 
 def saved(folder):
     """Each rank's means of two batches, and what a checkpoint of all ranks holds of them."""
-    model = ReSSL(make_config())
+    model = ReSSL(make_config(backbone=SMALL))
     means = model.online.means
     for step in range(2):
         r, n = distributed.rank(), torch.tensor(3 + step)
@@ -116,7 +121,7 @@ def saved(folder):
 
 def resumed(folder):
     """The means of every rank's module that goes on from there; own weight of `a`, too."""
-    model = ReSSL(make_config())
+    model = ReSSL(make_config(backbone=SMALL))
     ours = model.online
     ours.on_load_checkpoint(None, model, checkpoint.read(folder / "means.ckpt"))
     again = {}

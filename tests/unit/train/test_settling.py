@@ -169,7 +169,7 @@ def test_a_run_in_bfloat16_resumes_bit_for_bit(tmp_path):
     images = image_folder(tmp_path / "images", classes=4, per_class=4, splits=("train",))
     words = [
         f"data.train_path={images}/train", "data.val_path=null", "precision=bf16-mixed",
-        "accelerator=cpu", "backbone.kwargs={channels: [8, 16, 16, 32]}", "max_epochs=3",
+        "accelerator=cpu", "backbone.kwargs={channels: [8, 16, 16, 32]}", "max_epochs=2",
         "optimizer.batch_size=8", "method_kwargs.queue_size=40", "checkpoint.every_n_steps=1",
         "enable_progress_bar=false", "enable_model_summary=false", "resume=true",
     ]  # fmt: skip
