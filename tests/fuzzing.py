@@ -145,11 +145,10 @@ def mutated(state, number):
     found = list(places(state))
     depth = draw.choice(sorted({len(p) for p in found}))
     where = draw.choice([p for p in found if len(p) == depth])
-    changed = copy.deepcopy(state)
-    parent = changed
-    for key in where[:-1]:
-        if isinstance(parent[key], tuple):
-            parent[key] = list(parent[key])
+    parent = changed = copy.copy(state)
+    for key in where[:-1]:  # what is not on the way there is shared with `state`
+        inner = parent[key]
+        parent[key] = list(inner) if isinstance(inner, tuple) else copy.copy(inner)
         parent = parent[key]
     way = draw.random()
     if way < 0.2:

@@ -96,7 +96,7 @@ def test_stratified_draw():
 def test_a_rate_that_does_not_suit_the_features_is_said(digits, caplog):
     """Protocol "small" is for features of the paper's size."""
     x, y, test, test_y = digits
-    trained(Encoder(), *loaders(digits), changed("imagenet", max_epochs=30), **QUIET)
+    trained(Encoder(), *loaders(digits), changed("imagenet", max_epochs=10), **QUIET)
     assert "of guessing" not in caplog.text
     apart = (x[:500] * 100 - 30, y[:500], test, test_y)
     trained(Encoder(), *loaders(apart), changed("small", max_epochs=3), **QUIET)

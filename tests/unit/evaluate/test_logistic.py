@@ -23,6 +23,13 @@ def digits():
 
 
 @pytest.fixture(scope="module")
+def few_digits(digits):
+    """Half of them to learn from, for scikit-learn's solver, which takes its time."""
+    x, y, *test = digits
+    return x[:700], y[:700], *test
+
+
+@pytest.fixture(scope="module")
 def correlated():
     """Such as a network gives: nearly low rank, an offset, all scales, a dead unit."""
     g = np.random.default_rng(1)
@@ -51,8 +58,7 @@ def reference(parts, penalties, seed=0):
     return {l2: 100 * model(l2, x, y).score(test, test_y) for l2 in best}
 
 
-@pytest.mark.parametrize("features", ["digits", "correlated"])
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(("features", "seed"), [("few_digits", 0), ("correlated", 1)])
 def test_the_choice_and_the_accuracy_are_scikit_learns(features, seed, request):
     parts = request.getfixturevalue(features)
     penalties = logistic.PENALTIES[::3]
@@ -77,8 +83,8 @@ def test_the_penalties_far_behind_the_best_are_not_tried(digits, monkeypatch):
     assert tuple(tried) == logistic.PENALTIES[:after] and after < len(logistic.PENALTIES)
 
 
-@pytest.mark.parametrize("features", ["digits", "correlated"])
-@pytest.mark.parametrize("l2", [1.0, 1e-2, 1e-4])
+@pytest.mark.parametrize("features", ["few_digits", "correlated"])
+@pytest.mark.parametrize("l2", [1.0, 1e-4])
 def test_it_is_the_optimum_that_newtons_method_finds(features, l2, request):
     x, y, *_ = request.getfixturevalue(features)
     x, _ = logistic._principal(x.clone(), x[:1].clone())

@@ -1,5 +1,7 @@
 """`ressl paper`: what counts as done, and what is checked before anything is trained."""
 
+import copy
+import functools
 import importlib.util
 import re
 
@@ -31,9 +33,15 @@ def made(monkeypatch):
     return seen
 
 
+@functools.cache
+def finished(recipe):
+    return config.finish(config.load(recipe))
+
+
 def cell(folder, recipe="digits/ressl"):
     """A run directory with a checkpoint of no training."""
-    cfg = config.finish(config.load(recipe, [f"run_dir={folder}"]))
+    cfg = copy.deepcopy(finished(recipe))
+    cfg.run_dir = str(folder)
     run.start(cfg, cfg)
     checkpoint.save(folder / "last.ckpt", {"state_dict": {}, "epoch": 0, "global_step": 0})
     return folder
@@ -428,8 +436,11 @@ def test_matplotlib_is_looked_for_before_anything_is_trained(tmp_path, untrained
 
 
 def test_one_data_set_for_all_cells_makes_several_cells_one(tmp_path, untrained):
+    """Of Table 3 a few cells."""
+    weak = "recipe: cifar/ressl, row: weak, sweep: ['method_kwargs.temperature_k=0.04,0.05']"
+    more = f"  - {{{weak}, words: [data.dataset=cifar100]}}\ntable: 3"
     with pytest.raises(UserError, match="are both weak / npz of Table 3: cells must differ"):
-        paper.reproduce("table3", ["data.dataset=npz"], tmp_path)
+        reproduced(tmp_path, spec(group=f"{{{weak}}}", more=more), ["data.dataset=npz"])
 
 
 def test_missing_images_are_found_before_anything_is_trained(tmp_path, untrained):

@@ -60,7 +60,7 @@ def load(folder, **kwargs):
 
 CASES = [
     ("resnet18", "paper", 32, {}),
-    ("resnet18", "solo", 32, {}),
+    ("timm:resnet18", "solo", 32, {"channels": [8, 16, 32, 64]}),
     ("resnet18", "imagenet", 64, {"zero_init_residual": True}),
     ("timm:resnet18", "paper", 32, {"channels": [8, 16, 32, 64]}),
     ("timm:resnet10t", "auto", 64, {"channels": [8, 16, 32, 64]}),
@@ -103,7 +103,7 @@ def test_the_weights_are_torchvisions_too(tmp_path, name):
 @pytest.mark.parametrize("changes", [{}, {"interpolation": "bilinear"}, {"image_size": 48}])
 @pytest.mark.parametrize("size", [32, 64, 96, 224])
 def test_images_are_prepared_as_evaluators_do(size, changes):
-    cfg = config("timm:resnet10t", size=size)
+    cfg = config("timm:resnet10t", size=size, channels=[8, 8, 8, 8])
     cfg.data.update(changes)
     how = timm.data.resolve_data_config(pretrained_cfg=model(cfg).config["pretrained_cfg"])
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)

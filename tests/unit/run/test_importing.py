@@ -15,13 +15,15 @@ from ressl_plugin.run import importing
 from ressl_plugin.utils.errors import UserError
 
 HIDDEN, OUT, ROWS = 24, 8, 40
+NARROW, FEATURES = "timm:resnet18", 8  # with torchvision's names, and as few weights as can be
 
 
-def config(name="resnet18", stem="paper", **kwargs):
+def config(name=NARROW, stem="paper", **kwargs):
+    channels = {"channels": [64, 8, 8, FEATURES]} if name == NARROW else {}
     return OmegaConf.create(
         {
             "method": "ressl",
-            "backbone": {"name": name, "kwargs": {}, "stem": stem},
+            "backbone": {"name": name, "kwargs": channels, "stem": stem},
             "data": {"dataset": "cifar10"},
             "method_kwargs": {
                 "proj_hidden_dim": HIDDEN,
@@ -41,8 +43,13 @@ def resnet(stem="paper", seed=0):
     return network
 
 
-def head():
-    return nn.Sequential(nn.Linear(512, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT))
+def narrow(seed):
+    torch.manual_seed(seed)
+    return backbone.build(config())
+
+
+def head(features=FEATURES):
+    return nn.Sequential(nn.Linear(features, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT))
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +57,8 @@ def parts():
     torch.manual_seed(1)
     queue = F.normalize(torch.randn(ROWS, OUT), dim=1)
     return {
-        "student": resnet(seed=2).state_dict(),
-        "teacher": resnet(seed=3).state_dict(),
+        "student": narrow(seed=2).state_dict(),
+        "teacher": narrow(seed=3).state_dict(),
         "head": head().state_dict(),
         "teacher_head": head().state_dict(),
         "queue": queue,
@@ -135,8 +142,9 @@ def with_statistics(module):
     return module.eval()
 
 
-@pytest.mark.parametrize("wrapped", [False, True])
-@pytest.mark.parametrize("layout", ["imagenet", "small", "pooled"])
+@pytest.mark.parametrize(
+    ("layout", "wrapped"), [("imagenet", False), ("small", False), ("pooled", True)]
+)
 def test_the_authors_checkpoints(tmp_path, layout, wrapped):
     """Features and embeddings equal those of the module that wrote the file, bit for bit."""
     torch.manual_seed(0)
@@ -147,7 +155,7 @@ def test_the_authors_checkpoints(tmp_path, layout, wrapped):
         state = under("module.", state)
     file = tmp_path / "theirs.pth"
     torch.save({"model": state, "optimizer": optimizer, "epoch": 200}, file)
-    cfg = config(stem="paper" if layout == "small" else "imagenet")
+    cfg = config("resnet18", stem="paper" if layout == "small" else "imagenet")
     found = importing.import_checkpoint(file, cfg)
     small = "" if layout == "imagenet" else ", small data"
     assert found.origin == f"ReSSL reference code{small}"
@@ -158,7 +166,7 @@ def test_the_authors_checkpoints(tmp_path, layout, wrapped):
 
     images = torch.randn(2, 3, 32, 32)
     for place, (features, embeddings) in zip(("", "momentum_"), theirs.embed(images)):
-        encoder, projector = backbone.build(cfg), head()
+        encoder, projector = backbone.build(cfg), head(512)
         encoder.load_state_dict(part_of(found.state_dict, f"{place}backbone."))
         projector.load_state_dict(part_of(found.state_dict, f"{place}projector."))
         assert torch.equal(encoder.eval()(images), features)
@@ -178,7 +186,7 @@ def foreign(parts, kind):
     return {
         **under(encoder, s), **under(f"momentum_{encoder}", t),
         **under("projector.", h), **under("momentum_projector.", th), **by_rows,
-        "classifier.weight": torch.ones(10, 512), "classifier.bias": torch.zeros(10),
+        "classifier.weight": torch.ones(10, FEATURES), "classifier.bias": torch.zeros(10),
     }  # fmt: skip
 
 
@@ -228,7 +236,7 @@ def test_what_is_missing_and_what_is_left_out(tmp_path, parts):
     path = tmp_path / "theirs.pth"
     state = {
         **under("module.encoder_q.", parts["student"]),
-        "module.encoder_q.fc.weight": torch.ones(OUT, 512),  # MoCo v1's head is one layer
+        "module.encoder_q.fc.weight": torch.ones(OUT, FEATURES),  # MoCo v1's head is one layer
         "module.temperature": torch.ones(1),
     }
     torch.save({"state_dict": state, "arch": "resnet18"}, path)
@@ -247,7 +255,7 @@ def test_what_is_missing_and_what_is_left_out(tmp_path, parts):
 
 def test_a_last_layer_is_left_out(tmp_path, parts):
     state = under("encoder_q.net.", parts["student"])
-    state["encoder_q.net.fc.weight"] = torch.ones(10, 512)
+    state["encoder_q.net.fc.weight"] = torch.ones(10, FEATURES)
     torch.save({"model": state}, tmp_path / "x.pth")
     found = importing.import_checkpoint(tmp_path / "x.pth", config())
     assert found.unexpected == ["encoder_q.net.fc.weight"]
@@ -258,7 +266,8 @@ def test_a_bare_backbone(tmp_path):
     """As torchvision's own weights are, last layer and all."""
     network = torchvision.models.resnet18(num_classes=7)
     torch.save(network.state_dict(), tmp_path / "resnet18.pth")
-    found = importing.import_checkpoint(tmp_path / "resnet18.pth", config(stem="imagenet"))
+    cfg = config("resnet18", stem="imagenet")
+    found = importing.import_checkpoint(tmp_path / "resnet18.pth", cfg)
     assert found.origin == "bare backbone"
     assert set(found.state_dict) == {
         f"backbone.{k}" for k in network.state_dict() if not k.startswith("fc.")
@@ -267,7 +276,7 @@ def test_a_bare_backbone(tmp_path):
     assert "not taken: fc.* (2)" in found.report()
     assert "does not say what trained it: taken for method=ressl" in found.report()
     with pytest.raises(UserError, match=r"another architecture: backbone\.conv1\.weight"):
-        importing.import_checkpoint(tmp_path / "resnet18.pth", config(stem="paper"))
+        importing.import_checkpoint(tmp_path / "resnet18.pth", config("resnet18"))
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, 1e300])

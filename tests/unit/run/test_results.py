@@ -1,9 +1,8 @@
 """results.json: complete, atomic, shared between processes, clear when broken."""
 
 import json
+import multiprocessing
 import os
-import subprocess
-import sys
 from datetime import datetime, timedelta
 from unittest.mock import ANY
 
@@ -163,14 +162,21 @@ def test_no_run_directory(tmp_path):
         results.read(tmp_path / "absent")
 
 
-def test_two_processes_lose_no_record(tmp_path):
-    script = (
-        "import sys; from ressl_plugin.run import results\n"
-        "results.versions = lambda: {}\n"  # the libraries' import is not what is raced here
-        f"for i in range(15): results.append(sys.argv[1], {{**{RECORD!r}, 'value': i}})"
-    )
-    children = [subprocess.Popen([sys.executable, "-c", script, str(tmp_path)]) for _ in range(3)]
-    assert [child.wait() for child in children] == [0, 0, 0]
+def test_two_processes_lose_no_record(tmp_path, monkeypatch):
+    # the libraries' import is not what is raced here
+    monkeypatch.setattr(results, "versions", lambda: {})
+
+    def append():
+        for i in range(15):
+            results.append(tmp_path, {**RECORD, "value": i})
+
+    fork = multiprocessing.get_context("fork")
+    children = [fork.Process(target=append) for _ in range(3)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+    assert [child.exitcode for child in children] == [0, 0, 0]
     values = [record["value"] for record in results.read(tmp_path)]
     assert sorted(values) == sorted(float(i) for i in range(15) for _ in range(3))
 
