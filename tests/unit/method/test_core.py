@@ -40,63 +40,56 @@ def test_imports_are_torchs_and_the_cores(name):
         assert first in OUTSIDE or first in sys.stdlib_module_names or module in allowed, module
 
 
-COST = """
-import sys
-import torch
-before = set(sys.modules)
-from ressl_plugin import FeatureQueue, RelationalLoss, info_nce, to_groups
-print(*{name.split(".")[0] for name in set(sys.modules) - before})
-"""
-LOOP = """
-import torch
-from torch.nn.functional import normalize
-from ressl_plugin import GroupBatchNorm1d, info_nce, to_groups
-from ressl_plugin import FeatureQueue, RelationalLoss
-queue, criterion = FeatureQueue(64, 8), RelationalLoss(0.1, 0.04)
-head = to_groups(torch.nn.Sequential(GroupBatchNorm1d(8, groups=2)), 4)
-z_s = normalize(head(torch.randn(8, 8, requires_grad=True)), dim=1)
-z_t = normalize(torch.randn(8, 8), dim=1)
-found = criterion(z_s, z_t, queue.rows)
-(found.loss + info_nce(z_s, z_t, queue.rows, 0.2)).backward()
-queue.enqueue(z_t)
-assert torch.equal(queue.rows[:8], z_t) and int(queue.ptr) == 8
-print(float(found.loss))
-"""
-GIVEN = """
-import torch
-student = torch.nn.Linear(8, 128)
-teacher = torch.nn.Linear(8, 128)
-strong = weak = torch.randn(6, 8)
-"""
-
-
-@pytest.fixture(scope="module")
-def printed():
-    """The lines that COST, LOOP and README's example print, each by itself, with nothing of WITHOUT
-    to be imported; in one process for all, because the import of torch takes seconds."""
-    readme = (ROOT / "README.md").read_text()
-    (example,) = re.findall(r"```python\n([^`]*?RelationalLoss.*?)```", readme, re.DOTALL)
-    example = f"{GIVEN}{example}print(int(queue.ptr), student.weight.grad is not None)"
+def run_without(*words):
+    """What Python code prints with nothing of WITHOUT to be imported, in a process of its own."""
     blocked = f"import sys; sys.modules.update(dict.fromkeys({WITHOUT}))"
-    code = "\n".join([blocked, *(f"exec({program!r}, {{}})" for program in (COST, LOOP, example))])
+    code = "\n".join([blocked, *words])
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return done.stdout
 
 
-def test_a_loss_and_a_memory_in_anybodys_loop(printed):
-    assert 0 < float(printed[1]) < 20
+def test_a_loss_and_a_memory_in_anybodys_loop():
+    out = run_without(
+        "import torch",
+        "from torch.nn.functional import normalize",
+        "from ressl_plugin import GroupBatchNorm1d, info_nce, to_groups",
+        "from ressl_plugin import FeatureQueue, RelationalLoss",
+        "queue, criterion = FeatureQueue(64, 8), RelationalLoss(0.1, 0.04)",
+        "head = to_groups(torch.nn.Sequential(GroupBatchNorm1d(8, groups=2)), 4)",
+        "z_s = normalize(head(torch.randn(8, 8, requires_grad=True)), dim=1)",
+        "z_t = normalize(torch.randn(8, 8), dim=1)",
+        "found = criterion(z_s, z_t, queue.rows)",
+        "(found.loss + info_nce(z_s, z_t, queue.rows, 0.2)).backward()",
+        "queue.enqueue(z_t)",
+        "assert torch.equal(queue.rows[:8], z_t) and int(queue.ptr) == 8",
+        "print(float(found.loss))",
+    )
+    assert 0 < float(out) < 20
 
 
-def test_what_they_cost_beside_torch(printed):
+def test_what_they_cost_beside_torch():
     """Nothing is imported that torch has not imported: milliseconds."""
-    found = {name for name in printed[0].split() if name not in sys.stdlib_module_names}
-    assert found == {"ressl_plugin"}
+    out = run_without(
+        "import torch, sys",
+        "before = set(sys.modules)",
+        "from ressl_plugin import FeatureQueue, RelationalLoss, info_nce, to_groups",
+        "print(*{name.split('.')[0] for name in set(sys.modules) - before})",
+    )
+    assert {name for name in out.split() if name not in sys.stdlib_module_names} == {"ressl_plugin"}
 
 
-def test_the_packages_top_has_them(printed):
+def test_the_packages_top_has_them():
     """README's example, with PyTorch alone."""
-    assert printed[-1] == "6 True"
+    readme = (ROOT / "README.md").read_text()
+    (example,) = re.findall(r"```python\n([^`]*?RelationalLoss.*?)```", readme, re.DOTALL)
+    given = (
+        "import torch",
+        "student = torch.nn.Linear(8, 128)",
+        "teacher = torch.nn.Linear(8, 128)",
+        "strong = weak = torch.randn(6, 8)",
+    )
+    run_without(*given, example, "assert int(queue.ptr) == 6 and student.weight.grad is not None")
 
 
 def test_what_the_top_lacks_is_said():

@@ -1,9 +1,6 @@
 """Registration: the registry, main's own scripts through Hydra, and the wrapper."""
 
-import contextlib
-import logging
 import os
-import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -11,13 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import image_folder
-from lightning.pytorch import Trainer
-from lightning.pytorch.demos.boring_classes import BoringModel
-from ranks import on_ranks
 
 import ressl_plugin
 from ressl_plugin import host
-from ressl_plugin.method.registry import register_for_host_scripts
 from ressl_plugin.method.ressl import ReSSL
 
 
@@ -38,55 +31,36 @@ def run(*words, cwd):
     )
 
 
-def forked(work, folder):
-    """What `work()` prints, warnings and all, in a fork: it changes Lightning and the host's
-    registry for the whole of a process."""
-    file = folder / "printed.txt"
-
-    def printing():
-        logging.getLogger().handlers.clear()
-        with (
-            file.open("w") as out,
-            contextlib.redirect_stdout(out),
-            contextlib.redirect_stderr(out),
-        ):
-            work()
-
-    (error,) = on_ranks(1, printing, folder / "ranks")
-    assert error is None, (error, file.read_text()[-2000:])
-    return file.read_text()
-
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
+def test_the_hosts_configs_run_without_a_gpu():
+    """`devices: [0]` and `sync_batchnorm: true`, as its ressl.yaml has them. In a process of its
+    own: Lightning is changed for the whole of it."""
+    done = run("-c", """
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.demos.boring_classes import BoringModel
+from ressl_plugin.method.registry import register_for_host_scripts
 
 class Model(BoringModel):
     def __init__(self):
         super().__init__()
         self.layer = torch.nn.Sequential(torch.nn.Linear(32, 2), torch.nn.BatchNorm1d(2))
-
     def train_dataloader(self):
         return torch.utils.data.DataLoader(torch.randn(8, 32), batch_size=4)
 
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="for machines without a GPU")
-def test_the_hosts_configs_run_without_a_gpu(tmp_path):
-    """`devices: [0]` and `sync_batchnorm: true`, as its ressl.yaml has them."""
-    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-
-    def work():
-        for devices in ([0], 1, "1"):
-            for _ in range(2):
-                register_for_host_scripts()
-            trainer = Trainer(
-                accelerator="cpu", devices=devices, sync_batchnorm=True, strategy="ddp",
-                max_epochs=1, limit_val_batches=0, **quiet,
-            )  # fmt: skip
-            assert trainer.world_size == 1, devices
-        trainer.fit(Model())
-        precision = Trainer(accelerator="cpu", precision="auto", **quiet).precision
-        assert precision in ("32-true", "bf16-mixed")
-        print("trained", trainer.global_step)
-
-    printed = forked(work, tmp_path)
-    assert "trained 2" in printed and "sync_batchnorm=true: needs GPUs" in printed
+quiet = dict(logger=False, enable_checkpointing=False, enable_progress_bar=False)
+for devices in ([0], 1, "1"):
+    for _ in range(2):
+        register_for_host_scripts()
+    trainer = Trainer(accelerator="cpu", devices=devices, sync_batchnorm=True, strategy="ddp",
+                      max_epochs=1, limit_val_batches=0, **quiet)
+    assert trainer.world_size == 1, devices
+trainer.fit(Model())
+assert Trainer(accelerator="cpu", precision="auto", **quiet).precision in ("32-true", "bf16-mixed")
+print("trained", trainer.global_step)
+""", cwd=Path.cwd())  # fmt: skip
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "trained 2" in done.stdout and "sync_batchnorm=true: needs GPUs" in done.stderr
 
 
 @pytest.mark.skipif(host.GENERATION != "main", reason="needs the main-branch host's scripts")
@@ -113,16 +87,9 @@ def test_the_wrapper_registers_and_runs_a_script_unchanged(tmp_path):
         "import sys\nfrom solo.methods import METHODS\n"
         "print(METHODS['ressl'].__module__, sys.argv[1:], __name__)\n"
     )
-
-    def work():
-        if "ressl_host" in host.METHODS:  # of a test before
-            host.METHODS["ressl"] = host.METHODS.pop("ressl_host")
-        sys.argv = ["ressl_plugin", str(script), "--flag", "1"]
-        with pytest.raises(SystemExit) as done:  # as `python -m ressl_plugin`
-            runpy.run_module("ressl_plugin", run_name="__main__", alter_sys=True)
-        assert done.value.code == 0
-
-    assert "ressl_plugin.method.ressl ['--flag', '1'] __main__" in forked(work, tmp_path)
+    done = run("-m", "ressl_plugin", script, "--flag", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "ressl_plugin.method.ressl ['--flag', '1'] __main__" in done.stdout
 
 
 def test_the_wrapper_names_a_missing_script(tmp_path):
