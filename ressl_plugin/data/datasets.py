@@ -12,6 +12,7 @@ import numpy as np
 from ressl_plugin.data.catalogue import DATASETS, row_of
 from ressl_plugin.data.identity import sizes
 from ressl_plugin.data.npz import checksums, read_npz
+from ressl_plugin.data.packing import PACKED
 from ressl_plugin.data.sources import ArrayImages, FlatFolder, FolderImages
 from ressl_plugin.utils.errors import UserError
 
@@ -58,13 +59,17 @@ def _path(data, split):
     if value is None:
         raise UserError(f"{key} is not set; it is the path of the {data.dataset} data")
     path = Path(str(value)).expanduser()
-    if not path.exists() and not (data.get("download") and has_test_set):
+    fetched = data.get("download") and has_test_set and path.suffix != ".npz"
+    if not path.exists() and not fetched:
         hint = _how_to_get(data.dataset, path)
         raise UserError(f"{key}={path}: no such file or directory; {hint}")
     return key, path
 
 
 def _how_to_get(name, path):
+    if path.suffix == ".npz":
+        packs = f"`ressl data {name} FILE --from ARCHIVE`"
+        return f"{packs if name in PACKED else 'np.savez(FILE, x=…)'} writes one"
     # the recipes call digits and Tiny ImageNet custom, as the host's scripts know no other name
     if name == "custom":
         folders = [one for one, row in DATASETS.items() if not row.torchvision]

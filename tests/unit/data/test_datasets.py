@@ -292,9 +292,11 @@ def test_evaluation_loader_keeps_order_and_all(make_folder, config):
     [("custom", "datasets/digits/train", "`ressl data digits DIR` writes it"),
      ("custom", "tiny-imagenet-200/train", "`ressl data tiny-imagenet DIR`"),
      ("custom", "holiday", r"give the path of the images \(`ressl data digits DIR` writes some"),
-     ("cifar10", "digits", "data.download=true fetches it")],
+     ("cifar10", "digits", "data.download=true fetches it"),
+     ("cifar10", "cifar10.npz", "`ressl data cifar10 FILE --from ARCHIVE` writes one"),
+     ("custom", "mine.npz", r"np.savez\(FILE, x=…\) writes one")],
 )  # fmt: skip
 def test_data_that_are_not_there_are_to_be_had(name, place, hint, config, tmp_path):
-    cfg = config(dataset=name, train_path=str(tmp_path / place))
+    cfg = config(dataset=name, train_path=str(tmp_path / place), download="npz" in place)
     with pytest.raises(UserError, match=rf"no such file or directory; .*{hint}"):
         data.build_dataset(cfg, "train")
