@@ -277,7 +277,8 @@ def test_scaling_reproduces_what_was_measured(script, tmp_path):
     cells = [cell.strip() for cell in rows[0].split("|")[1:-1]]
     hours = 200 * 50_000 / 15_000 / 3600
     assert cells[2].split()[0] == f"{hours:.2f}" and cells[-1] == "15,000"
-    assert "measured on 1" in page.read_text() and "no GPU was at hand" not in page.read_text()
+    assert "measured on 1" in page.read_text() and "is computed**" not in page.read_text()
+    assert f"scaling.py --gpu-json {figures}`" in page.read_text()
 
 
 def test_pairs_take_turns_and_ratios_are_of_neighbours(script):

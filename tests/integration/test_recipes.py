@@ -238,7 +238,7 @@ def test_swavs_row_of_table_7_is_its_authors_run():
         "epoch_queue_starts": 15, "freeze_prototypes_epochs": 1,
     }  # fmt: skip
     optimizer, schedule = cfg.optimizer, cfg.scheduler
-    assert (optimizer.name, optimizer.batch_size * cfg.devices) == ("lars", 256)
+    assert (optimizer.name, optimizer.batch_size * len(cfg.devices)) == ("lars", 256)
     assert (optimizer.lr, optimizer.weight_decay) == (0.6, 1e-6)
     assert (schedule.name, schedule.warmup_epochs, schedule.min_lr) == ("warmup_cosine", 0, 0.0006)
     assert cfg.sync_batchnorm
