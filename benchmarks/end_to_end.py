@@ -17,7 +17,6 @@ import io
 import logging
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import common
 import lightning.pytorch as pl
@@ -119,8 +118,7 @@ def ours(cfg, folder: Path, steps: int, warm: int = WARM, callbacks=()) -> float
 def hosts(cfg, size: int, steps: int, workers: int, warm: int = WARM + AHEAD) -> float:
     """Images a second of the host's own, on its CIFAR settings: so it makes its small stem."""
     cfg = training.changed(cfg, {"data__dataset": "cifar10"})
-    views = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
-    cfg = host_config(devices.runnable(cfg), views)
+    cfg = host_config(devices.runnable(cfg), recipe.read(cfg.augmentations), 10)
     entries = cfg.augmentations
     views = [host.view_transform(entry) for entry in entries]
     transform = host.DATALOADER.prepare_n_crop_transform(views, [1] * len(views))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from types import SimpleNamespace
 
 import common  # isort: skip  (first: it puts the package and the examples on the path)
 import algorithm1
@@ -25,10 +24,8 @@ from ressl_plugin.views import batched, recipe
 def settings(target: str = "cifar/ressl", overrides: list[str] = ()):
     """A recipe as the methods take it: presets resolved, views counted, learning rate scaled."""
     cfg = config.finish(config.load(target, list(overrides)))
-    views = SimpleNamespace(
-        recipe=recipe.read(cfg.augmentations), num_classes=cfg.data.num_classes or 10
-    )
-    return host_config(devices.runnable(cfg), views)
+    views, classes = recipe.read(cfg.augmentations), cfg.data.num_classes or 10
+    return host_config(devices.runnable(cfg), views, classes)
 
 
 def ours(cfg, **changes) -> pl.LightningModule:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from types import SimpleNamespace
 
 from ressl_plugin import config, data, run
 from ressl_plugin.run import checkpoint, importing
@@ -34,11 +33,8 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
     log.info("%s", found.report())
     weight = found.state_dict.get("classifier.weight")  # (C, d)
     classes = None if weight is None or weight.dim() != 2 else len(weight)
-    views = SimpleNamespace(
-        recipe=data.view_recipe(cfg),
-        num_classes=classes or cfg.data.num_classes,
-    )
-    folder = run.start(cfg, host_config(cfg, views))
+    classes = classes or cfg.data.num_classes
+    folder = run.start(cfg, host_config(cfg, data.view_recipe(cfg), classes))
     state = {
         "state_dict": found.state_dict,
         "epoch": 0,

@@ -13,20 +13,21 @@ from ressl_plugin.views import recipe
 log = logging.getLogger(__name__)
 
 
-def host_config(cfg: DictConfig, data) -> DictConfig:
+def host_config(cfg: DictConfig, views: recipe.Recipe, classes: int | None) -> DictConfig:
     """A copy as the host's classes want it: classes and views counted, presets resolved, learning
     rates times (images a step) / 256, as in the host: batch x devices x nodes.
 
     Args:
         cfg: a complete config.
-        data: has `num_classes`, and the views as `recipe`; a data module.
+        views: of `cfg.augmentations`, read.
+        classes: how many the data have, if known.
     """
     cfg = OmegaConf.create(OmegaConf.to_container(cfg))
     cfg.augmentations = recipe.expand(cfg.augmentations)
-    sizes = [crop.crop_size for crop in data.recipe.crops]
+    sizes = [crop.crop_size for crop in views.crops]
     cfg.data.num_large_crops = sizes.count(max(sizes))
     cfg.data.num_small_crops = len(sizes) - cfg.data.num_large_crops
-    cfg.data.num_classes = data.num_classes
+    cfg.data.num_classes = classes
 
     optimizer = cfg.optimizer
     devices = device_count(cfg.devices, torch.cuda.device_count())

@@ -74,7 +74,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     torch.set_float32_matmul_precision("high")
     folder = run.directory(cfg)
     module = PretrainData(cfg, folder)
-    scaled = host_config(cfg, module)
+    scaled = host_config(cfg, module.recipe, module.num_classes)
     if source:
         check_same_config(source, cfg)
         check_same_data(source, cfg, module.identity)

@@ -5,7 +5,6 @@ import io
 import math
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -106,11 +105,11 @@ def config_or_user_error(mapping):
     try:
         cfg = config.finish(read(changed(mapping)))
         assert isinstance(cfg, DictConfig)
-        module = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
+        views = recipe.read(cfg.augmentations)
         cfg = settled(cfg)
         checks.check_trainable(cfg)
         trainer = make_trainer(cfg, Path("never-made"))
-        scaled = host_config(cfg, module)
+        scaled = host_config(cfg, views, 10)
         one_step(build(scaled), scaled, trainer)
     except UserError as error:
         assert from_a_check(error), f"made of a caught exception: {error}"

@@ -1,7 +1,5 @@
 """What a run refuses before there is a run directory, and what it gives the optimizer."""
 
-from types import SimpleNamespace
-
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -32,8 +30,7 @@ def on_images(tmp_path, **changes):
 def of_the_optimizer(**changes):
     """optimizer.kwargs as the host's classes get them."""
     cfg = config.finish(make_config(**changes))
-    data = SimpleNamespace(recipe=recipe.read(cfg.augmentations), num_classes=10)
-    return host_config(cfg, data).optimizer.kwargs
+    return host_config(cfg, recipe.read(cfg.augmentations), 10).optimizer.kwargs
 
 
 @pytest.mark.parametrize(
@@ -68,8 +65,7 @@ def test_what_the_host_needs_is_derived_and_the_config_stays_as_it_is():
     before = OmegaConf.to_container(cfg)
     views = [{"crop_size": size, "role": role} for size, role in
              ((32, "student"), (32, "teacher"), (16, "student"))]  # fmt: skip
-    data = SimpleNamespace(recipe=recipe.read(views), num_classes=7)
-    made = host_config(cfg, data)
+    made = host_config(cfg, recipe.read(views), 7)
     counts = made.data.num_classes, made.data.num_large_crops, made.data.num_small_crops
     assert counts == (7, 2, 1)
     assert made.optimizer.lr == cfg.optimizer.lr * 4 * 32 / 256
