@@ -31,6 +31,8 @@ from ressl_plugin.views import batched, recipe
 BARS = {"device_ops": 800, "waits": 0, "graph_breaks": 0}
 CAPTURED = {"host_ops": 0, "copies": 1, "waits": 0}  # bars, too
 DEVICE = "meta"
+# which meta tensors have none of
+WITHOUT_AUTOCAST = mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext())
 NOTHING = ("empty", "new_empty", "detach", "_unsafe_view", "set_", "lift_fresh", "alias",
            "_record_function")  # fmt: skip
 WAITS = ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2", "masked_select")
@@ -129,20 +131,13 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     return common.finish(args, figures)
 
 
+@WITHOUT_AUTOCAST
 def one_step(cfg) -> Counts:
     """The second training step: what is made once and kept is there by then."""
-    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()):  # meta has none
-        return _second_step(cfg)
-
-
-def _second_step(cfg) -> Counts:
     model = training.ours(cfg).to(DEVICE).train()
-    weights = [p for group in model.learnable_params for p in group["params"]]
-    velocities = [torch.zeros_like(p) for p in weights]
     batches = iter(training.random_images(cfg, 32, 3 * cfg.optimizer.batch_size, DEVICE))
     for _ in range(2):
-        for weight in weights:
-            weight.grad = None
+        model.zero_grad()
         counts = Counts()
         with counts:
             with counts.within("views"):
@@ -154,7 +149,6 @@ def _second_step(cfg) -> Counts:
             with counts.within("teacher (Eq. 6)"):
                 model.update_teacher(0.99)
         counts.found["device_ops", "optimizer", "_fused_sgd_"] += 1
-    del velocities
     return counts
 
 
@@ -164,6 +158,7 @@ def _rows(counts: Counts, breaks: dict[str, int]) -> list[tuple]:
             for part in parts]  # fmt: skip
 
 
+@WITHOUT_AUTOCAST
 def captured_step(cfg) -> Counts:
     """The second step of CapturedReSSL: its inputs' way to the device, and what is replayed."""
     model = training.ours(cfg, performance__capture=True).to(DEVICE).train()
@@ -172,14 +167,13 @@ def captured_step(cfg) -> Counts:
     loader = training.random_images(cfg, 32, 3 * cfg.optimizer.batch_size, DEVICE, drawn=False)
     batches = iter(loader)
     model.on_train_start()
-    with mock.patch.object(torch, "autocast", lambda *_, **__: nullcontext()):  # meta has none
-        for _ in range(2):
-            counts, batch = Counts(), next(batches)
-            with counts:
-                with counts.within(INPUTS):
-                    model.load(batch, 0, [group["lr"] for group in sgd.param_groups], 0.99)
-                with counts.within(STEP):
-                    model.step(loader, sgd)
+    for _ in range(2):
+        counts, batch = Counts(), next(batches)
+        with counts:
+            with counts.within(INPUTS):
+                model.load(batch, 0, [group["lr"] for group in sgd.param_groups], 0.99)
+            with counts.within(STEP):
+                model.step(loader, sgd)
     return counts
 
 
