@@ -116,7 +116,6 @@ class ReSSL(host.MomentumBase):
             warms up, plus the loss of the online classifier, which sees detached features.
         """
         _, views, targets = batch
-        views = [views] if isinstance(views, Tensor) else views
         # only the last batch of an epoch can be uneven
         even = self._trainer is not None and batch_idx + 1 < self.trainer.num_training_batches
 

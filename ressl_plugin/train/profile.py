@@ -144,8 +144,7 @@ class Profile(Phases):
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx) -> None:
         super().on_train_batch_start(trainer, module, batch, batch_idx)
-        views = [batch[1]] if isinstance(batch[1], torch.Tensor) else batch[1]
-        self._shapes = self._shapes or [tuple(view.shape) for view in views]
+        self._shapes = self._shapes or [tuple(view.shape) for view in batch[1]]
 
     def done(self, trainer, module) -> None:
         if self._over:
