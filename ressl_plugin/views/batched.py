@@ -78,17 +78,16 @@ class Views:
 
 
 @torch.no_grad()
-def draw(images, recipe, generator=None, dtype=torch.float32, channels_last=False, core=None):
-    """All views of a batch, one tensor (N, 3, S, S) for each of `recipe.crops`, normalised.
+def draw(images, recipe, generator=None, channels_last=False, core=None):
+    """All views of a batch, one float32 tensor (N, 3, S, S) for each of `recipe.crops`, normalised.
 
     images: uint8 (N, H, W, 3) or (N, 3, H, W), on any device. generator: a torch.Generator, on
-    the CPU to keep the device from waiting. The arithmetic is float32 whatever `dtype`, the type
-    of the result. core: `apply_dense`, compiled by torch.compile, to draw with that instead.
-    Raises UserError for images of another type or shape.
+    the CPU to keep the device from waiting. core: `apply_dense`, compiled by torch.compile, to draw
+    with that instead. Raises UserError for images of another type or shape.
     """
     n, _, height, width = _planar(images).shape
     params = draw_all_params(recipe, n, height, width, generator)
-    return render(images, params, recipe, dtype, channels_last, core)
+    return render(images, params, recipe, channels_last, core)
 
 
 def draw_all_params(recipe, n, height, width, generator=None):
@@ -98,7 +97,7 @@ def draw_all_params(recipe, n, height, width, generator=None):
 
 
 @torch.no_grad()
-def render(images, params, recipe, dtype=torch.float32, channels_last=False, core=None):
+def render(images, params, recipe, channels_last=False, core=None):
     """The rest of `draw`; with `core` the params may be where the images are."""
     if images.device.type == "cpu":
         _keep_freed_memory()
@@ -108,7 +107,7 @@ def render(images, params, recipe, dtype=torch.float32, channels_last=False, cor
     out = [
         torch.empty(
             (n, 3, v.crop_size, v.crop_size),
-            dtype=dtype,
+            dtype=torch.float32,
             device=images.device,
             memory_format=layout,
         )
@@ -233,11 +232,11 @@ def apply(images, params, view):
 
 
 @torch.no_grad()
-def apply_colour(images, view, generator=None, dtype=torch.float32):
+def apply_colour(images, view, generator=None):
     """What comes after crop and flip, normalisation included: images (N, 3, S, S) float32 of
     levels 0 to 1, already cropped by another back end. The rest as `draw`."""
     params = _colour_params(view, len(images), _uniform(generator))
-    out = torch.empty_like(images, dtype=dtype)
+    out = torch.empty_like(images)
     with torch.autocast(images.device.type, enabled=False), float32_products():
         for part in _parts(images, images[0, 0].numel()):
             x = _change_colours(images[part] * 255, params.part(part), view)

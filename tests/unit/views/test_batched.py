@@ -44,16 +44,15 @@ def test_channels_first_and_last_images_are_the_same_images():
     assert all(torch.equal(x, y) for x, y in zip(a, b))
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_type_and_memory_format(dtype, channels_last):
+def test_type_and_memory_format(channels_last):
     recipe = read([{**PAIR[0], **EVERYTHING}, PAIR[1]])
     plain = batched.draw(images(), recipe, seeded(0))
-    views = batched.draw(images(), recipe, seeded(0), dtype, channels_last)
+    views = batched.draw(images(), recipe, seeded(0), channels_last)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     for view, reference in zip(views, plain):
-        assert view.dtype == dtype and view.is_contiguous(memory_format=layout)
-        assert torch.equal(view, reference.to(dtype))
+        assert view.dtype == torch.float32 and view.is_contiguous(memory_format=layout)
+        assert torch.equal(view, reference)
 
 
 def test_arithmetic_stays_float32_under_autocast():
@@ -205,7 +204,6 @@ def test_colours_alone_are_what_follows_the_crop():
     weak = read(PAIR).crops[1]
     std, mean = (torch.tensor(t).view(1, 3, 1, 1) for t in (weak.std, weak.mean))
     assert torch.allclose(batched.apply_colour(x, weak), (x - mean) / std, atol=1e-5)
-    assert batched.apply_colour(x, view, dtype=torch.bfloat16).dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize("bad", [images().float(), images()[..., :2], images()[0]])
