@@ -93,14 +93,13 @@ def save(path, state: dict, best: bool = False) -> Path:
     return path
 
 
-def load(path, map_location="cpu") -> dict:
+def load(path) -> dict:
     """Read a checkpoint; fall back to the one before it when it is damaged, saying so in the log.
 
-    Only tensors and plain values are ever built (``weights_only``).
+    Only tensors and plain values are ever built (``weights_only``), the tensors in host memory.
 
     Args:
         path: a checkpoint, or a run directory (see `find`).
-        map_location: as in ``torch.load``.
 
     Raises:
         CheckpointError: the file needs pickle (refused, nothing of it is executed), or neither it
@@ -110,7 +109,7 @@ def load(path, map_location="cpu") -> dict:
     problems = []
     for candidate in (path, previous(path)):
         try:
-            state = read(candidate, map_location)
+            state = read(candidate)
         except Damaged as error:
             problems.append(str(error))
             continue
@@ -120,7 +119,7 @@ def load(path, map_location="cpu") -> dict:
     raise CheckpointError("no usable checkpoint: " + "; ".join(problems))
 
 
-def read(path, map_location="cpu") -> dict:
+def read(path) -> dict:
     """Read exactly this file, once, checked, ``weights_only``, without falling back.
 
     Raises:
@@ -129,7 +128,7 @@ def read(path, map_location="cpu") -> dict:
     path = Path(path)
     file, is_archive = read_checked(path)
     try:
-        state = torch.load(file, map_location=map_location, weights_only=True)
+        state = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         foreign = re.search(r"GLOBAL ([\w.]+)", str(error))
         if not foreign and not is_archive:

@@ -73,8 +73,8 @@ class AtomicCheckpointIO(CheckpointIO):
         if loaded is not None and Path(path) == loaded.path:
             state, loaded.state = loaded.state, None  # not kept while the training goes on
             return state
-        # whatever the caller says: nothing is unpickled
-        return checkpoint.load(path, map_location or "cpu")
+        # whatever the caller says: into host memory, and nothing is unpickled
+        return checkpoint.load(path)
 
     def remove_checkpoint(self, path):
         Path(path).unlink(missing_ok=True)
