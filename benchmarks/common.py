@@ -80,12 +80,13 @@ def versions() -> str:
     """One line: Python and the packages that the figures depend on."""
     found = [f"Python {platform.python_version()}"]
     for package in ("torch", "torchvision", "lightning", "timm", "solo-learn"):
+        if package == "solo-learn" and os.environ.get("SOLO_LEARN"):
+            found.append("solo-learn main branch")
+            continue
         try:
             found.append(f"{package} {version(package)}")
         except PackageNotFoundError:
             continue
-    if os.environ.get("SOLO_LEARN"):
-        found[-1] = "solo-learn main branch"
     return ", ".join(found)
 
 

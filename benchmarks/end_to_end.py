@@ -6,8 +6,9 @@ Ours is what the command runs: pretrain() on a folder, its run directory, metric
 callbacks included, the batched back end, the paper's stem. The host's is its class as shipped, its
 transforms, its loader with two workers and Lightning's Trainer, without any writing. Both train
 ResNet-18 at batch 64 on the same random images, arrays in memory as CIFAR's are. The rate is that
-of the steps after the first two. Above 1 is better. images_per_s_ratio is in float32 on both sides;
-images_per_s_ratio_default each as it comes, ours with `precision: auto`.
+of the steps after a warm-up: two of ours, six of the host's, whose workers have four batches ready.
+Above 1 is better. images_per_s_ratio is in float32 on both sides; images_per_s_ratio_default each
+as it comes, ours with `precision: auto`.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ressl_plugin.train.host_config import host_config
 from ressl_plugin.utils import devices
 from ressl_plugin.views import recipe
 
-WARM = 2  # steps before the clock starts; workers have their queues filled by then at the latest
+WARM = 2  # steps before the clock starts; of the host's AHEAD more
 
 
 class Clock(pl.Callback):
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser = common.arguments(__doc__, pairs=3)
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--size", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=8, help="steps a run, after two more")
+    parser.add_argument("--steps", type=int, default=8, help="steps a run, after the warm-up")
     parser.add_argument("--backbone", default="resnet18")
     parser.add_argument("--workers", type=int, default=2, help="of the host's loader")
     args = parser.parse_args(argv)

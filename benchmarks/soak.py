@@ -57,7 +57,7 @@ class Watch(pl.Callback):
 
 
 def config(folder: Path, steps: int, backend: str):
-    """digits/ressl with a narrow network: 22 steps of 64 images an epoch."""
+    """digits/ressl with a narrow network: 22 steps of 16 images an epoch."""
     from ressl_plugin import config, data
 
     images = data.make_digits(folder / "digits")

@@ -6,11 +6,10 @@ All take the same batch. The host's and ours go through Lightning's Trainer: for
 backward, SGD, learning rate, EMA, queue, metrics. The host's is as shipped, stem included; ours has
 the host's stem in one row and the paper's in the other, in float32 as the host's, and in a third
 row (time_ratio_default) the paper's and the precision of `precision: auto`, each side as it comes.
-Algorithm 1 in plain PyTorch
-(training.Plain) has the paper's stem; time_ratio_plain is ours over it. outside_network_share
-is measured within our own steps: what is not a network's forward or backward pass (drawing both
-views on the device, loss, queue, EMA, optimizer, online classifier, metrics, Lightning's loop) over
-the whole. Below 1 is better.
+Algorithm 1 in plain PyTorch (training.Plain) has the paper's stem; time_ratio_plain is ours over
+it. outside_network_share is measured within our own steps: what is not a network's forward or
+backward pass (drawing both views on the device, loss, queue, EMA, optimizer, online classifier,
+metrics, Lightning's loop) over the whole. Below 1 is better.
 """
 
 from __future__ import annotations

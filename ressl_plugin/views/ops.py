@@ -2,7 +2,7 @@
 
 Images are float tensors (N, 3, H, W) of levels 0 to 255, parameters are (N,) tensors on the same
 device. The arithmetic is torchvision's on PIL images, without PIL's rounding to 8 bits between
-operations; tests/views/test_ops.py states the distance of each in 8-bit levels.
+operations; tests/unit/views/test_ops.py states the distance of each in 8-bit levels.
 """
 
 import math
