@@ -118,7 +118,6 @@ def train(args, stage: str, images: Path, changes: dict[str, dict], seeds: list[
     for name, new in changes.items():
         own[name] = OmegaConf.merge(own.get(name, {}), new)
     folder = args.out / stage
-    folder.mkdir(parents=True, exist_ok=True)
     file = folder / "settings.yaml"
     files.replace(file, OmegaConf.to_yaml(own).encode())
     words = [*QUARTER, f"data.path={images}", *args.overrides]

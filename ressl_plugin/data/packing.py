@@ -61,7 +61,6 @@ def pack(name: str, source: str | Path, out: str | Path, hold_out: int = 0) -> P
     if hold_out:
         splits["train"], splits["test"] = held_out(*splits["train"], hold_out)
     arrays = {f"{key}_{s}": array for s, pair in splits.items() for key, array in zip("xy", pair)}
-    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
         np.savez(file, **arrays, classes=np.array(classes))
     return out

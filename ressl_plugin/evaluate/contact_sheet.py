@@ -46,7 +46,6 @@ def write(target: str, overrides: list[str], out: Path, images: int = 6, backend
     content = io.BytesIO()
     content.name = out.name  # its suffix is the format
     of_config(cfg, images, backend).save(content)
-    out.parent.mkdir(parents=True, exist_ok=True)
     files.replace(out, content.getvalue())
     return out
 

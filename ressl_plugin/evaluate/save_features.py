@@ -46,7 +46,6 @@ def evaluate(path, overrides, out, device="auto") -> Path:
         arrays[f"{split}_targets"] = targets.numpy()
         if split == "train":
             arrays["classes"] = np.array([str(name) for name in loader.dataset.classes], dtype=str)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as file:
         np.savez(file, **arrays)
     for name, array in arrays.items():

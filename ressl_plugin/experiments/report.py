@@ -73,7 +73,6 @@ def report(runs: Sequence[str | Path], out: str | Path, overrides=(), device: st
         experiments=[experiment(group, found, overrides, place) for group in found],
         versions=results.versions(),
     )
-    out.parent.mkdir(parents=True, exist_ok=True)
     files.replace(out, text.encode())
     return out
 

@@ -18,16 +18,17 @@ log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def replacing(path: str | Path):
-    """A binary file that is at `path` once the block has ended, on the disk.
+    """A binary file that is at `path` once the block has ended, on the disk; its folder is made.
 
     Where the block or the disk fails nothing is left of it.
 
     Raises:
-        OSError: naming the path.
+        OSError: naming the path, or the folder that cannot be made.
     """
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with partial.open("wb") as file:
             yield file
             file.flush()

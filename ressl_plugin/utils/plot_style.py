@@ -55,7 +55,6 @@ def figure_of(height: float, path: str | Path, layout: str | None = "constrained
 
     path = Path(path)
     paths = [path.with_name(path.name + suffix) for suffix in (".png", ".pdf")]
-    path.parent.mkdir(parents=True, exist_ok=True)
     # embedding TrueType in the PDF otherwise reports every table of the font it leaves out
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     with mpl.rc_context(STYLE):
