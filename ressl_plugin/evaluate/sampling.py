@@ -70,8 +70,13 @@ def draw(targets, shots: int | str, seed: int, sampling: str = "image") -> tuple
     return rows, targets[rows]
 
 
-def summary(values: Sequence[float], seeds: Sequence[int]) -> dict:
-    """{"mean", "spread" (standard deviation, ddof 1; None of one draw), "values", "seeds"}."""
+def mean_spread(values: Sequence[float]) -> tuple[float, float | None]:
+    """Mean and standard deviation (ddof 1); None for that of a single value."""
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
-    mean = float(np.mean(values))
+    return float(np.mean(values)), spread
+
+
+def summary(values: Sequence[float], seeds: Sequence[int]) -> dict:
+    """{"mean", "spread", "values", "seeds"} of several draws, see `mean_spread`."""
+    mean, spread = mean_spread(values)
     return {"mean": mean, "spread": spread, "values": list(values), "seeds": list(seeds)}

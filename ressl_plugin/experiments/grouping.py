@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import decisive
 from ressl_plugin.data import identity
+from ressl_plugin.evaluate.sampling import mean_spread
 from ressl_plugin.evaluate.subject import method_name
 from ressl_plugin.run import results
 from ressl_plugin.utils.devices import device_count
@@ -89,10 +89,8 @@ def evaluations(group: list[Evaluated], metrics=METRICS) -> Iterator[list[dict]]
 
 def summary(records: list[dict]) -> tuple[float, float | None]:
     """Mean and standard deviation over runs; of a single one, its value and own spread."""
-    values = [record["value"] for record in records]
-    if len(values) == 1:
-        return values[0], records[0].get("spread")
-    return float(np.mean(values)), float(np.std(values, ddof=1))
+    mean, spread = mean_spread([record["value"] for record in records])
+    return mean, records[0].get("spread") if spread is None else spread
 
 
 def _as_now(cfg: dict, record: dict) -> dict:
