@@ -151,7 +151,9 @@ def losses(args) -> Iterator[Line]:
 def views(args) -> Iterator[Line]:
     """The batched back end on the device, eager and compiled: both views of every image."""
     read = recipe.read(training.settings(overrides=["devices=1", *_precision(args)]).augmentations)
-    cores = {"": None} if args.dry_run else {"": None, ", compiled": _compiled()}
+    cores = {"": None}
+    if not args.dry_run:
+        cores[", compiled"] = torch.compile(batched.apply_dense)
     for size, batch in ((8, 8),) if args.dry_run else ((32, 256), (224, 256)):
         scaled = replace(read, crops=[replace(view, crop_size=size) for view in read.crops])
         images = torch.randint(256, (batch, size, size, 3), dtype=torch.uint8, device=args.device)
@@ -163,10 +165,6 @@ def views(args) -> Iterator[Line]:
             rate = batch * repeats / _times(draw, repeats)
             yield (f"views {size}x{size}{name}, images/s", f"{rate:,.0f}", ""
                    ), {f"views_{size}{name.replace(', ', '_')}": rate}  # fmt: skip
-
-
-def _compiled():
-    return torch.compile(batched.apply_dense)
 
 
 def _times(work, count: int) -> float:

@@ -33,6 +33,7 @@ COMMAND = {
     "help": "curves, feature space, neighbours",
     "arguments": {},
 }
+MOST = 10_000  # images of a feature space
 
 
 def evaluate(path, overrides, device="auto") -> list[Path]:
@@ -69,12 +70,12 @@ def feature_space_of_run(run, path: str | Path, device) -> list[Path]:
     return feature_space(spaces, y, path, loader.dataset.classes)
 
 
-def _sample(loader: DataLoader, limit: int = 10_000) -> DataLoader:
-    """The loader's images, or `limit` of them drawn with a fixed seed."""
+def _sample(loader: DataLoader) -> DataLoader:
+    """The loader's images, or MOST of them drawn with a fixed seed."""
     count = len(loader.dataset)
-    if count <= limit:
+    if count <= MOST:
         return loader
-    rows = np.sort(np.random.default_rng(0).choice(count, limit, replace=False))
+    rows = np.sort(np.random.default_rng(0).choice(count, MOST, replace=False))
     images = Subset(loader.dataset, rows.tolist())
     return DataLoader(images, loader.batch_size, num_workers=loader.num_workers)
 

@@ -11,9 +11,9 @@ import torch
 from packaging.version import InvalidVersion, Version
 from torch import Tensor
 
-from ressl_plugin.config.kinds import FLAG, NULL, Kind, is_number, one_of, whole
+from ressl_plugin.config.kinds import FLAG, NULL, Kind, one_of, whole
 from ressl_plugin.config.schema import PRECISIONS
-from ressl_plugin.run.structure import TENSOR, TEXT, Maybe, fault
+from ressl_plugin.run.structure import NUMBER, TENSOR, TEXT, Maybe, fault
 from ressl_plugin.utils.errors import CheckpointError
 from ressl_plugin.utils.rng import refused
 
@@ -49,7 +49,6 @@ def _of_weight(shape: torch.Size) -> Kind:
 
 
 COUNT = Kind("a count", whole(0, 2**62).call)
-NUMBER = Kind("a finite number", is_number)
 VERSION = Kind("a version", _is_version)
 PLAIN = Kind("text, numbers, true, false, nothing, lists and mappings of them", _is_plain)
 DICT = Kind("a dict", lambda v: isinstance(v, dict))

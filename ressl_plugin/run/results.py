@@ -11,16 +11,15 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from ressl_plugin.config.kinds import NULL, Kind, is_number, whole
+from ressl_plugin.config.kinds import NULL, Kind, whole
 from ressl_plugin.data.identity import is_identity
-from ressl_plugin.run.structure import TEXT, fault
+from ressl_plugin.run.structure import NUMBER, TEXT, fault
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 
 FILE = "results.json"
 DEEPEST = 16  # lists and mappings within each other
 
-NUMBER = Kind("a finite number", is_number)
 REQUIRED = {"evaluator": TEXT, "protocol": TEXT, "data": TEXT, "metric": TEXT, "value": NUMBER}
 OPTIONAL = {
     "spread": NUMBER | NULL,

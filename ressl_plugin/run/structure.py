@@ -16,9 +16,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ressl_plugin.config.kinds import Kind
+from ressl_plugin.config.kinds import Kind, is_number
 
 TEXT = Kind("text", lambda v: isinstance(v, str) and v.isprintable())
+NUMBER = Kind("a finite number", is_number)
 TENSOR = Kind("a tensor", lambda v: isinstance(v, Tensor))
 
 

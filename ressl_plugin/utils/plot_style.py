@@ -46,7 +46,7 @@ def shortened(text: str, most: int) -> str:
 
 
 @contextmanager
-def figure_of(height: float, path: str | Path, layout: str | None = "constrained"):
+def figure_of(height: float, path: str | Path):
     """Yields a figure of column width and its paths; saves PNG and PDF when the block ends."""
     need_matplotlib()
     import matplotlib as mpl
@@ -58,7 +58,7 @@ def figure_of(height: float, path: str | Path, layout: str | None = "constrained
     # embedding TrueType in the PDF otherwise reports every table of the font it leaves out
     logging.getLogger("fontTools").setLevel(logging.WARNING)
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(COLUMN, height), layout=layout)
+        figure = Figure(figsize=(COLUMN, height), layout="constrained")
         FigureCanvasAgg(figure)
         yield figure, paths
         for file in paths:
