@@ -82,7 +82,7 @@ def with_config(sub, run: str = "", printed: bool = False):
         sub.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
 
 
-def read_config(args):
+def target_of(args):
     """(config's name or path, overrides) of the command line."""
     if len(args.words) != 1:
         from ressl_plugin import config
@@ -99,7 +99,7 @@ def evaluator(commands, declared: dict):
 
     def call(args):
         evaluate = importlib.import_module(declared["module"]).evaluate
-        target, overrides = read_config(args) if recipes else (args.run, args.overrides)
+        target, overrides = target_of(args) if recipes else (args.run, args.overrides)
         if args.best:
             from ressl_plugin.evaluate.recipes import resolve
             from ressl_plugin.run import directories

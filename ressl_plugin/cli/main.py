@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ressl_plugin import __version__
 from ressl_plugin.cli import arguments
-from ressl_plugin.cli.arguments import command, evaluator, read_config, with_config
+from ressl_plugin.cli.arguments import command, evaluator, target_of, with_config
 from ressl_plugin.evaluate import declared
 from ressl_plugin.utils import pipes
 from ressl_plugin.utils.errors import OF_THE_MACHINE, RankLost, RunFault, UserError
@@ -93,7 +93,7 @@ def _pretrain(commands):
         from ressl_plugin import config
         from ressl_plugin.experiments import sweep
 
-        target, overrides = read_config(args)
+        target, overrides = target_of(args)
         if args.multirun and not args.cfg:
             return sweep.multirun(target, overrides)
         cfg = config.finish(config.load(target, overrides))
@@ -135,10 +135,10 @@ def _table(commands):
 
 def _paper(commands):
     def call(args):
-        from ressl_plugin.experiments import paper as reproduce
+        from ressl_plugin.experiments import paper
 
-        reproduce.reproduce(args.name, args.overrides, args.out, args.data, args.fast, args.voc,
-                            args.device, args.labels, args.cells, args.plan)  # fmt: skip
+        paper.reproduce(args.name, args.overrides, args.out, args.data, args.fast, args.voc,
+                        args.device, args.labels, args.cells, args.plan)  # fmt: skip
 
     sub = command(commands, "paper", call, help="a table or figure of the paper, run and printed")
     sub.add_argument("name", help="table1 ... table10, figure2, figure3, or a YAML file")
@@ -169,7 +169,7 @@ def _benchmark(commands):
     def call(args):
         from ressl_plugin.experiments import benchmark
 
-        target, overrides = read_config(args)
+        target, overrides = target_of(args)
         benchmark.benchmark(target, overrides, args.methods, args.seeds, args.out,
                             args.settings, tuple(args.labels))  # fmt: skip
 
@@ -189,10 +189,10 @@ def _benchmark(commands):
 
 def _views(commands):
     def call(args):
-        from ressl_plugin.evaluate import contact_sheet as contact
+        from ressl_plugin.evaluate import contact_sheet
 
-        target, overrides = read_config(args)
-        print(contact.write(target, overrides, args.out, args.images, args.backend))
+        target, overrides = target_of(args)
+        print(contact_sheet.write(target, overrides, args.out, args.images, args.backend))
 
     sub = command(commands, "views", call, help="a picture of a few images and their views")
     with_config(sub)
@@ -241,9 +241,9 @@ def _data(commands):
 
 def _import(commands):
     def call(args):
-        from ressl_plugin.train import exchange as exchange_run
+        from ressl_plugin.train import exchange
 
-        print(exchange_run.import_run(args.checkpoint, *read_config(args), out=args.out))
+        print(exchange.import_run(args.checkpoint, *target_of(args), out=args.out))
 
     sub = command(commands, "import", call, help="another code's checkpoint into a run directory")
     sub.add_argument("checkpoint", type=Path)
