@@ -73,22 +73,24 @@ def trained(
         with told_to_stop(fit):
             fit.fit(model, train_loader, val_loader)
     logged = {key: float(value) for key, value in fit.callback_metrics.items()}
-    loss, rate = logged["val_loss"], cfg.optimizer.lr
-    if not math.isfinite(loss):
+    _judge(logged, cfg.optimizer.lr, math.log(classes))
+    return {"top1": logged["val_acc1"], "top5": logged["val_acc5"], "loss": logged["val_loss"]}
+
+
+def _judge(logged: Mapping[str, float], rate: float, guessing: float) -> None:
+    """RunFault for a loss that is not finite; a warning for one above that of guessing."""
+    if not math.isfinite(logged["val_loss"]):
         raise RunFault(
-            f"linear: the loss is {loss} at learning rate {rate:g}; --fast without --protocol "
-            "needs none, a linear recipe can lower optimizer.lr"
+            f"linear: the loss is {logged['val_loss']} at learning rate {rate:g}; --fast without "
+            "--protocol needs none, a linear recipe can lower optimizer.lr"
         )
-    if logged["train_loss_epoch"] > math.log(classes):
+    if logged["train_loss_epoch"] > guessing:
         log.warning(
             "linear: the training loss is %.3g after the last epoch, above the %.3g of guessing: "
             "learning rate %g does not suit these features, and the accuracy says little about "
             "them; `ressl linear RUN --fast` needs no learning rate",
-            logged["train_loss_epoch"],
-            math.log(classes),
-            rate,
-        )
-    return {"top1": logged["val_acc1"], "top5": logged["val_acc5"], "loss": loss}
+            logged["train_loss_epoch"], guessing, rate,
+        )  # fmt: skip
 
 
 def topk_accuracy(logits: Tensor, targets: Tensor, ks: tuple[int, ...] = (1, 5)) -> list[float]:

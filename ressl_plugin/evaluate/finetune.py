@@ -9,6 +9,7 @@ of the epochs.
 from __future__ import annotations
 
 import copy
+import math
 from collections import defaultdict
 from pathlib import Path
 
@@ -177,28 +178,34 @@ def finetune(
             {"params": list(network[0].parameters()), "lr": lr_backbone * scale},
             {"params": list(network[2].parameters()), "lr": lr_head * scale},
         ]
-        sgd = torch.optim.SGD(groups, momentum=0.9)
-        drops = sorted({max(1, round(share * epochs)) for share in DECAY_AT})
-        decay = torch.optim.lr_scheduler.MultiStepLR(sgd, drops, DECAY)
         # one image alone has no batch statistics
         alone = len(rows) % batch_size == 1 and len(rows) > 1
         how = {"num_workers": num_workers, "drop_last": alone}
         loader = DataLoader(Subset(train, rows.tolist()), batch_size, shuffle=True, **how)
-        for _ in progress_bar(range(epochs), desc="fine-tuning", unit="epochs"):
-            network.train()
-            for images, targets in loader:
-                images = images.to(device, memory_format=torch.channels_last)
-                loss = F.cross_entropy(network(images), targets.to(device))
-                sgd.zero_grad()
-                loss.backward()
-                sgd.step()
-            decay.step()
-    if not torch.isfinite(loss):
+        loss = _train(network, groups, loader, epochs, device)
+    if not math.isfinite(loss):
         raise RunFault(
-            f"fine-tuning: the loss is {loss.item()} at learning rates {lr_backbone:g} (backbone) "
+            f"fine-tuning: the loss is {loss} at learning rates {lr_backbone:g} (backbone) "
             f"and {lr_head:g} (head); `ressl finetune RUN` takes others: --lr-backbone, --lr-head"
         )
     clean = DataLoader(val, batch_size, num_workers=num_workers)
     top1, top5 = topk_accuracy(*extract(network, clean, device, progress=False))
     rates = {"lr_backbone": lr_backbone, "lr_head": lr_head, "batch_size": batch_size}
     return {"top1": top1, "top5": top5, "n": len(rows), "epochs": epochs, **rates}
+
+
+def _train(network: nn.Module, groups: list[dict], loader, epochs: int, device) -> float:
+    """Tune the weights of `groups`; the loss of the last step."""
+    sgd = torch.optim.SGD(groups, momentum=0.9)
+    drops = sorted({max(1, round(share * epochs)) for share in DECAY_AT})
+    decay = torch.optim.lr_scheduler.MultiStepLR(sgd, drops, DECAY)
+    for _ in progress_bar(range(epochs), desc="fine-tuning", unit="epochs"):
+        network.train()
+        for images, targets in loader:
+            images = images.to(device, memory_format=torch.channels_last)
+            loss = F.cross_entropy(network(images), targets.to(device))
+            sgd.zero_grad()
+            loss.backward()
+            sgd.step()
+        decay.step()
+    return loss.item()
