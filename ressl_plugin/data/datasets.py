@@ -5,16 +5,19 @@ the content wherever it lies: see identity.py), and either `.data` (uint8, N x H
 `.samples` ((path, target) pairs).
 """
 
+import os
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
 
 from ressl_plugin.data.catalogue import DATASETS, row_of
 from ressl_plugin.data.identity import sizes
-from ressl_plugin.data.npz import checksums, read_npz
+from ressl_plugin.data.npz import checksums, has_splits, read_npz
 from ressl_plugin.data.packing import PACKED
 from ressl_plugin.data.sources import ArrayImages, FlatFolder, FolderImages
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.files import locked
 
 
 def build_dataset(cfg, split, transform=None, need_labels=False):
@@ -85,13 +88,14 @@ def _torchvision(data, split, key, path):
     reader = getattr(datasets, DATASETS[name].torchvision)
     folder = reader.base_folder
     try:
-        if name == "stl10":
-            which = {"pretrain": "train+unlabeled", "train": "train", "val": "test"}[split]
-            source = reader(path, split=which, download=download)
-            images, targets = source.data.transpose(0, 2, 3, 1), source.labels
-        else:
-            source = reader(path, train=split != "val", download=download)
-            images, targets = source.data, source.targets
+        with _fetching_alone(path) if download else nullcontext():
+            if name == "stl10":
+                which = {"pretrain": "train+unlabeled", "train": "train", "val": "test"}[split]
+                source = reader(path, split=which, download=download)
+                images, targets = source.data.transpose(0, 2, 3, 1), source.labels
+            else:
+                source = reader(path, train=split != "val", download=download)
+                images, targets = source.data, source.targets
     except (RuntimeError, OSError) as error:
         if download:
             raise UserError(f"{key}={path}: {name} could not be fetched ({error})") from error
@@ -103,13 +107,31 @@ def _torchvision(data, split, key, path):
     return ArrayImages(images, targets, source.classes, parts)
 
 
+@contextmanager
+def _fetching_alone(folder):
+    """Of several processes that torchrun has started, one writes the archive, the others wait."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):  # complete already, or the fetching says why not
+        yield
+        return
+    with locked(folder / ".download.lock"):
+        yield
+
+
 def _npz(data, split, key, path):
     part = "test" if split == "val" else "train"
     images, labels, classes = read_npz(path, part)
     if split == "val" and data.get("train_path") and Path(str(data.train_path)).is_file():
+        if not has_splits(path):
+            _other_images(data, key, path, ", or give a file with x_train and x_test")
         known = read_npz(data.train_path)[2]
         if len(classes) > len(known) > 0:
             raise UserError(f"{key}={path} has label {len(classes) - 1}, the training set has none")
+        if _named(classes) and _named(known) and classes != known[: len(classes)]:
+            raise UserError(
+                f"{key}={path} has the classes {', '.join(classes)[:80]}; the training set has "
+                f"{', '.join(known)[:80]}: a label must mean the same in both"
+            )
         classes = known or classes
     return ArrayImages(images, labels, classes, checksums(path, part))
 
@@ -119,6 +141,8 @@ def _folder(data, split, key, path):
         raise UserError(f"{key}={path} is a file; {data.dataset} is a folder of class folders")
     if data.get("no_labels") and split != "val":
         return FlatFolder(path, key)
+    if split == "val":
+        _other_images(data, key, path)
     dataset = FolderImages(path, key)
     limit = DATASETS[data.dataset].classes
     if limit and len(dataset.classes) > limit:
@@ -129,6 +153,21 @@ def _folder(data, split, key, path):
     if split == "val" and data.get("train_path") and not data.get("no_labels"):
         _same_classes(dataset, key, path, Path(str(data.train_path)).expanduser())
     return dataset
+
+
+def _other_images(data, key, path, otherwise=""):
+    """Refuse to validate on the training images."""
+    train_path = data.get("train_path")
+    if train_path and Path(str(train_path)).expanduser().resolve() == path.resolve():
+        raise UserError(
+            f"{key}={path}: these are the training images, and accuracies on them mean nothing; "
+            f"give others as data.val_path, null for none{otherwise}"
+        )
+
+
+def _named(classes):
+    """Whether they are names, not the numbers that stand for missing ones."""
+    return classes != [str(label) for label in range(len(classes))]
 
 
 def _same_classes(dataset, key, path, train_path):

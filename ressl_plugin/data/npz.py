@@ -51,9 +51,19 @@ def checksums(path, split="train"):
         return sorted((entry.filename, entry.CRC) for entry in entries)
 
 
+def has_splits(path):
+    """Whether a .npz that read_npz has read holds training and test images apart."""
+    with zipfile.ZipFile(path) as archive:
+        return _has_splits(archive)
+
+
+def _has_splits(archive):
+    return any(f"x_{name}" in _keys(archive) for name in SPLITS)
+
+
 def _names(archive, split):
     """The keys that images and labels may be under."""
-    if any(f"x_{name}" in _keys(archive) for name in SPLITS):
+    if _has_splits(archive):
         return (f"x_{split}",), (f"y_{split}",)
     return IMAGES, LABELS
 

@@ -46,7 +46,10 @@ def read(target: str, overrides: list[str] = ()) -> DictConfig:
     """A linear recipe, filled in but for the data that it leaves open, which are the run's."""
     given = config.load(target, list(overrides), "linear")
     full = config.finish_linear(given)
-    full.data = OmegaConf.masked_copy(full.data, list(given.get("data") or {}))
+    named = list(given.get("data") or {})
+    if "path" in named:  # it has been put in their place
+        named += ["train_path", "val_path"]
+    full.data = OmegaConf.masked_copy(full.data, named)
     return full
 
 

@@ -1,6 +1,9 @@
 """Methods, backbones, views from a config in the main branch's schema, of either generation."""
 
+from functools import partial
+
 from omegaconf import OmegaConf
+from PIL import ImageOps
 from torch import nn
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
@@ -50,7 +53,8 @@ def view_transform(augmentation) -> transforms.Compose:
     Args:
         augmentation: an entry as `views.recipe.expand` gives it. What the host's own arguments do
             not reach is edited in: `mean` and `std` (else ImageNet's), `interpolation` (else
-            bicubic), `rrc.ratio` (width / height), `gaussian_blur.sigma` (pixels).
+            bicubic), `rrc.ratio` (width / height), `gaussian_blur.sigma` (pixels),
+            `solarization.threshold` (8-bit level).
     """
     entry = OmegaConf.create(augmentation)
     pipeline = host.pipeline(entry)
@@ -65,6 +69,11 @@ def view_transform(augmentation) -> transforms.Compose:
         crop.ratio = tuple(entry.rrc.ratio)
     if blur := _find(pipeline, host.DATALOADER.GaussianBlur):
         blur.sigma = tuple(entry.gaussian_blur.sigma)
+    threshold = entry.solarization.get("threshold", 128)
+    for step in pipeline.transforms if threshold != 128 else ():  # the host's own knows no other
+        inner = step.transforms if isinstance(step, transforms.RandomApply) else []
+        if any(isinstance(one, host.DATALOADER.Solarization) for one in inner):
+            step.transforms = [partial(ImageOps.solarize, threshold=threshold)]
     return pipeline
 
 

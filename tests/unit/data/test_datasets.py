@@ -300,3 +300,52 @@ def test_data_that_are_not_there_are_to_be_had(name, place, hint, config, tmp_pa
     cfg = config(dataset=name, train_path=str(tmp_path / place), download="npz" in place)
     with pytest.raises(UserError, match=rf"no such file or directory; .*{hint}"):
         data.build_dataset(cfg, "train")
+
+
+def one_split(path, names=()):
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    np.savez(path, x=images, y=[0, 1, 0, 1], **({"classes": names} if names else {}))
+    return str(path)
+
+
+def test_nobody_validates_on_the_training_images(make_folder, config, tmp_path):
+    """One .npz without x_test, one folder: kNN and linear accuracy would be of the training set."""
+    file, folder = one_split(tmp_path / "all.npz"), str(make_folder())
+    for name, path, val in (
+        ("npz", file, file),
+        ("cifar10", file, None),
+        ("custom", folder, folder),
+    ):
+        cfg = config(name, path, val_path=val)
+        data.build_dataset(cfg, "train")
+        with pytest.raises(UserError, match="these are the training images"):
+            data.build_dataset(cfg, "val")
+
+
+def test_a_label_means_the_same_in_both_files(config, tmp_path):
+    train = one_split(tmp_path / "train.npz", ["cat", "dog"])
+    for names, fits in ((["dog", "cat"], False), (["cat", "dog"], True), ((), True)):
+        val = one_split(tmp_path / "val.npz", names)
+        cfg = config("npz", train, val_path=val)
+        if fits:
+            assert data.build_dataset(cfg, "val").classes == ["cat", "dog"]
+        else:
+            with pytest.raises(
+                UserError, match="has the classes dog, cat; the training set has cat"
+            ):
+                data.build_dataset(cfg, "val")
+
+
+def test_those_who_fetch_wait_for_each_other(cifar, config, monkeypatch):
+    """torchrun starts all processes at once, and torchvision opens the archive to write."""
+    held = []
+
+    class Locked(tv.CIFAR10):
+        def __init__(self, root, **more):
+            held.append((root / ".download.lock").exists())
+            super().__init__(root, **more)
+
+    monkeypatch.setattr(tv, "CIFAR10", Locked)
+    for download in (False, True):
+        data.build_dataset(config("cifar10", cifar, download=download), "val")
+    assert held == [False, True]

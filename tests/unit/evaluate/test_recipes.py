@@ -65,3 +65,10 @@ def test_a_recipe_without_an_optimizer_is_a_mistake(tmp_path):
     with pytest.raises(UserError, match=r"optimizer.batch_size must be given"):
         recipes.resolve(str(file), [])
     assert recipes.resolve(str(file), ["optimizer.batch_size=8"])[0] == "run"
+
+
+def test_data_path_stands_for_both_splits(tmp_path):
+    file = tmp_path / "linear.yaml"
+    file.write_text("optimizer: {name: sgd, lr: 1.0, batch_size: 8}\n")
+    found = recipes.read(str(file), ["data.path=/other"]).data
+    assert (found.train_path, found.val_path) == ("/other", "/other")

@@ -83,3 +83,11 @@ def test_view_has_the_steps_that_are_named_in_mains_order():
 
 def test_view_without_a_crop_resizes_the_shorter_side():
     assert view(crop_size=15, rrc={"enabled": False})(photograph()).shape == (3, 15, 20)
+
+
+@pytest.mark.parametrize(("threshold", "level"), [(128, 60), (40, 195)])
+def test_solarization_begins_where_the_recipe_says(threshold, level):
+    solarized = view(**WEAK, solarization={"prob": 1.0, "threshold": threshold},
+                     mean=[0.0] * 3, std=[1.0] * 3)  # fmt: skip
+    pixels = solarized(Image.new("RGB", (8, 8), (60, 60, 60))) * 255
+    assert torch.allclose(pixels, torch.full_like(pixels, level))
