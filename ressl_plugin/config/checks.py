@@ -35,6 +35,15 @@ def check(cfg: DictConfig) -> None:
     check_best(cfg)
 
 
+def check_precision(name: str) -> None:
+    """Refuse weights in half precision, to which Eq. 6 adds less than their last bit is worth."""
+    if name.endswith("-true") and "16" in name:
+        raise UserError(
+            f"config: precision={name}: the teacher would stand still, its steps are rounded away; "
+            f"{name.removesuffix('true')}mixed keeps its weights in float32"
+        )
+
+
 def check_method(cfg: DictConfig) -> None:
     """`check` of what the method itself reads, for a config that the host's scripts have read."""
     check_kinds(OmegaConf.to_container(cfg), schema.MethodConfig)
@@ -68,6 +77,8 @@ def check_common(cfg: DictConfig, cls) -> dict:
 def check_trainable(cfg: DictConfig) -> None:
     """`check` (a caller may have changed something) and what only a training here needs."""
     check(cfg)
+    if cfg.method == "ressl":
+        check_precision(str(cfg.precision))
     if cfg.optimizer.batch_size < 2 and not cfg.sync_batchnorm:
         raise UserError(
             f"config: optimizer.batch_size={cfg.optimizer.batch_size}: must be >= 2; batch norm "

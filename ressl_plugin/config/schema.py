@@ -152,7 +152,7 @@ class Data:
 class Optimizer:
     name: str = key(kind=one_of("sgd", "lars", "adam", "adamw"))
     batch_size: int = key(kind=_COUNT)  # a device
-    # for a batch of 256: multiplied by batch x devices x nodes / 256
+    # for 256 images: multiplied by batch x devices x nodes x accumulated batches / 256
     lr: float = key(kind=_NOT_NEGATIVE)
     classifier_lr: float = key(0.1, _NOT_NEGATIVE)
     weight_decay: float = key(0.0, _NOT_NEGATIVE)

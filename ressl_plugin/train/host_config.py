@@ -8,6 +8,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from ressl_plugin.utils.devices import device_count
+from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views import recipe
 
 log = logging.getLogger(__name__)
@@ -15,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def host_config(cfg: DictConfig, views: recipe.Recipe, classes: int | None) -> DictConfig:
     """A copy as the host's classes want it: classes and views counted, presets resolved, learning
-    rates times (images a step) / 256, as in the host: batch x devices x nodes.
+    rates times batch x devices x nodes / 256, as in the host (which multiplies by accumulation).
 
     Args:
         cfg: a complete config.
@@ -33,14 +34,25 @@ def host_config(cfg: DictConfig, views: recipe.Recipe, classes: int | None) -> D
     devices = device_count(cfg.devices, torch.cuda.device_count())
     images = optimizer.batch_size * devices * cfg.num_nodes
     rate = optimizer.lr * images / 256
-    log.info("learning rate %g x %d images / 256 = %g", optimizer.lr, images, rate)
+    gathered = cfg.get("accumulate_grad_batches") or 1  # the host multiplies by it, later
+    log.info(
+        "learning rate %g x %d images / 256 = %g", optimizer.lr, images * gathered, rate * gathered
+    )
     optimizer.lr = rate
     optimizer.classifier_lr *= images / 256
     if optimizer.name == "sgd":
-        # under float16's GradScaler a fused step unscales by itself: nothing could clip before it
+        mixed = str(cfg.precision) in ("16", "16-mixed", "bf16", "bf16-mixed")
+        clipped = mixed and bool(cfg.get("gradient_clip_val"))
+        if clipped and optimizer.kwargs.get("fused"):
+            raise UserError(
+                "config: optimizer.kwargs.fused=true: Lightning clips no gradients before such a "
+                f"step in precision={cfg.precision}; leave it out, or gradient_clip_val"
+            )
+        # under float16's GradScaler a fused step unscales by itself
         scaler = str(cfg.precision) in ("16", "16-mixed")
         # it has the momentum of all weights or of none: not where some stand still for an epoch
         late = cfg.method in ("dino", "swav")
-        fused = {} if scaler or late or optimizer.kwargs.get("foreach") else {"fused": True}
+        not_fused = scaler or clipped or late or optimizer.kwargs.get("foreach")
+        fused = {} if not_fused else {"fused": True}
         optimizer.kwargs = {"momentum": 0.9, **fused, **optimizer.kwargs}
     return cfg

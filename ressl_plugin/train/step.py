@@ -214,5 +214,9 @@ def obstacle(cfg: DictConfig, backend: str, processes: int) -> str | None:
         "batchnorm.mode=shuffle; it must be group": cfg.batchnorm.mode == "shuffle",
         "faults.non_finite=skip; it must be stop": cfg.faults.non_finite == "skip",
         "profile=true; it cannot look into a captured step": cfg.profile,
+        "detect_anomaly=true; it waits for the GPU within a step": cfg.get("detect_anomaly"),
+        "reload_dataloaders_every_n_epochs; the images' place must stay": (
+            cfg.get("reload_dataloaders_every_n_epochs")
+        ),
     }
     return next((reason for reason, stands in wrong.items() if stands), None)

@@ -30,6 +30,8 @@ class Meter(pl.Callback):
 
     def on_train_start(self, trainer, module) -> None:
         self.rates.clear()
+        # an epoch that is resumed within does not start again
+        self.images, self.start = 0, now(module.device)
         reset_peak(module.device)
 
     def on_train_epoch_start(self, trainer, module) -> None:

@@ -71,6 +71,11 @@ def check_processor(devices) -> None:
 def _set_statistics(cfg: DictConfig, wants_gpu: bool, processes: int) -> None:
     """Whether batch norm's statistics are those of all processes, which only GPUs can do."""
     norm = cfg.batchnorm
+    if norm.mode == "shuffle" and processes == 1 and cfg.method == "ressl":
+        log.warning(
+            "batchnorm.mode=shuffle: one process has nobody to exchange images with; "
+            "batchnorm.mode=group batchnorm.groups=8 batchnorm.permute=true does it within a batch"
+        )
     if not wants_gpu:
         for key, wanted in (("sync_batchnorm=true", cfg.sync_batchnorm),
                             ("batchnorm.mode=sync", norm.mode == "sync")):  # fmt: skip

@@ -56,6 +56,39 @@ def test_no_fused_step_where_some_weights_stand_still_at_first(method):
     assert still[0] < 0
 
 
+@pytest.mark.parametrize(("precision", "fused"), [("32-true", True), ("bf16-mixed", None)])
+def test_no_fused_step_where_lightning_clips_before_none(precision, fused):
+    clipped = {"precision": precision, "gradient_clip_val": 1.0}
+    assert of_the_optimizer(**clipped).get("fused") is fused
+    if not fused:
+        with pytest.raises(UserError, match="fused=true: Lightning clips no"):
+            of_the_optimizer(**clipped, optimizer__kwargs={"fused": True})
+
+
+def test_a_training_in_bfloat16_can_be_clipped(tmp_path):
+    images = image_folder(tmp_path / "images", classes=2, per_class=4)
+    changes = {"precision": "bf16-mixed", "gradient_clip_val": 1.0, "max_epochs": 1,
+               "optimizer__batch_size": 4, "run_dir": str(tmp_path / "run"),
+               "data__train_path": str(images / "train"), "data__val_path": None}  # fmt: skip
+    pretrain.pretrain(config.finish(make_config(**changes)))
+
+
+@pytest.mark.parametrize("precision", ["16-true", "bf16-true"])
+def test_a_teacher_in_half_precision_would_stand_still(precision):
+    """m 0.999 of bfloat16 moves by less than its last bit is worth."""
+    still = torch.ones(1, dtype=torch.bfloat16)
+    assert torch.equal(torch._foreach_lerp([still], [still + 0.5], 0.001)[0], still)
+    with pytest.raises(UserError, match=f"precision={precision}: the teacher would stand still"):
+        pretrain.pretrain(config.finish(make_config(precision=precision)))
+
+
+def test_the_rate_is_said_as_it_is_with_accumulation(caplog):
+    with caplog.at_level("INFO"):
+        cfg = config.finish(make_config(accumulate_grad_batches=4, optimizer__batch_size=8))
+        made = host_config(cfg, recipe.read(cfg.augmentations), 10)
+    assert f"x 32 images / 256 = {4 * made.optimizer.lr:g}" in caplog.text
+
+
 def test_a_fused_step_may_still_be_asked_for():
     assert of_the_optimizer(precision="16-mixed", optimizer__kwargs={"fused": True}).fused is True
 

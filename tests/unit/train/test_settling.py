@@ -120,8 +120,8 @@ def test_a_run_keeps_its_precision_on_another_machine(
     assert f"precision=auto: {kept}, as the run began" in caplog.text
     assert ("only emulates" in caplog.text) == (goes_on == "avx2")
 
-    cfg.precision = "16-true"  # named, and another: that is another run
-    with pytest.raises(UserError, match=f"precision: {kept} -> 16-true"):
+    cfg.precision = "16-mixed"  # named, and another: that is another run
+    with pytest.raises(UserError, match=f"precision: {kept} -> 16-mixed"):
         pretrain.pretrain(cfg)
 
 

@@ -207,6 +207,8 @@ def test_tensors_of_every_kind_arrive_in_one_piece():
         ("optimizer.name=adamw", "optimizer.name=adamw; it must be sgd, fused"),
         ("method=simsiam", "method=simsiam; only ressl has such a step"),
         ("precision=64-true", "precision=64-true; it must be 32-true or bf16-mixed"),
+        ("detect_anomaly=true", "detect_anomaly=true; it waits for the GPU"),
+        ("reload_dataloaders_every_n_epochs=1", "reload_dataloaders_every_n_epochs; the images"),
     ],
 )
 def test_what_cannot_be_captured_is_refused(run, tmp_path, word, reason):

@@ -97,3 +97,11 @@ def test_synchronised_statistics_and_groups_exclude_each_other(gpus):
 def test_no_synchronised_statistics_on_the_processor(change, key, caplog):
     assert ready(**change).sync_batchnorm is False
     assert f"{key}: needs GPUs" in caplog.text
+
+
+def test_one_process_has_nobody_to_shuffle_with(caplog):
+    ready(batchnorm__mode="shuffle")
+    assert "batchnorm.mode=shuffle: one process" in caplog.text
+    caplog.clear()
+    ready(batchnorm__mode="group")
+    assert not caplog.text
