@@ -41,6 +41,7 @@ def trained(
         {"top1", "top5" (%), "loss" (validation)}, after the last epoch.
 
     Raises:
+        UserError: data.num_classes is below what the images have.
         RunFault: the loss is not finite.
     """
     import lightning.pytorch as pl
@@ -53,7 +54,10 @@ def trained(
 
     cfg = OmegaConf.create(recipe)
     cfg.optimizer.lr *= cfg.optimizer.batch_size / 256
-    classes = cfg.data.get("num_classes") or len(train_loader.dataset.classes)
+    there = len(train_loader.dataset.classes)
+    classes = cfg.data.get("num_classes") or there
+    if classes < there:
+        raise UserError(f"data.num_classes={classes}: the training images have {there} classes")
     # the host's top-5 needs five outputs; those without a class are never right
     cfg.data.num_classes = max(5, classes)
     options = {

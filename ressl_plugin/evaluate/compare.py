@@ -12,6 +12,7 @@ from ressl_plugin.evaluate.subject import (
     data_sets_of,
     device_named,
     method_name,
+    protocol_of,
     weights_of,
     with_overrides,
 )
@@ -50,7 +51,8 @@ def evaluate(path, overrides, draws=10, device="auto") -> None:
     for record in records:
         trained = record["representation"] == method_name(run.cfg)
         more = {"data_sets": data_sets_of(run), **(weights_of(run) if trained else {})}
-        results.append(run.dir, {**record, **more})
+        protocol = protocol_of(run, record["protocol"])
+        results.append(run.dir, {**record, "protocol": protocol, **more})
     (run.dir / "comparison.md").write_text(table + "\n")
 
 

@@ -160,6 +160,8 @@ def embed(features) -> np.ndarray:
     x = normalize(np.asarray(features, dtype=np.float32))
     if len(x) < 5:
         raise UserError(f"feature space: {len(x)} images; at least 5 are needed")
+    if not np.ptp(x, axis=0).any():  # t-SNE would end in a segmentation fault
+        raise UserError("feature space: all features are alike; the network has collapsed")
     if x.shape[1] > 50 and len(x) > 50:
         x = PCA(50, random_state=0).fit_transform(x)
     perplexity = min(30, (len(x) - 1) / 3)

@@ -79,7 +79,16 @@ def evaluate(
     accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
     print(f"fine-tuned on {found['n']} images: {accuracies}", flush=True)
     more = {"seeds": [run.cfg.seed], "n": found["n"], "details": how}
-    append_accuracies(run, "finetune", {f"labels {labels}": found}, **more)
+    append_accuracies(
+        run, "finetune", {protocol(labels, epochs, lr_backbone, lr_head): found}, **more
+    )
+
+
+def protocol(labels: str, epochs: int = 20, lr_backbone=None, lr_head=None) -> str:
+    """What a record calls a fine-tuning: `labels 0.01`, and what is not as usual."""
+    words = [f"labels {labels}", *([] if epochs == 20 else [f"{epochs} epochs"])]
+    rates = {"lr-backbone": lr_backbone, "lr-head": lr_head}
+    return ", ".join([*words, *(f"{n} {rate:g}" for n, rate in rates.items() if rate is not None)])
 
 
 def labels_named(word: str) -> float | Path:

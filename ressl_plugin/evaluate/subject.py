@@ -34,6 +34,13 @@ METHODS = {
 }
 
 
+# overrides that change no number, or only whose images it is of, which a record says itself
+UNNAMED = (
+    "data.path", "data.train_path", "data.val_path", "data.dataset", "data.format", "data.check",
+    "data.num_workers", "data.download", "data.max_pixels", "accelerator", "devices", "seed",
+)  # fmt: skip
+
+
 def method_name(cfg: Mapping) -> str:
     """The paper's name of a config's method, or the config's own."""
     name = cfg.get("method") or "?"
@@ -71,6 +78,7 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
         raise UserError(f"{' '.join(overrides)}: {text}") from None
     trained_on = run.cfg.data.dataset
     run.cfg = config.finish(changed)
+    run.overrides = tuple(word for word in overrides if word.partition("=")[0] not in UNNAMED)
     statistics.keep(run.cfg, trained_on)
     early = run.epochs not in (None, run.cfg.max_epochs) and run.file.name != checkpoint.BEST
     if early and run.cfg.method != "random":
@@ -119,6 +127,11 @@ def append(run: Run, evaluator: str, protocol: str, metric: str, value, **more) 
     return results.append(run.dir, _record(run, evaluator, protocol, metric, value, **more))
 
 
+def protocol_of(run: Run, protocol: str) -> str:
+    """For a record: with what is not the run's own, or it would pass for the usual number."""
+    return ", ".join([protocol, *run.overrides])
+
+
 def append_accuracies(
     run: Run, evaluator: str, found: dict[str, dict[str, float]], **more
 ) -> list[dict]:
@@ -132,7 +145,8 @@ def append_accuracies(
 
 
 def _record(run: Run, evaluator: str, protocol: str, metric: str, value, **more) -> dict:
-    record = {"evaluator": evaluator, "protocol": protocol, "metric": metric, "value": value}
+    named = protocol_of(run, protocol)
+    record = {"evaluator": evaluator, "protocol": named, "metric": metric, "value": value}
     record = {**record, "data": run.cfg.data.dataset, **weights_of(run), **more}
     if "data_sets" not in record:
         record["data_sets"] = data_sets_of(run)

@@ -8,17 +8,19 @@ labels a class, kNN. benchmark.md and benchmark.tex are made from the results fi
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin import config, run
 from ressl_plugin.config import yaml_files
 from ressl_plugin.config.kinds import nearest
+from ressl_plugin.evaluate import logistic
+from ressl_plugin.evaluate.sampling import mean_spread
 from ressl_plugin.experiments import sweep
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils import files
@@ -35,6 +37,12 @@ ENTRY = (
     "limit_train_batches", "method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler",
 )  # fmt: skip
 LABELS = (1, 5)  # a class, drawn ten times
+PROTOCOLS = {  # of `evaluate` and of the meter
+    "training": ".*",
+    "linear": re.escape(logistic.NAME),
+    "few-labels": r"linear, \d+ a class",
+    "knn": "kNN, k=.*",
+}
 
 
 def benchmark(
@@ -74,11 +82,13 @@ def benchmark(
         sweep.same_experiment(cfg)
     sweep.check_images(cells)
     failed = sweep.each(cells, partial(run_cell, labels=labels))
-    folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
-    text, latex = table(folders, settings), table(folders, settings, "latex")
-    files.replace(Path(out) / "benchmark.md", text.encode())
-    files.replace(Path(out) / "benchmark.tex", latex.encode())
-    print(text, end="")
+    there = [(Path(cfg.run_dir), cfg) for cfg in cells if Path(cfg.run_dir).is_dir()]
+    text = ""
+    if folders := [folder for folder, cfg in there if own_records(folder, cfg)]:
+        text, latex = table(folders, settings), table(folders, settings, "latex")
+        files.replace(Path(out) / "benchmark.md", text.encode())
+        files.replace(Path(out) / "benchmark.tex", latex.encode())
+        print(text, end="")
     sweep.report(failed, cells)
     return text
 
@@ -93,6 +103,11 @@ def read_methods(base: DictConfig, own: Path | None = None) -> dict[str, dict]:
         UserError: that file cannot be read, has a key that is none of ENTRY, or a new method
             without what ENTRY demands.
     """
+    if base.method not in ("ressl", "ressl_host"):
+        raise UserError(
+            f"config: method={base.method}: a recipe of ReSSL is needed; all methods share its "
+            "settings"
+        )
     changes = yaml_files.read(own) if own else {}
     for name, its in changes.items():
         if name == "recipe" or not isinstance(its, dict):
@@ -186,15 +201,31 @@ def run_cell(cfg: DictConfig, labels: tuple[int, ...] = LABELS) -> None:
 
 
 def complete(folder: Path, labels: tuple[int, ...] = LABELS) -> bool:
-    """Whether a cell has been evaluated in every way that the table shows."""
-    found = {(r["evaluator"], r["protocol"]) for r in results.read(folder)}
+    """Whether a trained cell has been evaluated in every way that the table shows."""
+    records = own_records(folder, run.read_config(folder / "config.yaml"))
+    found = {(r["evaluator"], r["protocol"]) for r in records}
     few = {("few-labels", f"linear, {n} a class") for n in labels}
     return few <= found and {"linear", "knn"} <= {evaluator for evaluator, _ in found}
 
 
+def own_records(folder: Path, cfg: DictConfig) -> list[dict]:
+    """Of a cell's records those that the table shows: by `evaluate`'s protocols, of the last epoch.
+
+    Not what other commands have added: another k of kNN, the paper's protocol, raw pixels.
+    """
+    return [
+        record
+        for record in results.read(folder)
+        if re.fullmatch(PROTOCOLS.get(record["evaluator"], "(?!)"), record["protocol"])
+        and record.get("representation") is None
+        and record.get("checkpoint") in (None, checkpoint.NAME)
+        and record.get("epochs") in (None, cfg.max_epochs)
+    ]
+
+
 def evaluate(folder: Path, labels: tuple[int, ...]) -> None:
     """Append the frozen backbone's linear, few-label and kNN accuracy to the cell's results."""
-    from ressl_plugin.evaluate import compare, logistic, subject
+    from ressl_plugin.evaluate import compare, subject
 
     opened = run.open_run(folder)
     device = subject.device_named("cpu" if opened.cfg.accelerator == "cpu" else "auto")
@@ -216,8 +247,8 @@ def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:
     """
     groups: dict[str, list[tuple[DictConfig, list[dict]]]] = {}
     for folder in folders:
-        if records := results.read(folder):
-            cfg = run.read_config(folder / "config.yaml")
+        cfg = run.read_config(folder / "config.yaml")
+        if records := own_records(folder, cfg):
             name = folder.name.removesuffix(f"-seed{cfg.seed}")
             groups.setdefault(name, []).append((cfg, records))
     if not groups:
@@ -256,9 +287,7 @@ def _number(cells, evaluator: str, protocol: str, metric: str) -> str:
         values += [r["value"] for r in of_metric if r["protocol"].startswith(protocol)][-1:]
     if not values:
         return ""
-    mean, spread = float(np.mean(values)), None
-    if len(values) > 1:
-        spread = float(np.std(values, ddof=1))
+    mean, spread = mean_spread(values)
     if evaluator == "training":
         return f"{mean:.0f}" + ("" if spread is None else f" ± {spread:.0f}")
     return number(mean, spread)

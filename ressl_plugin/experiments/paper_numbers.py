@@ -62,7 +62,7 @@ def _table(rows: dict, columns: list, **more) -> PaperTable:
 def deviations(
     number: int, row: str, cfg: Mapping, record: Mapping, trained_on: Mapping | None = None
 ) -> list[str]:
-    """What a number of ours is of that the paper's is not: fewer epochs, other images.
+    """What a number of ours is of that the paper's is not: fewer epochs, other images or protocol.
 
     Args:
         number, row: of the table; cfg: the run's config; record: of its results.json.
@@ -75,6 +75,8 @@ def deviations(
     epochs = record.get("epochs", cfg.get("max_epochs"))
     if cfg.get("method") != "random" and epochs not in (None, wanted):
         found.append(f"{epochs} epochs instead of {wanted}")
+    if "cached features" in record["protocol"]:
+        found.append("on features extracted once, not on new crops")
     return found + other_images(cfg, record, trained_on)
 
 

@@ -65,7 +65,9 @@ def wanted(folder: Path, evaluator: str, settings: dict, fast: bool) -> dict:
         counts = [lowshot.count_named(str(count)) for count in settings["per_class"]]
         return {count: _drawn_as(latest, count, settings["draws"]) for count in counts}
     return {
-        labels: _tuned_as(latest.get(f"labels {labels}"), settings["epochs"])
+        labels: _tuned_as(
+            latest.get(finetune.protocol(labels, settings["epochs"])), settings["epochs"]
+        )
         for labels in settings["labels"]
     }
 

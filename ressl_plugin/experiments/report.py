@@ -84,15 +84,18 @@ def comparison(found: list[list[Evaluated]]) -> dict:
     """
     rows, columns = [], {}
     for group in found:
-        cells = {}
+        cells, best = {}, {}
         for records in evaluations(group, SHOWN):
             first = records[0]
             if first.get("representation") in (None, method_name(group[0].cfg)):
                 column = f"{first['metric']} ({first['evaluator']}: {first['protocol']})"
-                value, spread = summary(records)
-                cells[column] = number(value, spread), value
+                rank = first.get("epochs") or 0, len(records)
+                if column not in best or rank > best[column]:  # not the number of half a training
+                    value, spread = summary(records)
+                    cells[column], best[column] = (number(value, spread), value), rank
         columns |= dict.fromkeys(cells)
-        epochs = group[0].cfg.get("max_epochs")
+        epochs = max((rank[0] for rank in best.values()), default=0)
+        epochs = epochs or group[0].cfg.get("max_epochs")
         names = tables.label(group), method_name(group[0].cfg), _data(group[0])
         rows.append(([*((text, None) for text in names), (str(epochs or ""), epochs)], cells))
     return {
@@ -183,8 +186,9 @@ def placeless(config) -> dict:
 def nameless(word: str) -> str:
     """`data.train_path=/home/ann/digits/train` is `data.train_path=…/train`."""
     key, value = re.fullmatch(r"((?:[\w.+~-]+=)?)(.*)", word, re.DOTALL).groups()
-    path = PurePath(value)
-    if path.is_absolute() or value.startswith("~") or ".." in path.parts:
+    bare = value.strip("\"'[]")  # quoted for Hydra
+    path = PurePath(bare)
+    if path.is_absolute() or bare.startswith("~") or ".." in path.parts:
         value = f"…/{path.name}"
     return f"{key}{value}"
 

@@ -37,9 +37,10 @@ COLUMNS = ["run", "method", "data", "images", "epochs", "evaluation", "metric"]
 OURS = ["ours", "paper"]
 
 
-def label(group: list[Evaluated]) -> str:
-    """What a line calls the runs of one experiment."""
-    return group[0].dir.name + (f" … ({len(group)} runs)" if len(group) > 1 else "")
+def label(group: list[Evaluated], count: int | None = None) -> str:
+    """What a line calls the runs of one experiment, of which it is about `count`; None: all."""
+    runs = f"{len(group)} runs" if count in (None, len(group)) else f"{count} of {len(group)} runs"
+    return group[0].dir.name + (f" … ({runs})" if len(group) > 1 else "")
 
 
 def lines_of(group: list[Evaluated], format: str = "markdown", metrics=METRICS) -> list[list]:
@@ -52,7 +53,7 @@ def lines_of(group: list[Evaluated], format: str = "markdown", metrics=METRICS) 
         seen = (first.get("data_sets") or {}).get("val") or {}
         lines.append(
             [
-                label(group),
+                label(group, len(records)),
                 first.get("representation") or method_name(cfg),
                 data_name(cfg, first["data"]),
                 seen.get("images", ""),

@@ -15,7 +15,7 @@ from torch import nn
 from ressl_plugin import config
 from ressl_plugin.config import yaml_files
 from ressl_plugin.method import backbone
-from ressl_plugin.run import checkpoint
+from ressl_plugin.run import checkpoint, results
 from ressl_plugin.run.checkpoint_schema import check_weights
 from ressl_plugin.run.weights import load_backbone
 from ressl_plugin.utils import files
@@ -33,11 +33,13 @@ class Run:
         dir: its directory.
         cfg: the resolved config, learning rates as given (for a batch of 256).
         file: the checkpoint to read.
+        overrides: of the config, for the evaluation; they are in the name of what is measured.
     """
 
     dir: Path
     cfg: DictConfig
     file: Path
+    overrides: tuple[str, ...] = ()
 
     @cached_property
     def _read(self) -> tuple:
@@ -139,11 +141,8 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     folder = directory(cfg)
     if not launched_first():
         return folder
-    if has_checkpoint(folder) and not _within(cfg.resume_from_checkpoint or cfg.resume, folder):
-        raise UserError(
-            f"run_dir={folder} holds a run already: resume=true continues it, "
-            "another run_dir=… starts afresh"
-        )
+    if not _within(cfg.resume_from_checkpoint or cfg.resume, folder):
+        _refuse_another(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.replace(folder / "config.yaml", OmegaConf.to_yaml(cfg).encode())
@@ -152,6 +151,21 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     except OSError as error:
         raise UserError(f"run_dir={folder}: cannot be written: {error.strerror}") from None
     return folder
+
+
+def _refuse_another(folder: Path) -> None:
+    """A run's directory is not another's: its results would be taken for the new run's."""
+    if has_checkpoint(folder):
+        raise UserError(
+            f"run_dir={folder} holds a run already: resume=true continues it, "
+            "another run_dir=… starts afresh"
+        )
+    others = [file.name for file in folder.glob("*.ckpt")]  # solo-learn's, best.ckpt
+    others += [results.FILE] * (folder / results.FILE).is_file()
+    if others:
+        raise UserError(
+            f"run_dir={folder} holds {others[0]} of another run; another run_dir=… starts afresh"
+        )
 
 
 def _within(resume, folder: Path) -> bool:

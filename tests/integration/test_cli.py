@@ -79,8 +79,9 @@ def test_every_evaluator_appends_to_results(run, capsys):
     assert main(["compare", str(run), "--draws", "2"]) == 0
     out = capsys.readouterr().out
     assert "kNN k=5 cosine T=0.07" in out
-    assert main(["knn", str(run), "--k", "5", "--distance", "euclidean"]) == 0
+    assert main(["knn", str(run), "--k", "5", "--distance", "euclidean", "data.image_size=8"]) == 0
     assert "cosine" not in capsys.readouterr().out
+    assert results.read(run)[-1]["protocol"].endswith(", data.image_size=8")
     assert "raw pixels" in (run / "comparison.md").read_text()
     assert {r["evaluator"] for r in results.read(run)} >= {"knn", "linear", "few-labels"}
     for record in results.read(run):

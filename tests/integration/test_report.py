@@ -80,6 +80,8 @@ def test_nothing_of_the_machine_and_nothing_from_elsewhere(folder, page):
         ("+data.root=~/lr=0.1/train", "+data.root=…/train"),
         ("~/digits", "…/digits"),
         ("../../ann/digits", "…/digits"),
+        ('data.train_path="/home/ann/my data/train"', "data.train_path=…/train"),
+        ("data.paths=[/home/ann/a]", "data.paths=…/a"),
         ("runs/mine", "runs/mine"),
         ("--temperature", "--temperature"),
     ],

@@ -182,3 +182,10 @@ def test_no_global_state_is_touched(metrics):
     before = dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False)
     figures.curves(metrics, metrics / "c")
     assert before == (dict(matplotlib.rcParams), matplotlib.get_backend(auto_select=False))
+
+
+@pytest.mark.parametrize("value", [0, 1])
+def test_features_that_are_all_alike_are_no_picture(value):
+    """scikit-learn's t-SNE ends in a segmentation fault on them."""
+    with pytest.raises(UserError, match="all features are alike"):
+        figures.embed(np.full((60, 16), float(value)))

@@ -6,7 +6,7 @@ import torch
 from sklearn.datasets import load_digits
 from torch.utils.data import TensorDataset
 
-from ressl_plugin.evaluate.finetune import finetune, labelled_rows, labels_named
+from ressl_plugin.evaluate.finetune import finetune, labelled_rows, labels_named, protocol
 from ressl_plugin.utils.errors import RunFault, UserError
 
 
@@ -117,3 +117,17 @@ def test_mistakes_are_named():
     train.targets = [-1] * len(train.targets)
     with pytest.raises(UserError, match="no labels"):
         finetune(network(), train, val)
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [
+        ((0.01,), "labels 0.01"),
+        (("list.txt", 20), "labels list.txt"),
+        ((0.1, 1), "labels 0.1, 1 epochs"),
+        ((0.1, 20, 0.0, 5.0), "labels 0.1, lr-backbone 0, lr-head 5"),
+    ],
+)
+def test_what_is_not_as_usual_is_in_the_name_of_the_number(settings, name):
+    """Or it would take the place of the usual number in the paper's table."""
+    assert protocol(*settings) == name

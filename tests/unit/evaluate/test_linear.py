@@ -109,6 +109,11 @@ def test_a_training_that_diverges_is_named(digits):
         trained(Encoder(), *loaders(apart), changed("small", max_epochs=2), **QUIET)
 
 
+def test_classes_are_not_fewer_than_the_images_have(digits):
+    with pytest.raises(UserError, match="num_classes=5: the training images have 10"):
+        trained(Encoder(), *loaders(digits), changed("small", data={"num_classes": 5}), **QUIET)
+
+
 def test_labels_are_needed(digits):
     x, y, test, test_y = digits
     with pytest.raises(UserError, match="no labels"):

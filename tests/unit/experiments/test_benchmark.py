@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config, host, run
 from ressl_plugin.cli.main import main
+from ressl_plugin.evaluate.logistic import NAME
 from ressl_plugin.experiments import benchmark
 from ressl_plugin.run import results
 from ressl_plugin.train import pretrain
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RunFault, UserError
 from ressl_plugin.views import recipe
 
 METHODS = ["ressl", "ressl_host", "simclr", "byol", "simsiam", "mocov2plus", "supervised"]
@@ -85,9 +86,32 @@ def test_unknown_method(words, tmp_path):
         benchmark.benchmark("digits/ressl", words[1:], ["simclr2"], [1], tmp_path)
 
 
+def test_a_recipe_of_another_method(tmp_path):
+    with pytest.raises(UserError, match="method=swav: a recipe of ReSSL is needed"):
+        benchmark.benchmark("imagenet/swav_multicrop", [], None, [1], tmp_path)
+
+
+def test_cells_that_all_fail_are_the_runs_fault(words, tmp_path, monkeypatch):
+    def gone(cfg, meter):
+        raise RunFault("loss is nan")
+
+    monkeypatch.setattr(benchmark.sweep, "train", gone)
+    with pytest.raises(RunFault, match="1 of 1"):
+        benchmark.benchmark("digits/ressl", words[1:], ["byol"], [1], tmp_path)
+
+
 def test_labels_a_class_are_at_least_one(words, tmp_path, capsys):
     assert main(["benchmark", *words, "--labels", "0", "--out", str(tmp_path)]) == 2
     assert "--labels 0: labels a class, from 1 on" in capsys.readouterr().err
+
+
+# records that other commands may add to a cell: they are not the benchmark's
+OF_OTHERS = [
+    {"protocol": "small"}, {"checkpoint": "best.ckpt"}, {"epochs": 0},
+    {"evaluator": "knn", "protocol": "k=200 cosine T=1"},
+    {"evaluator": "knn", "protocol": "kNN, k=20 T=0.07", "representation": "raw pixels"},
+    {"evaluator": "few-labels", "protocol": "linear, all", "representation": "ReSSL"},
+]  # fmt: skip
 
 
 def test_numbers_come_from_the_results_files(out, tmp_path):
@@ -99,13 +123,16 @@ def test_numbers_come_from_the_results_files(out, tmp_path):
         cfg = OmegaConf.load(out / "byol-seed3" / "config.yaml")
         cfg.seed = seed
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
-        record = {"evaluator": "linear", "protocol": "small", "data": "custom", "metric": "top1"}
+        record = {"evaluator": "linear", "protocol": NAME, "data": "custom", "metric": "top1"}
         results.append(folder, {**record, "value": 10.0})
         results.append(folder, {**record, "value": value})  # the latest counts
         results.append(folder, {**record, "evaluator": "training", "metric": "images/s",
                                 "value": 10 * value})  # fmt: skip
+        for other in OF_OTHERS:
+            results.append(folder, {**record, "value": 33.0, **other})
         folders.append(folder)
     text = benchmark.table(folders, settings)
+    assert "33" not in text and "all" not in text.split("|", 1)[1]
     assert text.splitlines()[0].endswith(f", solo-learn {host.version()}.")
     assert "85.00 ± 7.07" in text and "850 ± 71" in text and "seeds 1, 2" in text
     assert "BYOL" in text and "SimCLR" not in text
