@@ -27,9 +27,12 @@ def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
         return list(argv), []
     arguments = [argument for one in declared() for argument in one["arguments"].items()]
     places = {"--out", *(flag for flag, how in arguments if how.get("type") == "Path")}
-    apart = [], []
+    apart, flag = ([], []), ""
     for before, word in zip(["", *argv], argv):
-        apart[before not in places and _is_override(word, argv[0])].append(word)
+        flag = word if word.startswith("--") else flag
+        cell = flag == "--cells" and "/" in word.split("=")[0]  # recipe/lr=0.1
+        given = before in places or cell
+        apart[not given and _is_override(word, argv[0])].append(word)
     return apart
 
 

@@ -13,7 +13,7 @@ from ressl_plugin.cli import arguments
 from ressl_plugin.cli.arguments import command, evaluator, target_of, with_config
 from ressl_plugin.evaluate import declared
 from ressl_plugin.utils import pipes
-from ressl_plugin.utils.errors import OF_THE_MACHINE, RankLost, RunFault, UserError
+from ressl_plugin.utils.errors import OF_THE_MACHINE, RankLost, RunFault, UserError, own_words
 
 USER_MISTAKE, FAULT, INTERRUPTED = 2, RunFault.status, 130
 
@@ -52,7 +52,7 @@ def guarded(call) -> int:
         found = call()
         return found if isinstance(found, int) else 0
     except UserError as error:
-        print(f"ressl: error: {error}", file=sys.stderr)
+        print(f"ressl: error: {own_words(error)}", file=sys.stderr)
         return USER_MISTAKE
     except RunFault as error:
         print(f"ressl: {error}", file=sys.stderr)

@@ -6,8 +6,6 @@ import os
 import signal
 import threading
 
-from ressl_plugin.utils.errors import UserError
-
 
 def leave_signals(worker: int) -> None:
     """For DataLoader(worker_init_fn=...): only the parent ends this worker.
@@ -29,8 +27,3 @@ def _end_with(parent: int) -> None:
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent:
         pass
     os._exit(0)
-
-
-def own_words(error: UserError) -> str:
-    """The message, without the traceback that PyTorch puts before that of a worker."""
-    return str(error).rsplit("errors.UserError: ", 1)[-1].removesuffix("\\n")

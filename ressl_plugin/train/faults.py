@@ -13,11 +13,17 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from ressl_plugin.data.workers import own_words
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.train.checkpointing import NONE, Preempted, last_good
 from ressl_plugin.utils import distributed
-from ressl_plugin.utils.errors import OF_THE_MACHINE, CheckpointError, RankLost, RunFault, UserError
+from ressl_plugin.utils.errors import (
+    OF_THE_MACHINE,
+    CheckpointError,
+    RankLost,
+    RunFault,
+    UserError,
+    own_words,
+)
 
 HOPELESS = 100  # steps left out in a row
 SKIPPED = "ressl_skipped_steps"

@@ -55,3 +55,8 @@ class Damaged(CheckpointError):
 
 class NotSaved(RunFault):
     """A checkpoint could not be written; the message names the one that is still good."""
+
+
+def own_words(error: UserError) -> str:
+    """The message, without the traceback that PyTorch puts before that of a worker."""
+    return str(error).rsplit("errors.UserError: ", 1)[-1].removesuffix("\\n")

@@ -24,12 +24,11 @@ from torch._utils import ExceptionWrapper
 
 from ressl_plugin import config
 from ressl_plugin.cli import main
-from ressl_plugin.data.workers import own_words
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, directories, results
 from ressl_plugin.train import checkpoint_io, faults, pretrain
 from ressl_plugin.train.progress import Progress
-from ressl_plugin.utils.errors import RunFault, UserError
+from ressl_plugin.utils.errors import RunFault, UserError, own_words
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).resolve().parents[2]
@@ -224,6 +223,16 @@ def test_a_run_is_not_overwritten_by_resuming_another(images, finished, tmp_path
     assert code == main.USER_MISTAKE and "holds a run already" in last_line(text)
     assert (one / "last.ckpt").read_bytes() == before
     assert run(one, command(images, one, f"resume={one}/last.ckpt", "resume_force=true"))[0] == 0
+
+
+@pytest.mark.parametrize("left", ["results.json", "best.ckpt", "resnet18-1abc-ep=99.ckpt"])
+def test_what_is_left_of_another_run_is_not_taken_for_this_ones(images, tmp_path, left):
+    """Checkpoints deleted to save space, results kept; a run of solo-learn's own scripts."""
+    (tmp_path / left).write_text("[]")
+    (tmp_path / "args.json").write_text("theirs")
+    code, text = run(tmp_path, command(images, tmp_path))
+    assert code == main.USER_MISTAKE and f"holds {left} of another run" in last_line(text)
+    assert (tmp_path / "args.json").read_text() == "theirs"
 
 
 def test_weights_that_are_not_finite_at_the_end_are_a_fault(images, tmp_path, monkeypatch):
