@@ -62,6 +62,9 @@ BARS = [
 ]  # fmt: skip
 
 
+BAR = "A bar is an aim that this project has set itself."
+
+
 def read(name: str) -> dict:
     """Figures of one script; none if it has not been run."""
     if name == GPU.name:
@@ -76,7 +79,9 @@ def bars() -> list[str]:
     rows += warmup()
     for key, value in read("loss").items():
         if key.startswith("time_ratio_"):
-            rows.append((f"loss, {key}", "≤", 0.55 if "_65536" in key else 1.0, value))
+            *_, n, k = key.split("_")
+            what = f"loss, time / the formula's, N {n} K {k}"
+            rows.append((what, "≤", 0.55 if k == "65536" else 1.0, value))
     return ["| what | bar | measured | |", "|---|---|---|---|", *starmap(_row, rows)]
 
 
@@ -145,7 +150,7 @@ def gpu() -> list[str]:
         "| `benchmarks/gpu.sh --rows host` |",
     ]  # fmt: skip
     for record in records:
-        if record["metric"] == "top5" or "T=0.05" in record["protocol"]:
+        if record["metric"] == "top5":
             continue
         value = record["value"]
         shown = f"{value:,.0f}" if value > 100 else f"{value:.2f}"
@@ -165,7 +170,7 @@ def digits() -> list[str]:
 def main() -> None:
     """Write the page."""
     notes = (HERE / "NOTES.md").read_text().rstrip()
-    text = ["# Results", "", notes, "", "## Against the bars", "", *bars(), ""]
+    text = ["# Results", "", notes, "", "## Against the bars", "", BAR, "", *bars(), ""]
     text += [*gpu(), *digits(), "## As printed", ""]
     (HERE / "RESULTS.md").write_text("\n".join([*text, *pages()]))
 

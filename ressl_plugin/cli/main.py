@@ -236,7 +236,9 @@ def _data(commands):
         metavar="N",
         help="cifar10, cifar100: N of the training images in the place of the test images",
     )
-    sub.add_argument("--no-labels", action="store_true", help="check: a flat folder of images")
+    sub.add_argument(
+        "--no-labels", action="store_true", help="check: images without labels, nested or not"
+    )
 
 
 def _import(commands):

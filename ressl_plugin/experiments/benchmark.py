@@ -298,12 +298,14 @@ def _caption(groups) -> str:
     cells = [cell for group in groups.values() for cell in group]
     cfg, records = cells[0]
     seeds = sorted({cfg.seed for cfg, _ in cells})
-    epochs = [cfg.max_epochs for cfg, _ in cells]
-    epochs = " to ".join(map(str, sorted({min(epochs), max(epochs)})))
+    epochs, batches = (
+        " to ".join(map(str, sorted({min(values), max(values)})))
+        for values in zip(*((cfg.max_epochs, cfg.optimizer.batch_size) for cfg, _ in cells))
+    )
     versions = records[-1].get("versions") or {}
     return (
         f"{cfg.data.train_path or cfg.data.dataset}: {cfg.backbone.name}, stem "
-        f"{cfg.backbone.stem}, {epochs} epochs, batch {cfg.optimizer.batch_size}, seeds "
+        f"{cfg.backbone.stem}, {epochs} epochs, batch {batches}, seeds "
         f"{', '.join(map(str, seeds))}; top-1 in %, mean ± standard deviation over the seeds; "
         f"peak memory {'resident' if cfg.accelerator == 'cpu' else 'allocated on the GPU'} in "
         f"training; torch {versions.get('torch', '?')}, solo-learn "
