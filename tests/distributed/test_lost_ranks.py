@@ -29,7 +29,7 @@ MOMENTS = ("step", "gather", "save", "evaluation")
 def words(folder, where):
     """12 steps of 3 x 4 images, a save every second one, an evaluation after each epoch of 6."""
     return command(
-        folder, where, f"data.val_path={folder}/train", "optimizer.batch_size=4", "devices=3",
+        folder, where, f"data.val_path={folder}/val", "optimizer.batch_size=4", "devices=3",
         "strategy=ddp", "precision=32-true", "knn_eval.k=3", "resume=true",
     )  # fmt: skip
 
@@ -73,7 +73,7 @@ def work(words, where, kill):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return image_folder(tmp_path_factory.mktemp("images"), per_class=24, splits=("train",))
+    return image_folder(tmp_path_factory.mktemp("images"), per_class=24)
 
 
 def run(folder, where, kill=None):

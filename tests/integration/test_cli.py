@@ -112,10 +112,10 @@ def test_one_class_is_not_compared(run, digits, tmp_path, capsys):
     assert "one class" in error(capsys, "compare", run, *one)
 
 
-def test_figures_and_table(run, digits, capsys):
+def test_figures_and_table(run, digits, tmp_path, capsys):
     pytest.importorskip("matplotlib", reason="the extra `figures` is not installed")
-    few = f"data.train_path={digits}/val"  # t-SNE takes its time
-    assert main(["figures", str(run), few]) == 0
+    few = shutil.copytree(digits / "val", tmp_path / "few")  # t-SNE takes its time
+    assert main(["figures", str(run), f"data.train_path={few}"]) == 0
     made = capsys.readouterr().out.split()
     assert {"curves.png", "features.png", "neighbours.png"} <= {p.rsplit("/", 1)[-1] for p in made}
     assert main(["knn", str(run), "--k", "20", "--temperature", "0.07"]) == 0

@@ -169,10 +169,11 @@ def test_a_signal_to_all_processes_of_the_run(tmp_path, number, code):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_an_evaluation_told_to_stop(images, finished, tmp_path, monkeypatch, number, code):
     """At a moment that a clock gives, with hundreds of epochs to go."""
+    shutil.copytree(images / "train", tmp_path / "val")
     (tmp_path / "linear.yaml").write_text(
         f"pretrained_feature_extractor: {finished}\nmax_epochs: 1000\naccelerator: cpu\n"
         "data: {dataset: custom, num_workers: 0,"
-        f" train_path: {images}/train, val_path: {images}/train}}\n"
+        f" train_path: {images}/train, val_path: {tmp_path}/val}}\n"
         "optimizer: {name: sgd, batch_size: 8, lr: 0.1}\nscheduler: {name: none}\n"
     )
     starts = Progress.on_train_epoch_start
@@ -388,7 +389,7 @@ def test_only_a_training_is_told_to_resume(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("depth", [0, 20])
-def test_a_workers_user_error_is_its_own_words(depth):
+def test_a_workers_user_error_is_its_own_words(depth, capsys):
     """PyTorch makes it again, of the whole traceback in the worker, however long that is."""
 
     def load(depth):
@@ -406,6 +407,8 @@ def test_a_workers_user_error_is_its_own_words(depth):
     with pytest.raises(UserError) as found:
         wrapped.reraise()
     assert own_words(found.value) == "x.png cannot be used"
+    assert main.guarded(wrapped.reraise) == main.USER_MISTAKE
+    assert capsys.readouterr().err == "ressl: error: x.png cannot be used\n"
 
 
 @pytest.mark.slow
