@@ -167,6 +167,7 @@ def test_growth(script, tmp_path):
     assert {"images_per_s_batched", "images_per_s_host_2_workers"} <= set(found)
 
 
+@pytest.mark.slow
 def test_warmup(script, tmp_path, few_digits):
     found = figures(script, "warmup", tmp_path, "--seeds", "1", "--epochs", "1", *few_digits)
     assert {"plain_entropy", "warmup_entropy", "warmup_trained_1", "plain_pixels_all"} <= set(found)

@@ -105,6 +105,7 @@ def test_the_supervised_rows_have_their_own_epochs(number, epochs):
 
 # The other cells of these would be trained and evaluated as those of Tables 1, 2 and 6 are.
 ONE_CELL = ("table4", "table5", "table8")
+SLOW = ("table2", "table4", "table5", "table6", "table8")  # evaluated as table1 and table3 are
 AGAIN = ("table1", "table9", "table10")  # of each evaluator one that is called again
 
 
@@ -171,7 +172,9 @@ def tiny(place):
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow) if n in SLOW else n for n in NAMES]
+)
 def test_smoke(name, place, tiny, capsys):
     words = [*tiny]
     if name != "table5":  # which sweeps it
