@@ -52,6 +52,8 @@ def config_differences(saved, now) -> list[str]:
     old, new = decisive(saved), decisive(now)
     for side, other in ((old, new), (new, old)):
         side.update({k: v for k, v in _defaults().items() if k in other and k not in side})
+        if "devices" in side:  # which ones they are is nothing to the weights
+            side["devices"] = _count(side["devices"])
     absent = object()
     spread = _SPREAD if _together(old) == _together(new) is not None else ()
     return [
@@ -64,14 +66,17 @@ def config_differences(saved, now) -> list[str]:
 def _together(flat: dict) -> tuple[int, int] | None:
     """Images and batch-norm groups of a step on all processes: where these are alike, and images do
     not change places within a process, another number of processes computes the same."""
-    devices, groups = flat.get("devices"), flat.get("batchnorm.groups") or 1
-    devices = len(devices) if isinstance(devices, list) else devices
+    devices, groups = _count(flat.get("devices")), flat.get("batchnorm.groups") or 1
     permuted = flat.get("batchnorm.permute") and groups > 1
     said = isinstance(devices, int) and "optimizer.batch_size" in flat
     if not said or permuted or flat.get("batchnorm.mode") == "shuffle":
         return None
     ranks = devices * (flat.get("num_nodes") or 1)
     return flat["optimizer.batch_size"] * ranks, groups * ranks
+
+
+def _count(devices):
+    return len(devices) if isinstance(devices, list) else devices
 
 
 def decisive(config) -> dict:

@@ -111,20 +111,24 @@ def _torchvision(data, split, key, path):
 def _fetching_alone(folder):
     """Of several processes that torchrun has started, one writes the archive, the others wait."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not os.access(folder, os.W_OK):  # complete already, or the fetching says why not
+    lock = folder / ".download.lock"
+    if not os.access(
+        lock if lock.exists() else folder, os.W_OK
+    ):  # somebody else's, complete already
         yield
         return
-    with locked(folder / ".download.lock"):
+    with locked(lock):
         yield
 
 
 def _npz(data, split, key, path):
     part = "test" if split == "val" else "train"
     images, labels, classes = read_npz(path, part)
-    if split == "val" and data.get("train_path") and Path(str(data.train_path)).is_file():
+    train_path = Path(str(data.get("train_path") or "")).expanduser()
+    if split == "val" and train_path.is_file():
         if not has_splits(path):
-            _other_images(data, key, path, ", or give a file with x_train and x_test")
-        known = read_npz(data.train_path)[2]
+            _other_images(data, key, path, " or a file with x_train and x_test as data.path")
+        known = read_npz(train_path)[2]
         if len(classes) > len(known) > 0:
             raise UserError(f"{key}={path} has label {len(classes) - 1}, the training set has none")
         if _named(classes) and _named(known) and classes != known[: len(classes)]:
@@ -159,9 +163,11 @@ def _other_images(data, key, path, otherwise=""):
     """Refuse to validate on the training images."""
     train_path = data.get("train_path")
     if train_path and Path(str(train_path)).expanduser().resolve() == path.resolve():
+        name = "data.dataset=npz " if DATASETS[data.dataset].torchvision else ""
         raise UserError(
             f"{key}={path}: these are the training images, and accuracies on them mean nothing; "
-            f"give others as data.val_path, null for none{otherwise}"
+            f"give others as data.val_path{otherwise}; {name}data.train_path={path} "
+            "data.val_path=null trains without"
         )
 
 

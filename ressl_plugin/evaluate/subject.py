@@ -34,10 +34,11 @@ METHODS = {
 }
 
 
-# overrides that change no number, or only whose images it is of, which a record says itself
+# overrides that make no other protocol; of which images a number is, its record says itself
 UNNAMED = (
     "data.path", "data.train_path", "data.val_path", "data.dataset", "data.format", "data.check",
     "data.num_workers", "data.download", "data.max_pixels", "accelerator", "devices", "seed",
+    "optimizer.batch_size",
 )  # fmt: skip
 
 
@@ -76,9 +77,13 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # of a value
         text = " ".join(str(error).split())
         raise UserError(f"{' '.join(overrides)}: {text}") from None
-    trained_on = run.cfg.data.dataset
+    before, trained_on = run.cfg, run.cfg.data.dataset
     run.cfg = config.finish(changed)
-    run.overrides = tuple(word for word in overrides if word.partition("=")[0] not in UNNAMED)
+    value = lambda cfg, word: OmegaConf.select(cfg, word.partition("=")[0])
+    run.overrides = tuple(
+        word for word in overrides
+        if word.partition("=")[0] not in UNNAMED and value(run.cfg, word) != value(before, word)
+    )  # fmt: skip
     statistics.keep(run.cfg, trained_on)
     early = run.epochs not in (None, run.cfg.max_epochs) and run.file.name != checkpoint.BEST
     if early and run.cfg.method != "random":

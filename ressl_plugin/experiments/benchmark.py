@@ -82,13 +82,13 @@ def benchmark(
         sweep.same_experiment(cfg)
     sweep.check_images(cells)
     failed = sweep.each(cells, partial(run_cell, labels=labels))
-    there = [(Path(cfg.run_dir), cfg) for cfg in cells if Path(cfg.run_dir).is_dir()]
-    text = ""
-    if folders := [folder for folder, cfg in there if own_records(folder, cfg)]:
-        text, latex = table(folders, settings), table(folders, settings, "latex")
-        files.replace(Path(out) / "benchmark.md", text.encode())
-        files.replace(Path(out) / "benchmark.tex", latex.encode())
-        print(text, end="")
+    folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
+    if not any(map(own_records, folders)):
+        sweep.report(failed, cells)
+    text, latex = table(folders, settings), table(folders, settings, "latex")
+    files.replace(Path(out) / "benchmark.md", text.encode())
+    files.replace(Path(out) / "benchmark.tex", latex.encode())
+    print(text, end="")
     sweep.report(failed, cells)
     return text
 
@@ -202,24 +202,25 @@ def run_cell(cfg: DictConfig, labels: tuple[int, ...] = LABELS) -> None:
 
 def complete(folder: Path, labels: tuple[int, ...] = LABELS) -> bool:
     """Whether a trained cell has been evaluated in every way that the table shows."""
-    records = own_records(folder, run.read_config(folder / "config.yaml"))
-    found = {(r["evaluator"], r["protocol"]) for r in records}
+    found = {(r["evaluator"], r["protocol"]) for r in own_records(folder)}
     few = {("few-labels", f"linear, {n} a class") for n in labels}
     return few <= found and {"linear", "knn"} <= {evaluator for evaluator, _ in found}
 
 
-def own_records(folder: Path, cfg: DictConfig) -> list[dict]:
+def own_records(folder: Path) -> list[dict]:
     """Of a cell's records those that the table shows: by `evaluate`'s protocols, of the last epoch.
 
     Not what other commands have added: another k of kNN, the paper's protocol, raw pixels.
     """
+    records = results.read(folder)
+    epochs = run.read_config(folder / "config.yaml").max_epochs if records else None
     return [
         record
-        for record in results.read(folder)
+        for record in records
         if re.fullmatch(PROTOCOLS.get(record["evaluator"], "(?!)"), record["protocol"])
         and record.get("representation") is None
         and record.get("checkpoint") in (None, checkpoint.NAME)
-        and record.get("epochs") in (None, cfg.max_epochs)
+        and record.get("epochs") in (None, epochs)
     ]
 
 
@@ -247,8 +248,8 @@ def table(folders: list[Path], settings: dict, format: str = "markdown") -> str:
     """
     groups: dict[str, list[tuple[DictConfig, list[dict]]]] = {}
     for folder in folders:
-        cfg = run.read_config(folder / "config.yaml")
-        if records := own_records(folder, cfg):
+        if records := own_records(folder):
+            cfg = run.read_config(folder / "config.yaml")
             name = folder.name.removesuffix(f"-seed{cfg.seed}")
             groups.setdefault(name, []).append((cfg, records))
     if not groups:

@@ -80,7 +80,8 @@ def evaluations(group: list[Evaluated], metrics=METRICS) -> Iterator[list[dict]]
     """
     keys = dict.fromkeys(key for run in group for key in run.latest if key[-1] in metrics)
     sweep = [key for key in keys if key[1] == "knn" and key[0] is None]
-    default = [key for key in sweep if "k=20" in key[2].split() and "T=0.07" in key[2].split()]
+    words = {key: key[2].replace(",", " ").split() for key in sweep}
+    default = [key for key in sweep if {"k=20", "T=0.07"} <= {*words[key]}]
     hidden = set(sweep) - set(default) if default else set()
     for key in keys:
         if key not in hidden:

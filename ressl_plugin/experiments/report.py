@@ -90,7 +90,7 @@ def comparison(found: list[list[Evaluated]]) -> dict:
             if first.get("representation") in (None, method_name(group[0].cfg)):
                 column = f"{first['metric']} ({first['evaluator']}: {first['protocol']})"
                 rank = first.get("epochs") or 0, len(records)
-                if column not in best or rank > best[column]:  # not the number of half a training
+                if column not in best or rank >= best[column]:  # not the number of half a training
                     value, spread = summary(records)
                     cells[column], best[column] = (number(value, spread), value), rank
         columns |= dict.fromkeys(cells)

@@ -188,7 +188,7 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
     if finished(run.directory(cfg), cfg.max_epochs):
         return
     if cfg.resume is True:  # of what there is: nobody has asked for it
-        cfg.resume = run.has_checkpoint(run.directory(cfg))
+        cfg.resume = run.held(run.directory(cfg)) is not None
     if device_count(runnable(cfg).devices, torch.cuda.device_count()) == 1:
         from ressl_plugin.train.pretrain import pretrain
 

@@ -141,8 +141,10 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     folder = directory(cfg)
     if not launched_first():
         return folder
-    if not _within(cfg.resume_from_checkpoint or cfg.resume, folder):
-        _refuse_another(folder)
+    if not _within(cfg.resume_from_checkpoint or cfg.resume, folder) and (there := held(folder)):
+        if has_checkpoint(folder):
+            there = "a run already: resume=true continues it"
+        raise UserError(f"run_dir={folder} holds {there}; another run_dir=… starts afresh")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         files.replace(folder / "config.yaml", OmegaConf.to_yaml(cfg).encode())
@@ -153,19 +155,11 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     return folder
 
 
-def _refuse_another(folder: Path) -> None:
-    """A run's directory is not another's: its results would be taken for the new run's."""
-    if has_checkpoint(folder):
-        raise UserError(
-            f"run_dir={folder} holds a run already: resume=true continues it, "
-            "another run_dir=… starts afresh"
-        )
-    others = [file.name for file in folder.glob("*.ckpt")]  # solo-learn's, best.ckpt
-    others += [results.FILE] * (folder / results.FILE).is_file()
-    if others:
-        raise UserError(
-            f"run_dir={folder} holds {others[0]} of another run; another run_dir=… starts afresh"
-        )
+def held(folder: Path) -> str | None:
+    """A file that another run has left there: its results would be taken for a new run's."""
+    files_there = [*folder.glob("*.ckpt"), *folder.glob(f"{checkpoint.PREVIOUS}/*.ckpt"),
+                   *folder.glob(results.FILE)]  # fmt: skip
+    return f"{files_there[0].name} of another run" if files_there else None
 
 
 def _within(resume, folder: Path) -> bool:

@@ -22,8 +22,8 @@ def import_run(checkpoint_file: Path, target: str, overrides: list[str], out: Pa
     """
     cfg = config.finish(config.load(target, overrides))
     cfg.run_dir, cfg.resume = str(out), False
-    if run.has_checkpoint(Path(out)):
-        raise UserError(f"--out {out}: holds a run already; give a new directory")
+    if there := run.held(Path(out)):
+        raise UserError(f"--out {out}: holds {there}; give a new directory")
     found = importing.import_checkpoint(checkpoint_file, cfg)
     if found.origin == "MoCo" and cfg.method == "ressl":
         raise UserError(

@@ -45,3 +45,11 @@ def test_without_places():
     plain = without_places(cfg)
     assert "/" not in str(plain) and "me" not in plain.get("wandb", {})
     assert plain["optimizer"] == make_config().optimizer and cfg.run_dir == "/c"
+
+
+def test_which_devices_they_are_is_no_difference():
+    """A recipe has a list, for the host's scripts; `devices=8` and sbatch say how many."""
+    both = [spread(devices, 32, 0, batchnorm__mode="shuffle") for devices in (2, [0, 1])]
+    assert config_differences(*both) == []
+    other = spread([0, 1, 2], 32, 0, batchnorm__mode="shuffle")
+    assert config_differences(both[0], other) == ["devices: 2 -> 3"]

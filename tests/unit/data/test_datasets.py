@@ -308,7 +308,7 @@ def one_split(path, names=()):
     return str(path)
 
 
-def test_nobody_validates_on_the_training_images(make_folder, config, tmp_path):
+def test_nobody_validates_on_the_training_images(make_folder, config, tmp_path, monkeypatch):
     """One .npz without x_test, one folder: kNN and linear accuracy would be of the training set."""
     file, folder = one_split(tmp_path / "all.npz"), str(make_folder())
     for name, path, val in (
@@ -320,6 +320,9 @@ def test_nobody_validates_on_the_training_images(make_folder, config, tmp_path):
         data.build_dataset(cfg, "train")
         with pytest.raises(UserError, match="these are the training images"):
             data.build_dataset(cfg, "val")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UserError, match="these are the training images"):
+        data.build_dataset(config("npz", "~/all.npz", val_path="~/all.npz"), "val")
 
 
 def test_a_label_means_the_same_in_both_files(config, tmp_path):

@@ -380,3 +380,14 @@ def test_runs_without_results_and_broken_ones(tmp_path):
         (tmp_path / "a" / "config.yaml").write_text(text)
         with pytest.raises(UserError, match=rf"config\.yaml: {why}"):
             tables.table([tmp_path / "a"])
+
+
+def test_of_a_sweep_on_other_sizes_the_default_cell_is_shown_too(tmp_path):
+    records = [
+        ("knn", f"k={k} cosine T=0.07{more}", "top1", 80.0 + k)
+        for more in ("", ", data.image_size=48") for k in (5, 20)
+    ]  # fmt: skip
+    rows = rows_of(tables.table([make_run(tmp_path, "a", records)], "csv"))
+    assert [row["evaluation"] for row in rows] == [
+        "knn: k=20 cosine T=0.07", "knn: k=20 cosine T=0.07, data.image_size=48"
+    ]  # fmt: skip

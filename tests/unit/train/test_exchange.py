@@ -99,7 +99,7 @@ def test_torchvisions_own_weights(images, tmp_path):
 
 
 def test_not_over_a_run(imported):
-    with pytest.raises(UserError, match="holds a run already"):
+    with pytest.raises(UserError, match=r"holds last\.ckpt of another run"):
         exchange.import_run("any.pth", "digits/ressl", [], imported)
 
 
