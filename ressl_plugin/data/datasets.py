@@ -112,9 +112,8 @@ def _fetching_alone(folder):
     """Of several processes that torchrun has started, one writes the archive, the others wait."""
     folder.mkdir(parents=True, exist_ok=True)
     lock = folder / ".download.lock"
-    if not os.access(
-        lock if lock.exists() else folder, os.W_OK
-    ):  # somebody else's, complete already
+    to_write = lock if lock.exists() else folder
+    if not os.access(to_write, os.W_OK):  # somebody else's, complete already
         yield
         return
     with locked(lock):
