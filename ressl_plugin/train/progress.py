@@ -7,7 +7,7 @@ import time
 
 from lightning.pytorch.callbacks import ProgressBar
 
-from ressl_plugin.utils.progress import progress_bar, say
+from ressl_plugin.utils.progress import progress_bar, say, waited
 
 SHOWN = re.compile(r"train_(?!.*class).*loss|val_acc1|val_knn_acc1")  # at the end of an epoch
 
@@ -24,6 +24,7 @@ class Progress(ProgressBar):
         self.refresh, self._enabled = refresh, True
         self._bar = self._validation = None
         self._start, self._validated, self._line_due = 0.0, False, False
+        self._said = time.monotonic()  # when an epoch had its line
 
     def disable(self) -> None:  # by Lightning, for all ranks but the first
         self._enabled = False
@@ -73,7 +74,10 @@ class Progress(ProgressBar):
 
     def _say_line(self, trainer, must: bool = False) -> None:
         if self._line_due and self._enabled:
+            # a pause of its own: in a file, the bar's lines would leave none to long epochs
+            must = must or waited(self._said)
             say(lambda: self.epoch_line(trainer), must=must)
+            self._said = time.monotonic() if must else self._said
         self._line_due = False
 
     def epoch_line(self, trainer) -> str:

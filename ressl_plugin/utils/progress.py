@@ -41,9 +41,14 @@ def say(text, must: bool = False) -> None:
     """`text()` on a line of its own: at once on a terminal or if it must, else if it is time."""
     if sys.stderr.isatty():
         tqdm.write(text(), file=sys.stderr)
-    elif must or time.monotonic() - (Lines.said or 0.0) >= PAUSE:
+    elif must or waited(Lines.said or 0.0):
         Lines.said = time.monotonic()
         print(text(), file=sys.stderr, flush=True)
+
+
+def waited(since: float) -> bool:
+    """Whether the pause between two lines is over."""
+    return time.monotonic() - since >= PAUSE
 
 
 def progress_bar(iterable=None, **how) -> tqdm:

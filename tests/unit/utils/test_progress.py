@@ -11,6 +11,7 @@ from helpers import image_folder
 
 from ressl_plugin import config
 from ressl_plugin.train.pretrain import pretrain
+from ressl_plugin.train.progress import Progress
 from ressl_plugin.utils import progress
 
 
@@ -87,31 +88,51 @@ def test_a_training(tmp_path, monkeypatch, capsys, terminal):
     assert capsys.readouterr().out == ""
 
 
-def test_the_loss_of_the_epoch_is_its_mean(tmp_path, monkeypatch):
-    class Line(pl.LightningModule):
-        def __init__(self):
-            super().__init__()
-            self.weight = torch.nn.Parameter(torch.zeros(()))
+class Line(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
 
-        def training_step(self, batch, batch_idx):
-            self.log("loss", batch.mean(), prog_bar=True)
-            self.log("train_loss", batch.mean(), on_epoch=True, on_step=False)
-            return self.weight + batch.mean()
+    def training_step(self, batch, batch_idx):
+        self.log("loss", batch.mean(), prog_bar=True)
+        self.log("train_loss", batch.mean(), on_epoch=True, on_step=False)
+        return self.weight + batch.mean()
 
-        def on_train_epoch_end(self):
-            self.log("train_embeddings_loss", self.current_epoch + 1.0)
+    def on_train_epoch_end(self):
+        self.log("train_embeddings_loss", self.current_epoch + 1.0)
 
-        def configure_optimizers(self):
-            return torch.optim.SGD(self.parameters(), 0.1)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
 
-    from ressl_plugin.train.progress import Progress
 
-    monkeypatch.setattr(sys, "stderr", Terminal())
+def fit(module, epochs, folder):
+    """Three steps an epoch, of losses 0, 1 and 5."""
     trainer = pl.Trainer(
-        max_epochs=2, accelerator="cpu", logger=False, enable_checkpointing=False,
-        enable_model_summary=False, callbacks=[Progress()], default_root_dir=tmp_path,
+        max_epochs=epochs, accelerator="cpu", logger=False, enable_checkpointing=False,
+        enable_model_summary=False, callbacks=[Progress()], default_root_dir=folder,
     )  # fmt: skip
-    trainer.fit(Line(), torch.utils.data.DataLoader(torch.tensor([0.0, 1.0, 5.0])))
+    trainer.fit(module, torch.utils.data.DataLoader(torch.tensor([0.0, 1.0, 5.0])))
+
+
+def test_the_loss_of_the_epoch_is_its_mean(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    fit(Line(), 2, tmp_path)
     for epoch in (1, 2):
         means = f"epoch {epoch}/2: train_embeddings_loss {epoch}.00, train_loss 2.00, "
         assert sys.stderr.getvalue().count(means) == 1
+
+
+def test_the_lines_of_a_bar_leave_long_epochs_theirs(tmp_path, monkeypatch, clock):
+    class Slow(Line):
+        def training_step(self, batch, batch_idx):
+            clock[0] += 11.0
+            progress.say(lambda: "a step")  # as a bar does
+            return super().training_step(batch, batch_idx)
+
+    monkeypatch.setattr(sys, "stderr", io.StringIO())
+    progress.Lines.said = clock[0]
+    fit(Slow(), 3, tmp_path)
+    lines = sys.stderr.getvalue().splitlines()
+    assert lines.count("a step") >= 2
+    epochs = [line[:9] for line in lines if "train_loss" in line]
+    assert epochs == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
