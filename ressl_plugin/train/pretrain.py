@@ -158,6 +158,7 @@ def make_trainer(
         "num_sanity_val_steps": 0,
         "log_every_n_steps": cfg.performance.log_every,
         "check_val_every_n_epoch": math.gcd(*periods) or 1,
+        "enable_model_summary": False,  # all it would leave is a warning about bfloat16
         "use_distributed_sampler": False,  # every back end shards its own data
         "benchmark": True,
     }

@@ -57,12 +57,12 @@ def test_a_terminal_gets_a_bar(monkeypatch):
 WORDS = [
     "backbone.name=timm:resnet10t", "backbone.stem=auto", "data.backend=batched",
     "backbone.kwargs={channels: [8, 8, 16, 16]}", "method_kwargs.queue_size=40",
-    "optimizer.batch_size=8", "max_epochs=2", "accelerator=cpu",
+    "optimizer.batch_size=8", "max_epochs=2", "accelerator=cpu", "precision=bf16-mixed",
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize("terminal", [True, False])
-def test_a_training(tmp_path, monkeypatch, capsys, terminal):
+def test_a_training(tmp_path, monkeypatch, capsys, recwarn, terminal):
     """An epoch's line has its mean loss and the kNN accuracy; Lightning's own lines are not there,
     with or without a root logger that repeats them."""
     images = image_folder(tmp_path / "images", per_class=8)
@@ -86,6 +86,7 @@ def test_a_training(tmp_path, monkeypatch, capsys, terminal):
     assert ("epoch 1/2:   0%" in seen) == terminal
     assert not any(word in seen for word in ("GPU available", "Tip", "Params", "Trainer.fit"))
     assert capsys.readouterr().out == ""
+    assert not any("model summary" in str(one.message) for one in recwarn)
 
 
 class Line(pl.LightningModule):
