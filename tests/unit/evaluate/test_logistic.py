@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
@@ -94,7 +95,12 @@ def test_it_is_the_optimum_that_newtons_method_finds(features, l2, request):
     p = exact.fit(rows, y.numpy()).predict_proba(rows)
     ours = (x @ weight + bias).softmax(1)
     assert abs(ours - torch.tensor(p)).max() < 5e-3
-    assert loss == pytest.approx(-np.log(p[range(len(y)), y]).mean(), abs=1e-5)
+    assert loss == pytest.approx(F.cross_entropy(x @ weight + bias, y).item(), abs=1e-6)
+    # Of loss and penalty together, which are flat there: the loss alone slopes, as the penalty
+    # falls, and tells how the last step was rounded.
+    found = loss + l2 / 2 * weight.double().square().sum().item()
+    least = -np.log(p[range(len(y)), y]).mean() + l2 / 2 * np.square(exact.coef_).sum()
+    assert found == pytest.approx(least, abs=1e-6)
 
 
 def test_slices_give_what_all_rows_at_once_give(digits, monkeypatch):
