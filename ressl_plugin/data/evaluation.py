@@ -8,14 +8,16 @@ from ressl_plugin.data.datasets import build_dataset
 from ressl_plugin.data.sources import GivenImages
 from ressl_plugin.data.statistics import interpolation, mean_std
 from ressl_plugin.data.workers import leave_signals
+from ressl_plugin.views import recipe
 
 
 def crop_size(cfg):
     """The pixels a side that the network sees in evaluation: data.image_size, else the largest
     crop of the run, else the data set's usual size."""
-    crops = [view.get("crop_size") for view in cfg.get("augmentations") or []]
-    largest = max((crop for crop in crops if crop), default=None)
-    return cfg.data.get("image_size") or largest or row_of(cfg).size
+    if size := cfg.data.get("image_size"):
+        return size
+    sizes = [entry["crop_size"] for entry in recipe.entries(cfg)]
+    return max(sizes, default=row_of(cfg).size)
 
 
 def evaluation_transform(cfg, any_size=False):

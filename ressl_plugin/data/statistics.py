@@ -14,7 +14,7 @@ from ressl_plugin.views import recipe
 def mean_std(cfg):
     """-> (mean, std), each three floats: the run's own (first augmentation), the data set's by
     `data.statistics`."""
-    first = cfg.augmentations[0] if cfg.get("augmentations") else {}
+    first = next(iter(recipe.entries(cfg)), {})
     row = row_of(cfg)
     default = (cfg.data.get("statistics") == "paper" and row.paper) or row.solo
     mean, std = (first.get(key) for key in ("mean", "std"))
@@ -26,7 +26,9 @@ def keep(cfg, dataset: str):
     data set it names now."""
     if cfg.get("augmentations") and cfg.data.dataset != dataset:
         trained = OmegaConf.merge(cfg, {"data": {"dataset": dataset}})
-        cfg.augmentations[0].mean, cfg.augmentations[0].std = map(list, mean_std(trained))
+        mean, std = map(list, mean_std(trained))
+        for entry in cfg.augmentations:
+            entry.mean, entry.std = mean, std
 
 
 def interpolation(cfg) -> InterpolationMode:

@@ -14,6 +14,7 @@ from torch import nn
 from ressl_plugin import host
 from ressl_plugin.config.kinds import WIDEST
 from ressl_plugin.utils.errors import UserError
+from ressl_plugin.views import recipe
 
 TIMM = "timm:"
 LONGEST = 300  # characters of what a library says
@@ -107,7 +108,7 @@ def check_input(backbone: nn.Module, cfg) -> None:
     embed = getattr(backbone, "patch_embed", None)
     strict = getattr(embed, "strict_img_size", False)
     made_for = embed.img_size if strict else None
-    sizes = sorted({view.crop_size for view in cfg.get("augmentations") or []}, reverse=True)
+    sizes = sorted({entry["crop_size"] for entry in recipe.entries(cfg)}, reverse=True)
     if not made_for or all((size, size) == tuple(made_for) for size in sizes):
         return
     right = f"img_size={sizes[0]}" if len(sizes) == 1 else "dynamic_img_size=true"

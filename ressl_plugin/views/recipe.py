@@ -66,6 +66,11 @@ def expand(augmentations):
     return [entry for _, entry in _expand(augmentations)]
 
 
+def entries(cfg):
+    """`expand` of a config's augmentations; nothing where it has none."""
+    return expand(cfg.augmentations) if cfg.get("augmentations") else []
+
+
 def read(augmentations, mean_std=None, interpolation="bicubic"):
     """The `augmentations` list (dicts or OmegaConf) as a Recipe; raises UserError naming the entry.
 

@@ -140,6 +140,9 @@ def test_transformer_of_another_size():
     cfg.augmentations[1].crop_size = 8
     with pytest.raises(UserError, match="dynamic_img_size=true"):
         pretrain.make_method(cfg)
+    cfg.augmentations = [{"preset": "contrastive"}, {"preset": "weak"}]  # of 224 pixels
+    pretrain.make_method(cfg)
+    cfg.augmentations = [{**VIEW, "role": "student"}, {**VIEW, "role": "teacher", "crop_size": 8}]
     cfg.backbone.kwargs = {**SMALL_VIT, "dynamic_img_size": True}
     with torch.no_grad():
         assert pretrain.make_method(cfg).backbone(torch.randn(2, 3, 8, 8)).shape == (2, 192)
