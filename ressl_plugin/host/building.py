@@ -48,13 +48,14 @@ def build_backbone(cfg) -> nn.Module:
 
 
 def view_transform(augmentation) -> transforms.Compose:
-    """The host's pipeline of one view: PIL image -> float tensor (3, H, W), normalised.
+    """The host's pipeline of one view: PIL image -> float tensor (3, S, S), normalised.
 
     Args:
         augmentation: an entry as `views.recipe.expand` gives it. What the host's own arguments do
             not reach is edited in: `mean` and `std` (else ImageNet's), `interpolation` (else
             bicubic), `rrc.ratio` (width / height), `gaussian_blur.sigma` (pixels),
-            `solarization.threshold` (8-bit level).
+            `solarization.threshold` (8-bit level); without a crop the middle square, for the host
+            keeps the image's shape there, and views of several shapes make no batch.
     """
     entry = OmegaConf.create(augmentation)
     pipeline = host.pipeline(entry)
@@ -67,6 +68,8 @@ def view_transform(augmentation) -> transforms.Compose:
         crop.interpolation = InterpolationMode(entry.interpolation)
     if entry.rrc.enabled:
         crop.ratio = tuple(entry.rrc.ratio)
+    else:
+        pipeline.transforms.insert(1, transforms.CenterCrop(entry.crop_size))
     if blur := _find(pipeline, host.DATALOADER.GaussianBlur):
         blur.sigma = tuple(entry.gaussian_blur.sigma)
     threshold = entry.solarization.get("threshold", 128)

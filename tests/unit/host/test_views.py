@@ -81,8 +81,12 @@ def test_view_has_the_steps_that_are_named_in_mains_order():
     ]
 
 
-def test_view_without_a_crop_resizes_the_shorter_side():
-    assert view(crop_size=15, rrc={"enabled": False})(photograph()).shape == (3, 15, 20)
+def test_view_without_a_crop_is_the_middle_square():
+    plain = {"rrc": {"enabled": False}, "horizontal_flip": {"prob": 0}, "mean": [0] * 3,
+             "std": [1] * 3}  # fmt: skip
+    found = view(crop_size=15, **plain)(photograph())
+    middle = photograph().resize((20, 15), Image.Resampling.BICUBIC).crop((2, 0, 17, 15))
+    assert torch.equal((found * 255).round(), torch.tensor(np.array(middle)).permute(2, 0, 1))
 
 
 @pytest.mark.parametrize(("threshold", "level"), [(128, 60), (40, 195)])
