@@ -115,6 +115,9 @@ def pretrain(
     for key, value in overrides.items():
         value = str(value) if isinstance(value, Path) else value
         OmegaConf.update(cfg, key, value, force_add=True)
+    own = overrides.get("data")
+    inner = [f"data.{key}" for key in own] if isinstance(own, Mapping) else []
+    configs.refuse_two_places(cfg, [*overrides, *inner])
     full = configs.finish(cfg)
     if not full.checkpoint.enabled:
         raise UserError("pretrain: checkpoint.enabled=false leaves no run to return; leave it out")

@@ -40,7 +40,7 @@ def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> Dict
         if (reason := ungrammatical(override)) is not None:
             raise UserError(f"{path}: {reason}")
     yaml_files.read(path)
-    refuse_two_places(overrides)
+    given = overrides
     overrides = [allow(o, path.parent, kind) for o in overrides]
     try:
         with initialize_config_dir(str(path.parent.resolve()), version_base="1.2"):
@@ -50,6 +50,7 @@ def load(target: str, overrides: list[str] = (), kind: str = "pretrain") -> Dict
     except (HydraException, OmegaConfBaseException, yaml.YAMLError, ValueError) as error:
         raise UserError(f"{path}: {_explain(error, kind)}") from None
     OmegaConf.set_struct(cfg, False)
+    refuse_two_places(cfg, given)
     return cfg
 
 
@@ -75,11 +76,15 @@ def find(target: str, kind: str = "pretrain") -> Path:
     )
 
 
-def refuse_two_places(overrides: list[str]) -> None:
-    """Refuse `data.path`, which stands for both paths, beside an override of one of them."""
+def refuse_two_places(cfg: DictConfig, overrides: list[str]) -> None:
+    """Refuse a config that has `data.path`, which stands for both paths and wins, beside an
+    override of one of them."""
     keys = {override.lstrip("+").partition("=")[0] for override in overrides}
-    if "data.path" in keys and (other := keys & {"data.train_path", "data.val_path"}):
-        raise UserError(f"data.path and {min(other)}: the first stands for both paths; give one")
+    other = keys & {"data.train_path", "data.val_path"}
+    if other and (path := OmegaConf.select(cfg, "data.path")) is not None:
+        raise UserError(
+            f"data.path={path} and {min(other)}: the first stands for both paths; give one"
+        )
 
 
 def ungrammatical(override: str) -> str | None:

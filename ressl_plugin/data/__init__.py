@@ -3,7 +3,7 @@
 from ressl_plugin.data.batches import BatchedLoader, UndrawnLoader, WorkerLoader
 from ressl_plugin.data.catalogue import row_of
 from ressl_plugin.data.check import check_folder, check_once
-from ressl_plugin.data.datasets import build_dataset
+from ressl_plugin.data.datasets import build_dataset, keep_fraction
 from ressl_plugin.data.digits import make_digits
 from ressl_plugin.data.evaluation import (
     crop_size,

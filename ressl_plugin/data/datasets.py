@@ -46,9 +46,8 @@ def build_dataset(cfg, split, transform=None, need_labels=False):
             f"{key}={path}: {unlabelled} of {len(dataset)} images have no label, and labels are "
             "needed here; give labelled data (data.no_labels=false, or the key y of a .npz)"
         )
-    fraction = data.get("fraction") or -1
-    if split == "pretrain" and fraction > 0 and fraction != 1:
-        _subset(dataset, fraction)
+    if split == "pretrain":
+        keep_fraction(dataset, data.get("fraction") or -1)
     return dataset
 
 
@@ -192,8 +191,11 @@ def _same_classes(dataset, key, path, train_path):
         )
 
 
-def _subset(dataset, fraction):
-    """The host's choice: the same draw, so that both keep the same images."""
+def keep_fraction(dataset, fraction):
+    """`data.fraction` of a data set's images, in place; -1: all. The host's choice: the same draw,
+    so that both keep the same images. Raises UserError for fewer than an image a class."""
+    if fraction in (-1, 1):
+        return
     from sklearn.model_selection import train_test_split
 
     targets = np.asarray(dataset.targets)

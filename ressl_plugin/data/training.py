@@ -150,7 +150,8 @@ class PretrainData(pl.LightningDataModule):
     def _order(self) -> dict:
         """What fixes the order of the images, and this process's share of them (batches.Steps)."""
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        return {"seed": self.cfg.seed, "rank": rank, "world_size": ranks}
+        same = bool(self.cfg.get("overfit_batches"))  # in every epoch, as Lightning promises
+        return {"seed": self.cfg.seed, "rank": rank, "world_size": ranks, "shuffle": not same}
 
     def val_dataloader(self):
         """Clean images of data.val_path (or the data set's test set); not asked for without."""
@@ -175,7 +176,10 @@ class PretrainData(pl.LightningDataModule):
 def training_set(cfg):
     """The images that a run of this config is trained on (data.build_dataset), untransformed."""
     labelled = cfg.method == "supervised"  # of STL-10, the twentieth that has a label
-    return data.build_dataset(cfg, "train" if labelled else "pretrain", need_labels=labelled)
+    dataset = data.build_dataset(cfg, "train" if labelled else "pretrain", need_labels=labelled)
+    if labelled:
+        data.keep_fraction(dataset, cfg.data.fraction)
+    return dataset
 
 
 class HostViews:

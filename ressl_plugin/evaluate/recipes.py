@@ -18,6 +18,7 @@ from torchvision import transforms
 
 from ressl_plugin import config, data
 from ressl_plugin.data import statistics
+from ressl_plugin.evaluate.subject import ALL_IMAGES
 from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.devices import check_accelerator, check_processor, device_count
 from ressl_plugin.utils.errors import UserError
@@ -109,6 +110,8 @@ def check_settings(recipe: DictConfig) -> None:
                 f"backbone with crop and flip, {key}={usual}; solo-learn's main_linear.py on the "
                 "run directory, or `ressl finetune`, does other things"
             )
+    if recipe.data.get("fraction", -1) not in (-1, 1):
+        raise UserError(f"data.fraction={recipe.data.fraction}: {ALL_IMAGES}")
     if device_count(recipe.devices, 1) != 1:
         raise UserError(f"devices={recipe.devices}: `ressl linear` uses one; set devices=1")
 

@@ -42,6 +42,11 @@ UNNAMED = (
 )  # fmt: skip
 
 
+ALL_IMAGES = (
+    "evaluators use all images; `ressl lowshot` and `ressl finetune --labels` take a part of them"
+)
+
+
 def method_name(cfg: Mapping) -> str:
     """The paper's name of a config's method, or the config's own."""
     name = cfg.get("method") or "?"
@@ -71,12 +76,14 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
         key, equals, _ = word.partition("=")
         if not equals or key.split(".")[0] not in config.known_keys():
             raise UserError(f"{word}: not key=value with a key of the run's config")
-    config.refuse_two_places(overrides)
+        if key == "data.fraction":
+            raise UserError(f"{word}: {ALL_IMAGES}")
     try:
         changed = OmegaConf.merge(run.cfg, OmegaConf.from_dotlist(list(overrides)))
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # of a value
         text = " ".join(str(error).split())
         raise UserError(f"{' '.join(overrides)}: {text}") from None
+    config.refuse_two_places(changed, overrides)
     before, trained_on = run.cfg, run.cfg.data.dataset
     run.cfg = config.finish(changed)
     value = lambda cfg, word: OmegaConf.select(cfg, word.partition("=")[0])

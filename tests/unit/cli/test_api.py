@@ -57,6 +57,9 @@ def test_a_config_as_a_mapping(trained, images, tmp_path):
     again = ressl_plugin.pretrain(keys, run_dir=tmp_path / "again")
     first = ressl_plugin.open_run(trained.dir)
     assert all(torch.equal(first.state[key], value) for key, value in again.state.items())
+    for word in ({"data": {"val_path": "other"}}, {"data.val_path": "other"}):
+        with pytest.raises(UserError, match=r"data\.path=one and data\.val_path: "):
+            ressl_plugin.pretrain({**keys, "data": {**keys["data"], "path": "one"}}, **word)
     with pytest.raises(UserError, match="max_epoch"):
         ressl_plugin.pretrain(keys, run_dir=tmp_path / "x", max_epoch=3)
 

@@ -1,6 +1,7 @@
 """Configs: every recipe is complete, every mistake is named."""
 
 import importlib.util
+from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
@@ -216,8 +217,13 @@ def test_every_recipe_is_complete(name):
 def test_one_path_is_the_place_of_both_splits(minimal):
     cfg = finished(minimal, "data.path=both.npz")
     assert (cfg.data.train_path, cfg.data.val_path, cfg.data.path) == ("both.npz", "both.npz", None)
-    with pytest.raises(UserError, match=r"data\.path and data\.val_path: "):
+    with pytest.raises(UserError, match=r"data\.path=both\.npz and data\.val_path: "):
         finished(minimal, "data.path=both.npz", "data.val_path=other.npz")
+    Path(minimal).write_text(MINIMAL.replace("train_path: somewhere", "path: both.npz"))
+    with pytest.raises(UserError, match=r"data\.path=both\.npz and data\.val_path: "):
+        finished(minimal, "data.val_path=other.npz")
+    cfg = finished(minimal, "data.path=null", "data.train_path=other.npz")
+    assert cfg.data.train_path == "other.npz"
 
 
 def test_finishing_twice_changes_nothing(minimal):

@@ -59,6 +59,34 @@ def test_what_an_entry_says_wins():
     assert (student.interpolation, teacher.interpolation) == ("bicubic", "bilinear")
 
 
+PRESETS = [{"preset": "contrastive"}, {"preset": "weak"}]
+
+
+@pytest.mark.parametrize(
+    ("views", "side"),
+    [
+        (PRESETS, 224),  # theirs, not the data set's usual 96
+        ([*PRESETS, {"preset": "contrastive", "crop_size": 96, "num_crops": 2}], 224),
+        ([{**VIEW, "crop_size": 300, "num_crops": 0}, {**VIEW, "num_crops": 2}], 16),
+    ],
+)
+def test_evaluation_is_at_the_size_of_the_largest_view_drawn(views, side):
+    assert data.crop_size(finished(views=views, dataset="stl10")) == side
+
+
+@pytest.mark.parametrize(
+    ("views", "message"),
+    [
+        (["contrastive", "weak"], r"augmentations\[0\] = 'contrastive' must be a mapping"),
+        ([{**PRESETS[0], "mean": 0.5}, PRESETS[1]], r"augmentations\[0\]\.mean"),
+        ([{**VIEW, "num_crops": 0}], "no teacher view"),
+    ],
+)
+def test_a_view_that_is_none_is_named(views, message):
+    with pytest.raises(UserError, match=message):
+        data.view_recipe(finished(views=views))
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     return image_folder(tmp_path_factory.mktemp("images"), classes=2, per_class=2, size=24)
@@ -138,6 +166,15 @@ def test_what_a_linear_classifier_is_trained_on(settings, mode, area):
     assert (steps[0].interpolation, tuple(steps[0].scale)) == (mode, area)
     assert (steps[-1].mean, steps[-1].std) == PAPERS["cifar10"]
     assert isinstance(steps[-1], transforms.Normalize)
+
+
+def test_evaluators_refuse_a_share_that_they_would_not_take(folder, monkeypatch):
+    cfg = finished(dataset="cifar10", fraction=0.5)
+    monkeypatch.setattr(subject, "open_run", lambda path: Run(folder, cfg.copy(), folder))
+    monkeypatch.setattr(Run, "epochs", None)
+    assert subject.with_overrides("run", []).cfg.data.fraction == 0.5  # it was trained on half
+    with pytest.raises(UserError, match=r"data\.fraction=0\.01: evaluators use all images"):
+        subject.with_overrides("run", ["data.fraction=0.01"])
 
 
 def test_an_evaluation_on_other_data_keeps_the_runs_statistics(folder, monkeypatch):

@@ -5,6 +5,7 @@ import csv
 import multiprocessing
 import pickle
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
@@ -96,6 +97,28 @@ def run_data(loaded, tmp_path):
 def test_auto_picks_what_can_draw_these_images(tmp_path, run_data, sizes, overrides, backend):
     root = photographs(tmp_path / "images", sizes)
     assert run_data(root, *overrides).backend == backend
+
+
+def test_a_share_of_the_labelled_images(tmp_path, run_data):
+    root = photographs(tmp_path / "images", [(16, 16)] * 10)
+    for method in ("ressl", "supervised"):
+        assert len(run_data(root, f"method={method}", "data.fraction=0.5").dataset) == 5
+
+
+@pytest.mark.parametrize("backend", ["batched", "host"])
+def test_overfitting_sees_the_same_batch_in_every_epoch(tmp_path, backend):
+    labels = []
+
+    class Seen(pl.Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            labels.append(batch[0].tolist())
+
+    photographs(tmp_path / "images" / "train", [(16, 16)] * 8)
+    _, recipe, *words = command(tmp_path / "images", tmp_path / "run", f"data.backend={backend}",
+                                "data.num_workers=0", "optimizer.batch_size=2", "max_epochs=3",
+                                "data.dataset=custom", "overfit_batches=1")  # fmt: skip
+    pretrain(config.finish(config.load(recipe, words)), [Seen()])
+    assert labels == [[0, 1]] * 3
 
 
 def test_a_photograph_held_upright_counts_as_it_is_turned(tmp_path, run_data):

@@ -34,7 +34,8 @@ def linear(**changes):
 @pytest.mark.parametrize(
     "changes, key",
     [({"mixup": 0.2}, "mixup=0.2"), ({"label_smoothing": 0.1}, "label_smoothing"),
-     ({"auto_augment": True}, "auto_augment"), ({"devices": [0, 1]}, "devices=")],
+     ({"auto_augment": True}, "auto_augment"), ({"devices": [0, 1]}, "devices="),
+     ({"data": {"fraction": 0.1}}, "data.fraction=0.1")],
 )  # fmt: skip
 def test_what_a_recipe_cannot_have_is_refused(changes, key):
     recipes.check_settings(linear())
