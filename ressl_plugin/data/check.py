@@ -28,6 +28,7 @@ class Report:
     ignored: str  # files that are not read, counted by extension
     turned: int = 0  # images whose EXIF orientation says so
     refused: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
+    without: str = ""  # what the command needs where there are no class folders
 
     def refuse(self):
         """Raise one UserError if any file is refused: the first few, how many, what to do."""
@@ -37,7 +38,7 @@ class Report:
         more = f"; and {len(self.refused) - 3} more" if len(self.refused) > 3 else ""
         raise UserError(
             f"{self.root}: {len(self.refused)} of its files cannot be used: {first}{more}. Delete "
-            f"or repair them; `ressl data check {self.root}` lists all"
+            f"or repair them; `ressl data check {self.root}{self.without}` lists all"
         )
 
     def lines(self):
@@ -65,6 +66,7 @@ def check_folder(root, labels=True):
 def _check(dataset, max_pixels=MAX_PIXELS):
     paths = [path for path, _ in dataset.samples]
     report = Report(dataset.root, len(paths), dataset.ignored)
+    report.without = "" if dataset.classes else " --no-labels"
 
     def verdict(path):
         try:

@@ -129,12 +129,18 @@ class FolderImages(_Folder):
                 "a class" + ", or set data.no_labels=true (--no-labels)" * ("val" not in key)
             )
         if set(classes) <= {"train", "val", "test"}:
-            raise UserError(f"{key}={root} holds {', '.join(classes)}; give {folders[0]}")
+            wanted = ("val", "test") if key == "data.val_path" else ("train",)
+            right = next((name for name in wanted if name in classes), classes[0])
+            raise UserError(
+                f"{key}={root} holds {', '.join(classes)}; give {os.path.join(root, right)}"
+            )
         images, others = walk(folders, above=[root])
         if empty := [folder for folder in folders if not images[folder]]:
+            ignored = f" ({by_extension(others)} are ignored)" if others else ""
             raise UserError(
-                f"{len(empty)} empty class folder{'s' * (len(empty) > 1)}: {', '.join(empty[:3])}; "
-                f"put images in ({' '.join(EXTENSIONS)}) or remove the folder"
+                f"{key}={root}: without an image{ignored}, or another name of a folder that has "
+                f"been read: {', '.join(empty[:3])}; a class folder needs images of its own "
+                f"({' '.join(EXTENSIONS)})"
             )
         samples = [(file, i) for i, folder in enumerate(folders) for file in images[folder]]
         super().__init__(root, classes, samples, beside + others)

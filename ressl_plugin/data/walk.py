@@ -40,7 +40,8 @@ def walk(tops, above=()) -> tuple[dict[str, list[str]], list[str]]:
     """
     found = {os.fspath(top): [] for top in tops}
     others, seen = [], {_who(folder) for folder in above}
-    waiting = deque((top, top) for top in found)  # the tops themselves, then links, level by level
+    # the tops themselves, the real ones first, then links, level by level
+    waiting = deque((top, top) for top in sorted(found, key=os.path.islink))
     while waiting:
         top, start = waiting.popleft()
         if _who(start) in seen:

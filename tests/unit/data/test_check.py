@@ -30,8 +30,10 @@ def one_file(make_folder):
 def refusal(folder):
     report = check_folder(folder.parent)
     ((name, why),) = report.refused
-    with pytest.raises(UserError, match=name):
+    with pytest.raises(UserError, match=f"{name} .*; `ressl data check {folder.parent}` lists all"):
         report.refuse()
+    with pytest.raises(UserError, match=f"`ressl data check {folder.parent} --no-labels` lists"):
+        check_folder(folder.parent, labels=False).refuse()
     with pytest.raises(UserError, match=Path(name).name):
         load_image(folder.parent / name)
     return why
@@ -170,7 +172,7 @@ def test_stray_files_are_ignored_and_counted(make_folder):
         (["1.avif", "x"], False, r"holds no image \(1 .avif, 1 without are ignored\)"),
         (["1.png", "2.png"], True, "2 images and no class folders; .*--no-labels"),
         (["train/x/1.png", "val/x/1.png"], True, "holds train, val; give .*train"),
-        (["a/1.png", "b/x.txt"], True, "1 empty class folder: .*/b"),
+        (["a/1.png", "b/x.txt"], True, r"without an image \(1 .txt are ignored\), .*/b; a class"),
     ],
 )
 def test_a_folder_without_images_is_refused(tmp_path, files, labels, message):

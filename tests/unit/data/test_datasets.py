@@ -200,12 +200,17 @@ def test_the_folder_above_train_and_val(make_folder, config):
     root = make_folder().parent
     with pytest.raises(UserError, match=r"holds train; give .*train"):
         data.build_dataset(config("custom", root), "train")
+    (root / "test").mkdir()
+    with pytest.raises(UserError, match=r"holds test, train; give .*/train$"):
+        data.build_dataset(config("custom", root), "train")
+    with pytest.raises(UserError, match=r"holds test, train; give .*/test$"):
+        data.build_dataset(config("custom", None, root), "val")
 
 
 def test_empty_class_folder(make_folder, config):
     root = make_folder()
     (root / "c").mkdir()
-    with pytest.raises(UserError, match=r"1 empty class folder: .*/c; put images in"):
+    with pytest.raises(UserError, match=r"without an image, or another .*: .*/c; a class"):
         data.build_dataset(config("custom", root), "train")
 
 
