@@ -54,6 +54,8 @@ def config_differences(saved, now) -> list[str]:
         side.update({k: v for k, v in _defaults().items() if k in other and k not in side})
         if "devices" in side:  # which ones they are is nothing to the weights
             side["devices"] = _count(side["devices"])
+        if side.get("strategy") == "auto":  # of several processes it means that (utils/devices.py)
+            side["strategy"] = "ddp"
     absent = object()
     spread = _SPREAD if _together(old) == _together(new) is not None else ()
     return [

@@ -46,7 +46,10 @@ def runnable(cfg: DictConfig) -> DictConfig:
     _set_statistics(cfg, wants_gpu, count * cfg.num_nodes)
     check_launch(count, cfg.num_nodes)
     alone = count * cfg.num_nodes == 1
-    cfg.strategy = "auto" if alone and cfg.strategy in (None, "ddp") else cfg.strategy or "ddp"
+    given = cfg.strategy or "auto"
+    if given in ("auto", "ddp"):  # of several processes Lightning's auto is its own DDP, not ours
+        given = "auto" if alone else "ddp"
+    cfg.strategy = given
     return cfg
 
 

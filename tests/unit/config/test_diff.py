@@ -18,6 +18,10 @@ def test_the_same_batch_and_groups_on_another_number_of_processes():
     assert config_differences(one, spread(2, 8, 2)) == []
     assert config_differences(one, spread([0, 3], 4, 1, num_nodes=2)) == []
     assert config_differences(spread(1, 8, 2), spread(2, 4, 0)) == []
+    two = spread(2, 8, 2, batchnorm__permute=True)
+    auto = two.copy()
+    auto.strategy = "auto"  # what it is of several processes
+    assert config_differences(auto, two) == []
 
 
 @pytest.mark.parametrize(

@@ -43,8 +43,10 @@ def test_auto_is_what_there_is(gpus):
     gpus(0)
     assert ready(accelerator="auto").accelerator == "cpu"
     gpus(2)
-    cfg = ready(accelerator="auto", devices=2, strategy="ddp")
-    assert (cfg.accelerator, cfg.devices, cfg.strategy) == ("auto", 2, "ddp")
+    for strategy in ("ddp", "auto", None):  # of Lightning's auto the queue would be broadcast
+        cfg = ready(accelerator="auto", devices=2, strategy=strategy)
+        assert (cfg.accelerator, cfg.devices, cfg.strategy) == ("auto", 2, "ddp")
+    assert ready(accelerator="auto", strategy="ddp").strategy == "auto"
 
 
 @pytest.mark.parametrize("devices", [[99], [1], [0, 0], [-1], "99,"])
