@@ -44,8 +44,10 @@ def _kernel_fits(rows: Tensor, queue: Tensor) -> bool:
 
 def _by_kernel(rows: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     # F.scaled_dot_product_attention is the same kernel without its second result, the log-sum-exp
+    # and without its check that the last dimension is contiguous, as a transposed queue's is not.
+    rows, queue = rows.contiguous()[None, None], queue.contiguous()[None, None]
     out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-        rows[None, None], queue[None, None], queue[None, None], scale=1.0
+        rows, queue, queue, scale=1.0
     )
     return out[0, 0], log_sum.flatten()
 

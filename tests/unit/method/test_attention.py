@@ -31,6 +31,13 @@ def test_equals_the_float64_formula(read, r, k, d):
 
 
 @passes
+def test_rows_and_queue_need_not_lie_row_by_row(read):
+    rows, queue = inputs(128, 700, 16)
+    check(read, rows, queue.T.contiguous().T)  # MoCo's queue is (D, K)
+    check(read, rows.T.contiguous().T, queue)
+
+
+@passes
 @pytest.mark.parametrize("factor", [1e-6, 1.0, 30.0, -30.0])
 def test_scores_of_any_size(read, factor):
     rows, queue = inputs(64, 900, 16, tau=0.01)
