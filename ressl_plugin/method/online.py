@@ -193,7 +193,7 @@ class OnlineEvaluation(Callback):
             log.info(
                 "epoch %d will have no val_knn_acc1 or train_rankme: the run was resumed within "
                 "it, and the features of its first images are not in the checkpoint",
-                module.current_epoch,
+                module.current_epoch + 1,
             )
         if len(behind) == distributed.world():
             self.means.load([behind[distributed.rank()]], module.device)

@@ -85,6 +85,7 @@ class CheckpointCallback(Checkpoint):
         self._states = None  # RNG of every rank, to be restored
         self._loaded = None  # states of optimizers and schedules, not yet taken over
         self._begun = False
+        self._leaving = False  # told to stop, and saved, at the end of an epoch
         self._settings = None  # of the config, to be applied over those of the checkpoint
         self._factor = 1.0  # steps that the same images take now, over those that they took
 
@@ -98,6 +99,10 @@ class CheckpointCallback(Checkpoint):
 
     def teardown(self, trainer, pl_module, stage):
         self._restore_handlers()
+
+    def on_train_epoch_start(self, trainer, *_):
+        if self._leaving:
+            self._leave(trainer)
 
     def on_train_batch_end(self, trainer, *_):
         self._whole = _batches(trainer)
@@ -121,8 +126,7 @@ class CheckpointCallback(Checkpoint):
         best = self.best.beaten(trainer)
         if stop or last or best or self._due or epoch % self.frequency == 0:
             self._save(trainer, must=stop or last, best=best)
-        if stop:
-            self._leave(trainer)
+        self._leaving = stop  # not yet: Lightning logs the epoch's means after this
 
     def on_train_end(self, trainer, pl_module):
         if self.best.criterion and self.best.score is None:
@@ -131,6 +135,8 @@ class CheckpointCallback(Checkpoint):
         if self._saved != trainer.global_step:
             self._save(trainer, must=True)
         self._restore_handlers()  # Lightning's, before it puts back those before its own
+        if self._leaving:
+            self._leave(trainer)
 
     def on_exception(self, trainer, pl_module, exception):
         """Save if the failure fell between two steps, else say which checkpoint is the last."""

@@ -41,10 +41,10 @@ class CollapseMonitor(Checkpoint):
             "(%.3f in epoch %d): it is uniform and teaches nothing. Try "
             "method_kwargs.proj_batchnorm=true, a lower method_kwargs.temperature_k, a longer "
             "scheduler.warmup_epochs, a smaller queue, or method_kwargs.infonce_epochs",
-            trainer.current_epoch + 1 - self.uniform_epochs,
+            trainer.current_epoch + 2 - self.uniform_epochs,
             UNIFORM,
             float(entropy),
-            trainer.current_epoch,
+            trainer.current_epoch + 1,  # as the progress line counts
         )
 
     def state_dict(self) -> dict:

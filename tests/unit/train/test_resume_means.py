@@ -3,7 +3,10 @@
 import copy
 import csv
 import logging
+import os
+import signal
 
+import lightning.pytorch as pl
 import pytest
 import torch
 from helpers import Interrupted, Stop, image_folder, make_config
@@ -14,6 +17,7 @@ from ressl_plugin.method import online
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.run import checkpoint
 from ressl_plugin.run.plain_values import to_plain
+from ressl_plugin.train.checkpointing import Preempted
 from ressl_plugin.train.pretrain import pretrain
 from ressl_plugin.utils import distributed
 from ressl_plugin.utils.average_meter import AverageMeter
@@ -40,7 +44,7 @@ def run(tmp_path_factory):
         ]  # fmt: skip
         cfg = copy.deepcopy(loaded)
         cfg.merge_with_dotlist(words)
-        pretrain(config.finish(cfg), [Stop(stop)])
+        pretrain(config.finish(cfg), [stop if isinstance(stop, pl.Callback) else Stop(stop)])
         return root / name
 
     return run
@@ -62,6 +66,24 @@ def epochs(folder):
     return found
 
 
+class Told(pl.Callback):
+    """A signal comes while epoch `epoch` is validated."""
+
+    def __init__(self, epoch):
+        self.epoch = epoch
+
+    def on_validation_start(self, trainer, module):
+        if trainer.current_epoch == self.epoch:
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_an_epoch_whose_validation_was_told_to_stop_has_its_means(run, whole, epoch):
+    with pytest.raises(Preempted):
+        run(f"told{epoch}", Told(epoch))
+    assert epochs(run(f"told{epoch}")) == epochs(whole)
+
+
 @pytest.mark.parametrize("step", [5, 8])
 def test_a_resumed_epochs_means_are_the_whole_epochs(run, whole, caplog, step):
     """Stopped in step `step`: in an epoch's last step, in the middle of the second epoch."""
@@ -79,7 +101,7 @@ def test_a_resumed_epochs_means_are_the_whole_epochs(run, whole, caplog, step):
     assert "val_knn_acc1" not in ours[resumed] and "val_knn_acc5" not in ours[resumed]
     assert ours[1 - resumed] == theirs[1 - resumed], "the other epoch has all of it"
     said = [r.message for r in caplog.records if "no val_knn_acc1" in r.message]
-    assert len(said) == 1 and said[0].startswith(f"epoch {resumed} ")
+    assert len(said) == 1 and said[0].startswith(f"epoch {resumed + 1} ")
     states = [checkpoint.load(folder)["state_dict"] for folder in (again, whole)]
     assert all(torch.equal(states[0][k], v) for k, v in states[1].items())
 
