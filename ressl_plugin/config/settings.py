@@ -6,8 +6,6 @@ name, type and bounds: an exception is then a bug.
 
 from __future__ import annotations
 
-import re
-
 from ressl_plugin.config.kinds import (
     COLDEST,
     FLAG,
@@ -67,8 +65,6 @@ def check_optimizer(name: str, kwargs: dict) -> None:
 
 _SHARE = Kind("a share from 0.0 to 1.0", lambda v: isinstance(v, float) and 0 <= v <= 1)
 _PART = Kind("a share above 0.0 and up to 1.0", lambda v: isinstance(v, float) and 0 < v <= 1)
-_TIME = Kind("a time, days:hours:minutes:seconds",
-             lambda v: isinstance(v, str) and re.fullmatch(r"\d{1,4}(:\d\d){3}", v))  # fmt: skip
 _BATCHES = _SHARE | whole(0) | NULL
 TRAINER = {
     "benchmark": FLAG | NULL,
@@ -88,7 +84,6 @@ TRAINER = {
     "limit_val_batches": _BATCHES,
     "log_every_n_steps": whole(1) | NULL,
     "max_steps": whole(-1),
-    "max_time": _TIME | NULL,
     "min_epochs": whole(0) | NULL,
     "min_steps": whole(0) | NULL,
     "num_sanity_val_steps": whole(-1) | NULL,
@@ -106,6 +101,11 @@ WATCHING = (
 
 def check_trainer(given: dict) -> None:
     """Arguments of Lightning's Trainer among the keys of a config, a plain dict."""
+    if given.get("max_time") is not None:  # Lightning would end in mid-epoch, and count it as done
+        raise UserError(
+            f"config: max_time={given['max_time']}: a signal ends a run in time, saved and to be "
+            "resumed: timeout -s USR1 8h ressl pretrain ..."
+        )
     for key, kind in TRAINER.items():
         if key in given:
             judged(key, given[key], kind)
