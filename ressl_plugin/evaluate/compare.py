@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
+
 import numpy as np
 
 from ressl_plugin.evaluate import knn
@@ -19,6 +22,8 @@ from ressl_plugin.evaluate.subject import (
 from ressl_plugin.run import results
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number, render
+
+log = logging.getLogger(__name__)
 
 COMMAND = {
     "name": "compare",
@@ -69,6 +74,13 @@ def compare(
             the same images in the same order.
         data: the data set's name, for the records.
     """
+    smallest = min(Counter(next(iter(representations.values()))[1].tolist()).values())
+    if left_out := [n for n in per_class if n != "all" and n > smallest]:
+        log.warning(
+            "left out: %s labels a class; the smallest class has %d training images",
+            ", ".join(map(str, left_out)), smallest,
+        )  # fmt: skip
+    per_class = [n for n in per_class if n not in left_out]
     records = []
     for name, parts in representations.items():
         common = {"data": data, "metric": "top1", "representation": name}

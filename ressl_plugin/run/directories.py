@@ -117,7 +117,7 @@ def read_config(path: Path) -> DictConfig:
 def directory(cfg: DictConfig) -> Path:
     """Where this config's run goes: `run_dir`, or runs/<name>."""
     if cfg.run_dir:
-        return Path(cfg.run_dir)
+        return Path(cfg.run_dir).expanduser()
     parts = Path(cfg.name).parts
     if not parts or cfg.name.startswith("/") or ".." in parts or "\0" in cfg.name:
         raise UserError(

@@ -81,7 +81,7 @@ class Model:
                 f"backbone.name={given}: timm has no network of this name and these weights; "
                 "exported are torchvision's ResNets and timm:<model>"
             )
-        self.base = given.removeprefix(backbone.TIMM)
+        self.base = given.removeprefix(backbone.TIMM).partition(".")[0]  # without a tag of weights
         self.kwargs = plain_config(self.cfg.backbone).get("kwargs") or {}
         if self.torchvisions:
             self.kwargs = {TIMMS.get(key, key): value for key, value in self.kwargs.items()}

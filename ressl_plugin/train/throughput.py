@@ -26,7 +26,7 @@ class Meter(pl.Callback):
     def __init__(self, folder: Path, data: str):
         self.folder, self.data = Path(folder), data
         self.rates: list[float] = []
-        self.images, self.start = 0, 0.0
+        self.images, self.start, self.pause = 0, 0.0, 0.0
 
     def on_train_start(self, trainer, module) -> None:
         self.rates.clear()
@@ -41,6 +41,12 @@ class Meter(pl.Callback):
         self.images += len(batch[0]) * trainer.world_size
         if trainer.is_last_batch:  # validation has not begun
             self.rates.append(self.images / (now(module.device) - self.start))
+
+    def on_validation_start(self, trainer, module) -> None:
+        self.pause = now(module.device)
+
+    def on_validation_end(self, trainer, module) -> None:
+        self.start += now(module.device) - self.pause  # within an epoch (val_check_interval)
 
     def on_train_end(self, trainer, module) -> None:
         if not trainer.is_global_zero or not self.rates:

@@ -30,6 +30,14 @@ def test_compare_gives_records_that_results_takes(compared, tmp_path):
     assert knn["evaluator"] == "knn" and knn["value"] > 80
 
 
+def test_more_labels_than_a_class_has_are_left_out(caplog):
+    y = torch.arange(2).repeat(4)[:7]  # of class 1 there are three
+    x = torch.eye(7)
+    found = compare({"rows": (x, y, x, y)}, "digits", draws=2)
+    assert [r["protocol"] for r in found[:-1]] == ["linear, 1 a class", "linear, all"]
+    assert "left out: 5 labels a class; the smallest class has 3" in caplog.text
+
+
 def test_comparison_table(compared):
     header, _, pixels, half = comparison_table(compared).splitlines()
     assert len(header) == len(pixels) == len(half)

@@ -63,6 +63,7 @@ CASES = [
     ("timm:resnet18", "solo", 32, {"channels": [8, 16, 32, 64]}),
     ("resnet18", "imagenet", 64, {"zero_init_residual": True}),
     ("timm:resnet18", "paper", 32, {"channels": [8, 16, 32, 64]}),
+    ("timm:resnet18.a1_in1k", "paper", 32, {"channels": [8, 16, 32, 64]}),  # a tag of weights
     ("timm:resnet10t", "auto", 64, {"channels": [8, 16, 32, 64]}),
     ("timm:mobilenetv3_small_050", "auto", 64, {}),
     ("timm:vit_tiny_patch16_224", "auto", 32, {"img_size": 32, "depth": 2}),
