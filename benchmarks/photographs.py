@@ -26,7 +26,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin import config, data, run
 from ressl_plugin.experiments import benchmark
-from ressl_plugin.run import metrics, results
+from ressl_plugin.run import metrics
 from ressl_plugin.utils import files
 from ressl_plugin.utils.plot_style import MARKERS, PALETTE, figure_of
 
@@ -165,7 +165,8 @@ def _base(args, images: Path):
 
 def _values(folder: Path) -> dict[str, float]:
     """What the table shows of a finished cell."""
-    latest = {(r["evaluator"], r["metric"]): r["value"] for r in results.read(folder)}
+    records = benchmark.own_records(folder)
+    latest = {(r["evaluator"], r["metric"]): r["value"] for r in records}
     return {
         "linear": latest["linear", "top1"],
         "knn": latest["knn", "top1"],

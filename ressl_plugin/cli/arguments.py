@@ -104,6 +104,7 @@ def evaluator(commands, declared: dict):
         evaluate = importlib.import_module(declared["module"]).evaluate
         target, overrides = target_of(args) if recipes else (args.run, args.overrides)
         if args.best:
+            from ressl_plugin import config
             from ressl_plugin.evaluate.recipes import resolve
             from ressl_plugin.run import directories
 
@@ -112,7 +113,8 @@ def evaluator(commands, declared: dict):
             if recipe is None:
                 target = best
             else:
-                overrides = [*overrides, f"pretrained_feature_extractor={best}"]
+                where = config.quoted("pretrained_feature_extractor", best)
+                overrides = [*overrides, where]
         evaluate(target, overrides, **{name: getattr(args, name) for name in names})
 
     recipes = declared.get("recipes")

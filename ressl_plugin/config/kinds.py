@@ -68,11 +68,11 @@ NULL = Kind("null", lambda v: v is None)
 WIDTH = whole(1, WIDEST)
 
 
-def judged(key: str, value, kind: Kind) -> None:
-    """Refuse a value that is not of this kind."""
+def judged(key: str, value, kind: Kind, where: str = "config: ") -> None:
+    """Refuse a value that is not of this kind; `where` opens the message."""
     if not kind.call(value):
         hint = nearest(value, map(str, kind.choices))
-        raise UserError(f"config: {key}={repr(value)[:80]}: must be {kind.text}{hint}")
+        raise UserError(f"{where}{key}={repr(value)[:80]}: must be {kind.text}{hint}")
 
 
 def nearest(key: str, known) -> str:

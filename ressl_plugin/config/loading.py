@@ -95,12 +95,17 @@ def ungrammatical(override: str) -> str | None:
     # its lexer's message is the override itself, with a mark below
     reason = "" if "LexerNoViableAlt" in error else f" ({error})"
     key, equals, value = override.partition("=")
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-    quoted = f'{key}="{escaped}"'
     hint = "; check brackets and quotes"
-    if equals and value[:1] not in ("[", "{", "'", '"') and _hydras_error(quoted) is None:
-        hint = f"; quote the value: '{quoted}'"
+    again = quoted(key, value)
+    if equals and value[:1] not in ("[", "{", "'", '"') and _hydras_error(again) is None:
+        hint = f"; quote the value: '{again}'"
     return f"override {override[:200]}: not in Hydra's grammar{reason}{hint}"
+
+
+def quoted(key: str, value) -> str:
+    """An override with a value that is a string, whatever is in it."""
+    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    return f'{key}="{escaped}"'
 
 
 def _hydras_error(override: str) -> str | None:

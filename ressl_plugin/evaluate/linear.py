@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from omegaconf import OmegaConf
 
 from ressl_plugin import data
@@ -58,13 +56,13 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
     run = with_overrides(path, overrides if recipe is None else [])
     if recipe is not None:
         recipes.settle(recipe, run)
-        name = Path(target).stem if Path(target).is_file() else target
+        name = recipes.record_name(target, overrides)
         place = device_named(recipes.device(recipe) if device == "auto" else device)
         # the learning rate as given, for 256 images
         how = {key: recipe.optimizer[key] for key in ("lr", "weight_decay", "batch_size")}
         how |= {"optimizer": recipe.optimizer.name, "scheduler": recipe.scheduler.name}
         how["epochs"] = recipe.max_epochs
-        return _trained(run, f"recipe {name}", recipe, recipe.seed, place, details=how)
+        return _trained(run, name, recipe, recipe.seed, place, details=how)
     place, seed = device_named(device), run.cfg.seed
     features = Splits(run, place).of(run.backbone()) if fast else None
     if fast and protocol is None:

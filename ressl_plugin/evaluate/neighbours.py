@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -118,8 +119,10 @@ def neighbours_of_run(
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in data.mean_std(cfg))
     views = data.view_recipe(cfg)
     drawn = batched.draw(torch.stack([asked[i][0] for i in rows]), views, generator)
-    panels = {}
-    for name, crop in (("weak view", views.teacher), ("contrastive view", views.student[0])):
+    panels, crops = {}, {"weak view": views.teacher, "contrastive view": views.student[0]}
+    if len({replace(views.crops[crop], role="") for crop in crops.values()}) == 1:
+        crops = {"view": views.student[0]}  # of a method whose views are alike
+    for name, crop in crops.items():
         batch = [(drawn[crop], torch.zeros(len(rows)))]
         features, _ = extract(backbone, batch, device, progress=False)
         _, found = nearest(bank, torch.arange(len(bank)), features, k if others else k + 1)

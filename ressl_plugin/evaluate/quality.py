@@ -52,9 +52,11 @@ def evaluate(path, overrides, images=1000, views=10, device="auto") -> None:
     rows = [[name, f"{value:.4g}", BETTER[name]] for name, value in found.items()]
     print(render(["metric", "value", "better"], rows), end="", flush=True)
     split = _split(run)
-    sets = {split: data.identify(data.build_dataset(run.cfg, split))}
+    dataset = data.build_dataset(run.cfg, split)
+    sets, drawn = {split: data.identify(dataset)}, min(images, len(dataset))
     for name, value in found.items():
-        of = "clean" if name in ("rankme", "alpha_req", "uniformity") else f"{views} views"
+        clean = name in ("rankme", "alpha_req", "uniformity")
+        of = "clean" if clean else f"{views} views of {drawn}"  # which bounds LiDAR's rank
         if math.isfinite(value):
             append(run, "quality", f"{split} images, {of}", name, value, data_sets=sets)
 

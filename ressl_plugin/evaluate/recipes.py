@@ -18,7 +18,7 @@ from torchvision import transforms
 
 from ressl_plugin import config, data
 from ressl_plugin.data import statistics
-from ressl_plugin.evaluate.subject import ALL_IMAGES
+from ressl_plugin.evaluate.subject import ALL_IMAGES, UNNAMED
 from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.devices import check_accelerator, check_processor, device_count
 from ressl_plugin.utils.errors import UserError
@@ -52,6 +52,16 @@ def read(target: str, overrides: list[str] = ()) -> DictConfig:
         named += ["train_path", "val_path"]
     full.data = OmegaConf.masked_copy(full.data, named)
     return full
+
+
+def record_name(target: str, overrides: list[str]) -> str:
+    """What a linear recipe is called in records, with the overrides that make it another."""
+    path, ours = config.find(target, "linear").resolve(), (config.RECIPES / "linear").resolve()
+    name = path.relative_to(ours).with_suffix("") if path.is_relative_to(ours) else path.stem
+    # of a recipe the batch is the training's
+    usual = {*UNNAMED, "pretrained_feature_extractor"} - {"optimizer.batch_size"}
+    changed = [word for word in overrides if word.lstrip("+").partition("=")[0] not in usual]
+    return ", ".join([f"recipe {name}", *changed])
 
 
 def protocol(name: str) -> DictConfig:

@@ -18,24 +18,35 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ressl_plugin import config, run
 from ressl_plugin.config import yaml_files
-from ressl_plugin.config.kinds import nearest
+from ressl_plugin.config.kinds import FLAG, Kind, judged, nearest, number, one_of, whole
 from ressl_plugin.evaluate import logistic
 from ressl_plugin.evaluate.sampling import mean_spread
 from ressl_plugin.experiments import sweep
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
-from ressl_plugin.utils.render import number, render
+from ressl_plugin.utils.render import number as shown
+from ressl_plugin.utils.render import render
 from ressl_plugin.views import recipe
 
 log = logging.getLogger(__name__)
 
 METHODS_FILE = config.RECIPES / "benchmark" / "methods.yaml"
-# what an entry of methods.yaml may have, the first three always
-ENTRY = (
-    "title", "backprop", "views", "by_default", "method", "recipe", "max_epochs",
-    "limit_train_batches", "method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler",
-)  # fmt: skip
+_WORD = Kind("a word", lambda v: isinstance(v, str))
+_MAPPING = Kind("a mapping, key: value", lambda v: isinstance(v, dict))
+# what an entry of methods.yaml may have; what is in the mappings is a config's
+ENTRY = {
+    "title": _WORD,
+    "backprop": _WORD,
+    "views": one_of("recipe", "contrastive", "pair", "weak"),
+    "by_default": FLAG,
+    "method": _WORD,
+    "recipe": _WORD,
+    "max_epochs": whole(1),
+    "limit_train_batches": number(0),
+    **dict.fromkeys(("method_kwargs", "batchnorm", "momentum", "optimizer", "scheduler"), _MAPPING),
+}
+NEEDED = ("title", "backprop", "views")
 LABELS = (1, 5)  # a class, drawn ten times
 PROTOCOLS = {  # of `evaluate` and of the meter
     "training": ".*",
@@ -100,8 +111,8 @@ def read_methods(base: DictConfig, own: Path | None = None) -> dict[str, dict]:
         own: another such file, whose entries change those of methods.yaml or are new ones.
 
     Raises:
-        UserError: that file cannot be read, has a key that is none of ENTRY, or a new method
-            without what ENTRY demands.
+        UserError: that file cannot be read, has a key or a value that is none of ENTRY, or a new
+            method without what is NEEDED.
     """
     if base.method not in ("ressl", "ressl_host"):
         raise UserError(
@@ -121,8 +132,10 @@ def read_methods(base: DictConfig, own: Path | None = None) -> dict[str, dict]:
         raise UserError(f"{own}: {' '.join(str(error).split())}") from None
     del found["recipe"]
     for name in changes:
-        if lacking := [key for key in ENTRY[:3] if key not in found[name]]:
+        if lacking := [key for key in NEEDED if key not in found[name]]:
             raise UserError(f"{own}: {name}: {' and '.join(lacking)} needed")
+        for key, value in found[name].items():
+            judged(f"{name}.{key}", value, ENTRY[key], f"{own}: ")
     return found
 
 
@@ -166,7 +179,7 @@ def views(base: DictConfig, kind: str) -> list[dict]:
     """Augmentations of a method, made of the recipe's contrastive and weak views.
 
     Raises:
-        UserError: the recipe has no weak view, or the kind is unknown.
+        UserError: the recipe has no weak view.
     """
     entries = recipe.expand(base.augmentations)
     if kind == "recipe":
@@ -184,8 +197,6 @@ def views(base: DictConfig, kind: str) -> list[dict]:
         "pair": [views_of("student", 1), views_of("teacher", 1)],
         "weak": [views_of("teacher", 2)],
     }
-    if kind not in made:
-        raise UserError(f"{METHODS_FILE}: views: {kind}; recipe, {', '.join(made)}")
     return made[kind]
 
 
@@ -210,11 +221,12 @@ def complete(folder: Path, labels: tuple[int, ...] = LABELS) -> bool:
 def own_records(folder: Path) -> list[dict]:
     """Of a cell's records those that the table shows: by `evaluate`'s protocols, of the last epoch.
 
-    Not what other commands have added: another k of kNN, the paper's protocol, raw pixels.
+    Not what other commands have added: another k of kNN, the paper's protocol, raw pixels, other
+    images than those of the first of them.
     """
     records = results.read(folder)
     epochs = run.read_config(folder / "config.yaml").max_epochs if records else None
-    return [
+    found = [
         record
         for record in records
         if re.fullmatch(PROTOCOLS.get(record["evaluator"], "(?!)"), record["protocol"])
@@ -222,6 +234,8 @@ def own_records(folder: Path) -> list[dict]:
         and record.get("checkpoint") in (None, checkpoint.NAME)
         and record.get("epochs") in (None, epochs)
     ]
+    images = next((record["data_sets"] for record in found if "data_sets" in record), None)
+    return [record for record in found if record.get("data_sets", images) == images]
 
 
 def evaluate(folder: Path, labels: tuple[int, ...]) -> None:
@@ -291,7 +305,7 @@ def _number(cells, evaluator: str, protocol: str, metric: str) -> str:
     mean, spread = mean_spread(values)
     if evaluator == "training":
         return f"{mean:.0f}" + ("" if spread is None else f" ± {spread:.0f}")
-    return number(mean, spread)
+    return shown(mean, spread)
 
 
 def _caption(groups) -> str:

@@ -39,6 +39,7 @@ def card(run: Run, model: Model, licence: str | None) -> str:
         cfg=run.cfg,
         model=model,
         title=method_name(run.cfg),
+        imported=run.imported,
         trained_on=f"{seen['images']:,} images" if seen else "images that are not recorded",
         epochs=_epochs(run),
         features=model.config["num_features"],

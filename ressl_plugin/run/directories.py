@@ -45,7 +45,8 @@ class Run:
     def _read(self) -> tuple:
         saved = checkpoint.load(self.file)  # its optimizer's state is not kept
         check_weights(self.file, saved)
-        return saved["state_dict"], None if "imported" in saved else epochs_trained(saved)
+        imported = "imported" in saved
+        return saved["state_dict"], None if imported else epochs_trained(saved), imported
 
     @property
     def state(self) -> dict[str, torch.Tensor]:
@@ -56,6 +57,11 @@ class Run:
     def epochs(self) -> int | None:
         """Whole epochs behind the checkpoint; None where it does not say (an import)."""
         return self._read[1]
+
+    @property
+    def imported(self) -> bool:
+        """Whether `ressl import` has brought the weights, of which nobody knows how they came."""
+        return self._read[2]
 
     def backbone(self, trained: bool = True, teacher: bool = False) -> nn.Module:
         """The encoder with plain BatchNorm, in eval mode; untrained: its random initialisation.

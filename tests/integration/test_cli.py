@@ -178,6 +178,8 @@ def test_linear_by_recipe_and_by_protocol(run, digits, tmp_path, capsys):
     assert "linear (recipe linear): top-1" in capsys.readouterr().out
     assert main(["linear", str(run), "--fast", "--protocol", "small"]) == 0
     assert "linear (small, cached features): top-1" in capsys.readouterr().out
+    assert main(["linear", str(recipe), "seed=7", "optimizer.lr=0.5"]) == 0
+    assert results.read(run)[-1]["protocol"] == "recipe linear, optimizer.lr=0.5"
     assert main(["linear", str(recipe), "seed=7"]) == 0
     record = results.read(run)[-1]
     assert record["seeds"] == [7] and record["protocol"] == "recipe linear"

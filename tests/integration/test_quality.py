@@ -73,7 +73,7 @@ def test_of_clean_images_every_second_epoch(images, tmp_path, capsys, caplog):
         assert records[name]["value"] == pytest.approx(online, rel=1e-3)
         assert records[name]["protocol"] == "val images, clean"
     assert 0 < records["alignment"]["value"] < 2 and records["lidar"]["value"] > 1
-    assert records["lidar"]["protocol"] == "val images, 2 views"
+    assert records["lidar"]["protocol"] == "val images, 2 views of 12"
     assert quality(run, capsys)[0] == table  # the draw is the seed's
 
 

@@ -169,6 +169,10 @@ def test_settings_of_their_own(words, tmp_path):
     [
         ("simclr: {optimiser: {lr: 0.5}}", "simclr: unknown key optimiser; did you mean optimizer"),
         ("simclr: 0.5", "simclr: a method and its settings are expected"),
+        ("simclr: {optimizer: }", "simclr.optimizer=None: must be a mapping"),
+        ("simclr: {views: [contrastive]}", r"simclr.views=\['contrastive'\]: must be"),
+        ("simclr: {views: strong}", "simclr.views='strong': must be"),
+        ("simclr: {max_epochs: '8'}", "simclr.max_epochs='8': must be a whole number"),
         ("simclr: {method_kwargs: '${recipe.no}'}", "Interpolation key 'recipe.no' not found"),
         ("mine: {method: ressl, views: recipe}", "mine: title and backprop needed"),
     ],
