@@ -104,7 +104,9 @@ def ungrammatical(override: str) -> str | None:
 
 def quoted(key: str, value) -> str:
     """An override with a value that is a string, whatever is in it."""
-    escaped = str(value).replace("\\", "\\\\").replace('"', '\\"')
+    # to Hydra a backslash is one, but before a quote
+    double = lambda match: 2 * match[1] + ('\\"' if match[2] else "")
+    escaped = re.sub(r'(\\*)("|$)', double, str(value))
     return f'{key}="{escaped}"'
 
 

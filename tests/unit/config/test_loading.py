@@ -226,6 +226,12 @@ def test_one_path_is_the_place_of_both_splits(minimal):
     assert cfg.data.train_path == "other.npz"
 
 
+def test_any_string_can_be_quoted():
+    for run in ('a/temperature_k=0.04, seed=1 ("one")/a\\b/best.ckpt', 'a\\"b\\', "a'b\\\\"):
+        word = config.quoted("pretrained_feature_extractor", run)
+        assert config.load("cifar/ressl", [word], "linear").pretrained_feature_extractor == run
+
+
 def test_finishing_twice_changes_nothing(minimal):
     once = finished(minimal)
     assert OmegaConf.to_container(config.finish(once)) == OmegaConf.to_container(once)

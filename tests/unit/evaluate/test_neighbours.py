@@ -7,6 +7,7 @@ from PIL import Image
 
 from ressl_plugin import data
 from ressl_plugin.config import finish, load
+from ressl_plugin.evaluate import neighbours as module
 from ressl_plugin.evaluate.neighbours import WRONG, neighbours, neighbours_of_run, without
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import nearest
@@ -54,6 +55,30 @@ def test_a_run_shows_its_weak_and_contrastive_views(tmp_path):
     assert paths[0].read_bytes() == again[0].read_bytes()  # seeded
     other = neighbours_of_run(Run(), tmp_path / "o", queries=3, k=4, seed=1)
     assert paths[0].read_bytes() != other[0].read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("presets", "titles"),
+    [(["contrastive", "weak"], ["weak view", "contrastive view"]),
+     (["contrastive"] * 2, ["view"]), (["weak"] * 2, ["view"])],
+)  # fmt: skip
+def test_a_panel_is_called_what_its_view_is(tmp_path, monkeypatch, presets, titles):
+    """Of SimCLR both are contrastive, of the supervised reference both are weak."""
+    data.make_digits(tmp_path / "digits")
+    folders = [f"data.{split}_path={tmp_path}/digits/{split}" for split in ("train", "val")]
+    views = [{"preset": name, "crop_size": 16, "role": None} for name in presets]
+
+    class Run:
+        cfg = finish(load("digits/ressl", folders))
+
+        def backbone(self):
+            return torch.nn.Sequential(torch.nn.AdaptiveAvgPool2d(8), torch.nn.Flatten())
+
+    Run.cfg.augmentations = views
+    drawn = []
+    monkeypatch.setattr(module, "neighbours", lambda panels, *_: drawn.extend(panels))
+    neighbours_of_run(Run(), tmp_path / "n", queries=3, k=4)
+    assert drawn == titles
 
 
 def test_queries_may_be_training_images_alone(tmp_path):

@@ -68,6 +68,19 @@ def test_a_recipe_without_an_optimizer_is_a_mistake(tmp_path):
     assert recipes.resolve(str(file), ["optimizer.batch_size=8"])[0] == "run"
 
 
+def test_a_recipes_name_in_records_tells_what_was_changed(tmp_path):
+    file = config.find("cifar/ressl", "linear")
+    words = ["pretrained_feature_extractor=r", "seed=3", "optimizer.lr=1", "data.train_path=x"]
+    for target in ("cifar/ressl", str(file)):
+        assert recipes.record_name(target, []) == "recipe cifar/ressl"
+        assert recipes.record_name(target, words) == "recipe cifar/ressl, optimizer.lr=1"
+    other = tmp_path / "mine.yaml"
+    other.write_text("")
+    assert recipes.record_name(str(other), ["+optimizer.batch_size=8"]) == (
+        "recipe mine, +optimizer.batch_size=8"
+    )
+
+
 def test_data_path_stands_for_both_splits(tmp_path):
     file = tmp_path / "linear.yaml"
     file.write_text("optimizer: {name: sgd, lr: 1.0, batch_size: 8}\n")
