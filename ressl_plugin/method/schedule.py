@@ -57,19 +57,25 @@ def settings(trainer) -> tuple[list, list]:
     return groups, [config.scheduler.state_dict() for config in trainer.lr_scheduler_configs]
 
 
-def apply_settings(trainer, groups: list, states: list, factor: float) -> None:
+def apply_settings(trainer, groups: list, states: list) -> None:
     """Put `settings` in the place of a loaded checkpoint's, and go on where the training stands.
 
-    Not where the checkpoint's schedule stood: that may have counted epochs, or there was none. The
-    same images take `factor` times the steps that they took.
+    Not where the checkpoint's schedule stood: that may have counted epochs, or there was none.
     """
     for optimizer, own in zip(trainer.optimizers, groups):
         for group, values in zip(optimizer.param_groups, own):
             group.update(values)
     for config, state in zip(trainer.lr_scheduler_configs, states):
         by_epoch = config.interval == "epoch"
-        place = trainer.current_epoch if by_epoch else round(trainer.global_step * factor)
-        _advance(config.scheduler, state, place)
+        _advance(config.scheduler, state, trainer.current_epoch if by_epoch else _steps(trainer))
+
+
+def _steps(trainer) -> int:
+    """Optimizer steps that what has been trained takes by the config of now: `global_step` are
+    those that were made, maybe with another batch or other images."""
+    loop, each = trainer.fit_loop, trainer.accumulate_grad_batches
+    within = 0 if loop.resumed_on_epoch_end else loop.epoch_loop.batch_progress.current.processed
+    return trainer.current_epoch * math.ceil(trainer.num_training_batches / each) + within // each
 
 
 def _advance(scheduler: LRScheduler, state: dict, step: int) -> None:

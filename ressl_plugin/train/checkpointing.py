@@ -87,7 +87,6 @@ class CheckpointCallback(Checkpoint):
         self._begun = False
         self._leaving = False  # told to stop, and saved, at the end of an epoch
         self._settings = None  # of the config, to be applied over those of the checkpoint
-        self._factor = 1.0  # steps that the same images take now, over those that they took
 
     def on_fit_start(self, trainer, pl_module):
         if self._loaded:  # now that there are optimizers, and before they take it over
@@ -201,9 +200,6 @@ class CheckpointCallback(Checkpoint):
     def on_load_checkpoint(self, trainer, pl_module, checkpoint):
         self._states = checkpoint.get(RNG)
         self._loaded = checkpoint["optimizer_states"], checkpoint["lr_schedulers"]
-        if self._states and checkpoint.get(CONFIG):
-            then = _images_a_step(checkpoint[CONFIG], len(self._states))
-            self._factor = then / _images_a_step(self.config, trainer.world_size)
         if self._states and len(self._states) != trainer.world_size:
             log.warning(
                 "the checkpoint was written by %d processes, now there are %d: images and views go "
@@ -217,7 +213,7 @@ class CheckpointCallback(Checkpoint):
         self._install_handlers()
         lay_out(trainer.optimizers)
         if self._settings is not None:
-            apply_settings(trainer, *self._settings, self._factor)
+            apply_settings(trainer, *self._settings)
         states, self._states = self._states, None
         if states is not None:
             restore_rng(states[trainer.global_rank])
@@ -297,11 +293,6 @@ def can_resume_here(trainer) -> bool:
 def _batches(trainer) -> int:
     """Those that have begun, over all epochs."""
     return trainer.fit_loop.epoch_loop.batch_progress.total.ready
-
-
-def _images_a_step(config: dict, ranks: int) -> int:
-    batch = (config.get("optimizer") or {}).get("batch_size", 1)
-    return batch * config.get("accumulate_grad_batches", 1) * ranks
 
 
 def lay_out(optimizers: list) -> None:

@@ -108,7 +108,7 @@ def test_labels_a_class_are_at_least_one(words, tmp_path, capsys):
 # records that other commands may add to a cell: they are not the benchmark's
 OF_OTHERS = [
     {"protocol": "small"}, {"checkpoint": "best.ckpt"}, {"epochs": 0},
-    {"data_sets": {"val": {"digest": "of others"}}},
+    {"data_sets": {"val": {"images": 8, "classes": 2, "digest": "of others"}}},
     {"evaluator": "knn", "protocol": "k=200 cosine T=1"},
     {"evaluator": "knn", "protocol": "kNN, k=20 T=0.07", "representation": "raw pixels"},
     {"evaluator": "few-labels", "protocol": "linear, all", "representation": "ReSSL"},
@@ -125,7 +125,7 @@ def test_numbers_come_from_the_results_files(out, tmp_path):
         cfg.seed = seed
         (folder / "config.yaml").write_text(OmegaConf.to_yaml(cfg))
         record = {"evaluator": "linear", "protocol": NAME, "data": "custom", "metric": "top1"}
-        record["data_sets"] = {"val": {"digest": "its own"}}
+        record["data_sets"] = {"val": {"images": 8, "classes": 2, "digest": "its own"}}
         results.append(folder, {**record, "value": 10.0})
         results.append(folder, {**record, "value": value})  # the latest counts
         results.append(folder, {**record, "evaluator": "training", "metric": "images/s",

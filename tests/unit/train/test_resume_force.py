@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 
 import lightning.pytorch as pl
 import pytest
@@ -52,11 +53,17 @@ class Line(pl.LightningModule):
 
 
 class StopAfter(pl.Callback):
-    def __init__(self, epochs):
-        self.epochs = epochs
+    """After so many epochs, or after a step (epoch, batch)."""
+
+    def __init__(self, when):
+        self.when = when
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == self.when:
+            trainer.checkpoint_callback.stop = Preempted()
 
     def on_train_epoch_end(self, trainer, module):
-        if trainer.current_epoch + 1 == self.epochs:
+        if trainer.current_epoch + 1 == self.when:
             trainer.checkpoint_callback.stop = Preempted()
 
 
@@ -110,6 +117,14 @@ def test_the_same_settings_change_nothing(folders, schedule, force):
         assert equal(ours[part], theirs[part]), part
 
 
+def test_new_settings_within_an_epoch(folders):
+    whole = train(folders[0], "ours", 4, **{**SETTINGS, "lr": 0.04})
+    with pytest.raises(Preempted):
+        train(folders[1], "ours", 4, stop=(2, 1), **SETTINGS)
+    forced = train(folders[1], "ours", 4, force=True, **{**SETTINGS, "lr": 0.04})
+    assert forced == whole[2 * BATCHES + 2 :]
+
+
 @pytest.mark.parametrize(("before", "now"), itertools.permutations(SCHEDULES, 2))
 def test_another_schedule_goes_on_where_the_training_stands(folders, before, now):
     whole = train(folders[0], now, 4, **SETTINGS)
@@ -121,8 +136,13 @@ def test_another_schedule_goes_on_where_the_training_stands(folders, before, now
 def test_another_batch_is_as_far_in_its_schedule(folders):
     whole = train(folders[0], "ours", 4, batch=1, **SETTINGS)
     train(folders[1], "ours", 2, **SETTINGS)
+    shutil.copytree(folders[1], once := folders[1].with_name("once"))
+    assert train(once, "ours", 4, force=True, batch=1, **SETTINGS) == whole[4 * BATCHES :]
+    with pytest.raises(Preempted):
+        train(folders[1], "ours", 4, force=True, batch=1, stop=3, **SETTINGS)
+    # the same line again: some of its steps are of 2 images, some of 1
     forced = train(folders[1], "ours", 4, force=True, batch=1, **SETTINGS)
-    assert forced == whole[4 * BATCHES :]
+    assert forced == whole[6 * BATCHES :]
 
 
 @pytest.fixture(scope="module")
