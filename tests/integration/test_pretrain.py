@@ -213,6 +213,9 @@ def test_a_name_stays_within_runs(tmp_path, monkeypatch, name):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images"]
     cfg.run_dir = "elsewhere"  # then a name is a label
     assert str(run.directory(cfg)) == "elsewhere"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cfg.run_dir = "~/runs"  # a shell leaves it so in run_dir=~/runs
+    assert run.directory(cfg) == tmp_path / "runs"
 
 
 def test_keys_of_the_host_without_effect_are_named_once(tmp_path, caplog):

@@ -43,7 +43,7 @@ def test_auto_is_what_there_is(gpus):
     gpus(0)
     assert ready(accelerator="auto").accelerator == "cpu"
     gpus(2)
-    for strategy in ("ddp", "auto", None):  # of Lightning's auto the queue would be broadcast
+    for strategy in ("ddp", "auto", None):  # Lightning's auto broadcasts batch norm
         cfg = ready(accelerator="auto", devices=2, strategy=strategy)
         assert (cfg.accelerator, cfg.devices, cfg.strategy) == ("auto", 2, "ddp")
     assert ready(accelerator="auto", strategy="ddp").strategy == "auto"
