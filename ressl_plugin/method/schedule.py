@@ -60,19 +60,23 @@ def settings(trainer) -> tuple[list, list]:
 def apply_settings(trainer, groups: list, states: list) -> None:
     """Put `settings` in the place of a loaded checkpoint's, and go on where the training stands.
 
-    Not where the checkpoint's schedule stood: that may have counted epochs, or there was none.
+    Not where the checkpoint's schedule stood: that may have counted epochs, or there was none. And
+    `global_step`, which the teacher's momentum and InfoNCE's share follow, counts the steps that
+    what has been trained takes by the config of now, not those of another batch or other images.
     """
+    steps = _steps(trainer)
+    loop = trainer.fit_loop.epoch_loop.automatic_optimization
+    loop.optim_progress.optimizer.step.total.completed = steps
     for optimizer, own in zip(trainer.optimizers, groups):
         for group, values in zip(optimizer.param_groups, own):
             group.update(values)
     for config, state in zip(trainer.lr_scheduler_configs, states):
         by_epoch = config.interval == "epoch"
-        _advance(config.scheduler, state, trainer.current_epoch if by_epoch else _steps(trainer))
+        _advance(config.scheduler, state, trainer.current_epoch if by_epoch else steps)
 
 
 def _steps(trainer) -> int:
-    """Optimizer steps that what has been trained takes by the config of now: `global_step` are
-    those that were made, maybe with another batch or other images."""
+    """Optimizer steps that what has been trained takes by the config of now."""
     loop, each = trainer.fit_loop, trainer.accumulate_grad_batches
     within = 0 if loop.resumed_on_epoch_end else loop.epoch_loop.batch_progress.current.processed
     return trainer.current_epoch * math.ceil(trainer.num_training_batches / each) + within // each

@@ -29,7 +29,7 @@ SCHEDULES = {
 
 
 class Line(pl.LightningModule):
-    """A linear model that notes the hyper-parameters of every step."""
+    """A linear model that notes every step's number and hyper-parameters."""
 
     def __init__(self, schedule, settings):
         super().__init__()
@@ -40,7 +40,8 @@ class Line(pl.LightningModule):
 
     def training_step(self, batch, batch_idx):
         (group,) = self.trainer.optimizers[0].param_groups
-        self.seen.append([group[name] for name in ("lr", "weight_decay", "momentum")])
+        values = [group[name] for name in ("lr", "weight_decay", "momentum")]
+        self.seen.append([*values, self.trainer.global_step])
         return self.layer(batch).square().mean()
 
     def configure_optimizers(self):
@@ -68,7 +69,7 @@ class StopAfter(pl.Callback):
 
 
 def train(folder, schedule, epochs, force=False, stop=None, batch=2, **settings):
-    """Hyper-parameters of every step; resumed from whatever checkpoint there is."""
+    """Hyper-parameters and number of every step; resumed from whatever checkpoint there is."""
     module = Line(SCHEDULES[schedule], settings)
     config = {"resume_force": force, "optimizer": {"batch_size": batch}}
     keep = CheckpointCallback(folder, config)
