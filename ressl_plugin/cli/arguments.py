@@ -26,7 +26,8 @@ def split_argv(argv: list[str]) -> tuple[list[str], list[str]]:
     if not argv or argv[0] in _WITHOUT:
         return list(argv), []
     arguments = [argument for one in declared() for argument in one["arguments"].items()]
-    places = {"--out", *(flag for flag, how in arguments if how.get("type") == "Path")}
+    files = {name for name, how in arguments if how.get("type") == "Path"}
+    places = {"--out", *(name for name in files if name.startswith("--"))}
     apart, flag = ([], []), ""
     for before, word in zip(["", *argv], argv):
         flag = word if word.startswith("--") else flag

@@ -23,6 +23,7 @@ from ressl_plugin.train import pretrain
         ("benchmark x --out runs/lr=1 seed=1", "benchmark x --out runs/lr=1", "seed=1"),
         ("knn --out seed=1 seed=2", "knn --out seed=1", "seed=2"),
         ("paper t --cells r.yaml/lr=0.1 x/a seed=1", "paper t --cells r.yaml/lr=0.1 x/a", "seed=1"),
+        ("linear out seed=1 --fast", "linear out --fast", "seed=1"),
         ("table seed=1 seed=2", "table seed=1 seed=2", ""),
         ("", "", ""),
     ],
