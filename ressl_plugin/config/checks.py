@@ -23,9 +23,10 @@ def check(cfg: DictConfig) -> None:
     ours = cfg.method == "ressl"
     plain = check_common(cfg, schema.ReSSLConfig if ours else schema.Config)
     settings.check_trainer(plain)
-    for key in ("limit_train_batches", "max_steps"):
-        if is_number(plain.get(key)) and cfg[key] == 0:
-            raise UserError(f"config: {key}={cfg[key]}: nothing would be trained; leave it out")
+    if is_number(batches := plain.get("limit_train_batches")) and batches == 0:
+        raise UserError(
+            f"config: limit_train_batches={batches}: nothing would be trained; leave it out"
+        )
     if ours:
         check_temperatures(cfg.method_kwargs)
     else:

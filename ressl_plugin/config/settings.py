@@ -83,7 +83,6 @@ TRAINER = {
     "limit_train_batches": _BATCHES,
     "limit_val_batches": _BATCHES,
     "log_every_n_steps": whole(1) | NULL,
-    "max_steps": whole(-1),
     "min_epochs": whole(0) | NULL,
     "min_steps": whole(0) | NULL,
     "num_sanity_val_steps": whole(-1) | NULL,
@@ -101,10 +100,16 @@ WATCHING = (
 
 def check_trainer(given: dict) -> None:
     """Arguments of Lightning's Trainer among the keys of a config, a plain dict."""
-    if given.get("max_time") is not None:  # Lightning would end in mid-epoch, and count it as done
+    # Lightning would end in mid-epoch by these two, and count it as done
+    if given.get("max_time") is not None:
         raise UserError(
             f"config: max_time={given['max_time']}: a signal ends a run in time, saved and to be "
             "resumed: timeout -s USR1 8h ressl pretrain ..."
+        )
+    if given.get("max_steps") not in (None, -1):
+        raise UserError(
+            f"config: max_steps={given['max_steps']}: a run ends with an epoch, max_epochs says "
+            "with which; limit_train_batches makes them shorter"
         )
     for key, kind in TRAINER.items():
         if key in given:

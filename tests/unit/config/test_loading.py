@@ -112,7 +112,7 @@ def test_a_config_made_for_the_host_works_unchanged(tmp_path, caplog):
         ("gradient_clip_val=nan", "gradient_clip_val=nan"),
         ("gradient_clip_val=true", "gradient_clip_val=True: must be a number >= 0"),
         ("limit_train_batches=0", "limit_train_batches=0: nothing would be trained"),
-        ("max_steps=0", "max_steps=0: nothing would be trained"),
+        ("max_steps=0", "max_steps=0: a run ends with an epoch, max_epochs says"),
         ("data.fraction=nan", "data.fraction=nan"),
         ("data.fraction=0", "data.fraction=0.0: must be a share above 0 and up to 1, or -1"),
         ("data.fraction=-0.5", "data.fraction=-0.5: must be a share above 0"),
