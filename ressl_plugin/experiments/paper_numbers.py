@@ -22,6 +22,7 @@ TEST_SETS = {
     "voc07": (4_952, 20),
 }
 TRAINING_SETS = {name: row.images[0] for name, row in _OF_THE_PAPER.items()}
+LABELLED_SETS = {**TRAINING_SETS, "stl10": 5_000}
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,8 @@ def other_images(cfg: Mapping, record: Mapping, trained_on: Mapping | None = Non
             f"instead of {usual[0]} of {usual[1]}"
         )
     images = (trained_on or {}).get("images")
-    usual = TRAINING_SETS.get((cfg.get("data") or {}).get("dataset"))
+    sets = LABELLED_SETS if cfg.get("method") == "supervised" else TRAINING_SETS
+    usual = sets.get((cfg.get("data") or {}).get("dataset"))
     if images and usual and images != usual:
         found.append(f"trained on {images} images instead of {usual}")
     return found

@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from ressl_plugin.data import identity
 from ressl_plugin.experiments import tables
+from ressl_plugin.experiments.paper_numbers import deviations
 from ressl_plugin.experiments.paper_numbers import tables as papers_tables
 from ressl_plugin.experiments.paper_table import paper_table
 from ressl_plugin.run import results
@@ -246,6 +247,15 @@ def test_a_number_of_other_images_or_epochs_says_so(tmp_path):
     first, second = rows_of(tables.table([short, whole], "csv"))
     assert (first["images"], first["epochs"], first["paper"]) == ("300", "1", "")
     assert (second["images"], second["paper"]) == ("10000", "84.92")
+
+
+def test_supervised_is_trained_on_the_labelled_images_of_stl10():
+    record = {"data": "stl10", "epochs": 200, "protocol": "small"}
+    for method, row, images in (("supervised", "Supervised", 5_000), ("ressl", "ReSSL", 105_000)):
+        cfg = {"method": method, "data": {"dataset": "stl10"}}
+        assert deviations(1, row, cfg, record, {"images": images}) == []
+        other = deviations(1, row, cfg, record, {"images": 50_000})
+        assert other == [f"trained on 50000 images instead of {images}"]
 
 
 def test_a_number_of_other_images_replaces_none(tmp_path):
