@@ -3,6 +3,7 @@
 Each mend names the fault. The host's files are never touched.
 """
 
+import functools
 import sys
 
 import torch
@@ -10,6 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics.metric import Metric
 from torchmetrics.utilities import dim_zero_cat
 
+from ressl_plugin.utils.class_loss import class_loss
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.knn import labelled, nearest, vote
 
@@ -139,6 +141,27 @@ def mend_momentum_update() -> None:
         delattr(BaseMomentumMethod, hook)
 
 
+def mend_class_loss() -> None:
+    """The mean over the labels of a batch that has none (of STL-10, 20 images in 21 have none) is
+    NaN, and so is the loss of the step; it is 0 now."""
+    from solo.methods.base import BaseMethod, BaseMomentumMethod
+
+    BaseMethod._base_shared_step = _with_class_loss(BaseMethod._base_shared_step)
+    step = BaseMomentumMethod._shared_step_momentum
+    BaseMomentumMethod._shared_step_momentum = _with_class_loss(step)
+
+
+def _with_class_loss(host):
+    @functools.wraps(host)
+    def step(self, X, targets):
+        out = host(self, X, targets)
+        if "loss" in out:  # the teacher may have no classifier
+            out["loss"] = class_loss(out["logits"], targets)
+        return out
+
+    return step
+
+
 def mend_late_buffers() -> None:
     """SwAV and DeepCluster v2 make their memories when a training starts; a checkpoint that has
     them was refused as another network's. They are kept until then."""
@@ -178,6 +201,7 @@ def apply() -> None:
     mend_top5()
     mend_knn()
     mend_momentum_update()
+    mend_class_loss()
     mend_late_buffers()
     mend_reduce_on_plateau(LinearModel)
 

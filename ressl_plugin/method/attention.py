@@ -17,7 +17,7 @@ _CHUNK, _SCORES = 8192, 2**22
 _ROWS_A_THREAD = 64
 
 
-def read(rows: Tensor, queue: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor]:
+def read(rows: Tensor, queue: Tensor) -> tuple[Tensor, Tensor]:
     """Every row's mean of the queue under its own relation to it, and the log-sum-exp.
 
     Exact whatever the size of the scores: the largest is subtracted.
@@ -25,15 +25,13 @@ def read(rows: Tensor, queue: Tensor, chunk: int = 0) -> tuple[Tensor, Tensor]:
     Args:
         rows: (R, D) float32, queries divided by their temperature.
         queue: (K, D), keys and values in one.
-        chunk: queue rows read at a time by our own pass over it; 0 leaves the pass (PyTorch's or
-            ours) and its chunk to the device and the sizes.
 
     Returns:
         softmax(rows Q^T) Q (R, D), logsumexp(rows Q^T) (R,), float32.
     """
-    if not chunk and _kernel_fits(rows, queue):
+    if _kernel_fits(rows, queue):
         return _by_kernel(rows, queue)
-    return _by_chunks(rows, queue, chunk or min(_CHUNK, max(_SCORES // len(rows), 256)))
+    return _by_chunks(rows, queue, min(_CHUNK, max(_SCORES // len(rows), 256)))
 
 
 def _kernel_fits(rows: Tensor, queue: Tensor) -> bool:

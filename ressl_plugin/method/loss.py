@@ -58,12 +58,7 @@ class RelationalLoss(nn.Module):
 
 
 def relational_loss(
-    student: Tensor,
-    teacher: Tensor,
-    queue: Tensor,
-    tau_s: float,
-    tau_t: float,
-    chunk: int | None = None,
+    student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float
 ) -> Relation:
     """Cross-entropy of the student's relation to the queue against the teacher's (Eq. 3-5).
 
@@ -80,27 +75,24 @@ def relational_loss(
         queue: (K, D), past teacher embeddings.
         tau_s: temperature of the student.
         tau_t: temperature of the teacher.
-        chunk: queue rows read at a time, for tests and measurements; see attention.read.
 
     Returns:
         the loss and the mean entropy of the target relation.
 
     Raises:
-        UserError: shapes that do not fit, an empty queue, temperatures or a chunk not above zero.
+        UserError: shapes that do not fit, an empty queue, temperatures not above zero.
         NotImplementedError: in a backward pass with create_graph=True; there is no second
             derivative.
     """
     check_rows("relational loss", student, teacher, queue)
     _check_temperatures(tau_s, tau_t)
-    if chunk is not None and chunk < 1:
-        raise UserError(f"relational loss: chunk must be at least 1; got {chunk}")
-    return Relation(*_Relational.apply(student, teacher, queue, tau_s, tau_t, chunk or 0))
+    return Relation(*_Relational.apply(student, teacher, queue, tau_s, tau_t))
 
 
 class _Relational(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, student, teacher, queue, tau_s, tau_t, chunk):
-        loss, entropy, gradient = _relate(student, teacher, queue, tau_s, tau_t, chunk)
+    def forward(ctx, student, teacher, queue, tau_s, tau_t):
+        loss, entropy, gradient = _relate(student, teacher, queue, tau_s, tau_t)
         ctx.save_for_backward(gradient)
         ctx.dtype = student.dtype
         ctx.mark_non_differentiable(entropy)
@@ -110,22 +102,22 @@ class _Relational(torch.autograd.Function):
     def backward(ctx, grad_loss, _):
         refuse_second_derivative("relational loss")
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None, None
+        return (gradient * grad_loss).to(ctx.dtype), None, None, None, None
 
 
 # An operator of its own, so that torch.compile keeps it whole instead of unrolling the chunks.
 @torch.library.custom_op("ressl_plugin::relate", mutates_args=())
 def _relate(
-    student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float, chunk: int
+    student: Tensor, teacher: Tensor, queue: Tensor, tau_s: float, tau_t: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Loss (), target entropy (), gradient by the student: its shape, float32."""
     with torch.autocast(student.device.type, enabled=False), float32_products():
         n, views = len(teacher), student.reshape(-1, *teacher.shape)  # [V, N, D]
         rows = torch.cat([teacher.float() / tau_t, views.flatten(0, 1).float() / tau_s])
-        if len(queue) <= min(_FEW_ROWS, chunk or _FEW_ROWS):
+        if len(queue) <= _FEW_ROWS:
             cross_entropies, gradient = _whole(rows, n, queue)
         else:
-            cross_entropies, gradient = _streamed(rows, n, queue, chunk)
+            cross_entropies, gradient = _streamed(rows, n, queue)
         # d/dz = 1/tau_s d/d(z/tau_s), and the mean over views and images
         gradient = gradient.div_(tau_s * len(views) * n)
         entropy, loss = cross_entropies[0].mean(), cross_entropies[1:].mean()
@@ -133,7 +125,7 @@ def _relate(
 
 
 @_relate.register_fake
-def _(student, teacher, queue, tau_s, tau_t, chunk):
+def _(student, teacher, queue, tau_s, tau_t):
     scalar = student.new_empty((), dtype=torch.float32)
     gradient = student.new_empty(student.shape, dtype=torch.float32)
     return scalar, torch.empty_like(scalar), gradient
@@ -152,9 +144,9 @@ def _whole(rows: Tensor, n: int, queue: Tensor) -> tuple[Tensor, Tensor]:
     return cross_entropies, (relations[1:] - relations[0]) @ queue
 
 
-def _streamed(rows: Tensor, n: int, queue: Tensor, chunk: int) -> tuple[Tensor, Tensor]:
+def _streamed(rows: Tensor, n: int, queue: Tensor) -> tuple[Tensor, Tensor]:
     """From the reads and log-sum-exps of one pass over the queue."""
-    reads, log_sums = read(rows, queue, chunk)
+    reads, log_sums = read(rows, queue)
     reads, log_sums = reads.view(-1, n, rows.shape[1]), log_sums.view(-1, n)
     cross_entropies = log_sums - torch.linalg.vecdot(rows.view_as(reads), reads[0])
     return cross_entropies, reads[1:] - reads[0]

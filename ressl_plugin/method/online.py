@@ -13,6 +13,7 @@ from torch import Tensor
 from ressl_plugin.method import metrics
 from ressl_plugin.utils import distributed, knn
 from ressl_plugin.utils.average_meter import AverageMeter
+from ressl_plugin.utils.class_loss import class_loss
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +126,7 @@ class OnlineEvaluation(Callback):
             feats = module.momentum_forward(X)["feats"]
             found["momentum_val"] = module.momentum_classifier(feats)
         for name, logits in found.items():
-            self._judge(module.class_loss(logits, targets), logits, targets, name, "val")
+            self._judge(class_loss(logits, targets), logits, targets, name, "val")
         if self._bank or _quality_due(module):
             self._clean.append((_kept(out["feats"]), targets))
 

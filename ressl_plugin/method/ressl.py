@@ -26,6 +26,7 @@ from ressl_plugin.method.queue import enqueue, random_rows
 from ressl_plugin.method.schedule import WarmupCosine
 from ressl_plugin.method.skip_nonfinite import SkipNonfinite
 from ressl_plugin.utils import distributed, sampling
+from ressl_plugin.utils.class_loss import class_loss
 from ressl_plugin.views import recipe
 
 
@@ -234,15 +235,9 @@ class ReSSL(host.MomentumBase):
         logits = {"train": self.classifier(feats.detach())}
         if self.momentum_classifier is not None:
             logits["train_momentum"] = self.momentum_classifier(teacher_feats)
-        losses = {name: self.class_loss(found, targets) for name, found in logits.items()}
+        losses = {name: class_loss(found, targets) for name, found in logits.items()}
         seen = {name: (losses[name].detach(), found.detach()) for name, found in logits.items()}
         return sum(losses.values()), seen
-
-    @staticmethod
-    def class_loss(logits: Tensor, targets: Tensor) -> Tensor:
-        """Cross-entropy over the labelled images of a batch; 0 where none is (label -1)."""
-        total = F.cross_entropy(logits.float(), targets, ignore_index=-1, reduction="sum")
-        return total / (targets >= 0).sum().clamp(min=1)
 
     # What is logged
 

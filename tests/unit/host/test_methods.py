@@ -5,6 +5,7 @@ import math
 import lightning.pytorch as pl
 import pytest
 import torch
+import torch.nn.functional as F
 from omegaconf import OmegaConf
 
 from ressl_plugin import host
@@ -30,6 +31,25 @@ def test_every_method_trains_two_steps(method, config, trained, tiny):
     assert all(torch.isfinite(p).all() for p in model.parameters())
     names = {key.split(".")[0] for key in model.state_dict()}
     assert "backbone" in names and not names & {"encoder", "momentum_encoder"}
+
+
+@pytest.mark.parametrize("labels", [[-1] * 8, [-1, 2, 0] + [-1] * 5, [0, 1, 2, 0, 1, 2, 0, 1]])
+def test_a_batch_of_few_labels_or_of_none_is_trained_on(labels, config, tiny):
+    model = host.build_method(config("byol", backbone=tiny, momentum={"classifier": True}))
+    model.log_dict = lambda *_, **__: None  # no trainer is attached
+    X, targets = torch.randn(8, 3, 32, 32), torch.tensor(labels)
+    loss = model.training_step([torch.arange(8), [X, X.flip(-1)], targets], 0)
+    loss.backward()
+    assert loss.isfinite() and all(
+        p.grad is None or p.grad.isfinite().all() for p in model.parameters()
+    )
+    for step in (model._base_shared_step, model._shared_step_momentum):
+        out, known = step(X, targets), targets >= 0
+        if known.any():
+            expected = F.cross_entropy(out["logits"][known], targets[known])
+            torch.testing.assert_close(out["loss"], expected)
+        else:
+            assert out["loss"] == 0
 
 
 def test_keys_are_named_as_on_main(config):
