@@ -9,6 +9,7 @@ from ressl_plugin.data.evaluation import (
     crop_size,
     evaluation_loader,
     evaluation_transform,
+    fitting,
     given_loader,
     picture_transform,
 )

@@ -19,7 +19,6 @@ class DataSet:
     images: tuple[int, int] | None = None  # for pre-training and for testing, as the paper has them
     digests: tuple[str | None, str | None] = (None, None)  # of both, see packing.py
     size: int = 224  # pixels a side, where neither the views nor data.image_size say
-    as_they_are: bool = False  # evaluated without resizing: all are of `size`
     solo: Statistics = IMAGENET_MEAN_STD  # of data.statistics=solo: the main branch's
     paper: Statistics | None = None  # of data.statistics=paper, the authors' code; None: as solo
     torchvision: str | None = None  # its class there, which has a test set of its own
@@ -33,7 +32,6 @@ DATASETS = {
         images=(50_000, 10_000),
         digests=("c7be9d1613885ce69f5598ebca33d754", "d49cf1c8964e72b3654fbc5f9ff89806"),
         size=32,
-        as_they_are=True,
         solo=((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
         paper=((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
         torchvision="CIFAR10",
@@ -43,7 +41,6 @@ DATASETS = {
         classes=100,
         images=(50_000, 10_000),
         size=32,
-        as_they_are=True,
         solo=((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
         paper=((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
         torchvision="CIFAR100",

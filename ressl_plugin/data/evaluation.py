@@ -20,18 +20,12 @@ def crop_size(cfg):
     return max(sizes, default=row_of(cfg).size)
 
 
-def evaluation_transform(cfg, any_size=False):
-    """PIL RGB -> float tensor (3, S, S), normalised as the run's views are.
-
-    CIFAR: as it is. Otherwise as `fitting` says. any_size: the images are not the data set's own,
-    CIFAR's rule does not hold.
-    """
-    steps = []
-    if any_size or not row_of(cfg).as_they_are:
-        shorter, size, how = fitting(cfg)
-        steps = [transforms.Resize(shorter, interpolation=how), transforms.CenterCrop(size)]
+def evaluation_transform(cfg):
+    """PIL RGB -> float tensor (3, S, S), as `fitting` says, normalised as the run's views are."""
+    shorter, size, how = fitting(cfg)
+    fit = [transforms.Resize(shorter, interpolation=how), transforms.CenterCrop(size)]
     normalise = transforms.Normalize(*mean_std(cfg))
-    return transforms.Compose([*steps, transforms.ToTensor(), normalise])
+    return transforms.Compose([*fit, transforms.ToTensor(), normalise])
 
 
 def picture_transform(cfg):
@@ -46,10 +40,11 @@ def fitting(cfg):
     """-> (pixels that the shorter side is resized to, side S of the middle cut out, filter).
 
     S = crop_size(cfg). Images of 96 pixels and more are resized to S x 256/224, as ImageNet's 256
-    and 224; smaller ones, STL-10, Tiny ImageNet and everything under data.image_size to S.
+    and 224; smaller ones, CIFAR (which S = 32 leaves as it is), STL-10, Tiny ImageNet and
+    everything under data.image_size to S.
     """
-    size, row = crop_size(cfg), row_of(cfg)
-    if size < 96 or (row.size <= 96 and not row.as_they_are) or cfg.data.get("image_size"):
+    size = crop_size(cfg)
+    if size < 96 or row_of(cfg).size <= 96 or cfg.data.get("image_size"):
         return size, size, interpolation(cfg)  # as the training crops are
     # bilinear in the host and in the reference, whatever the crops are
     return round(size * 256 / 224), size, transforms.InterpolationMode.BILINEAR
@@ -72,5 +67,5 @@ def evaluation_loader(cfg, split="val", need_labels=True):
 def given_loader(cfg, images):
     """`evaluation_loader` of images at hand (see GivenImages), of any sizes; targets are -1."""
     dataset = GivenImages(images)
-    dataset.show_as(cfg, evaluation_transform(cfg, any_size=True))
+    dataset.show_as(cfg, evaluation_transform(cfg))
     return DataLoader(dataset, batch_size=cfg.optimizer.batch_size)

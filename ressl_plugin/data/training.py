@@ -161,9 +161,10 @@ class PretrainData(pl.LightningDataModule):
 
     def _clean(self):
         rank, ranks = self.trainer.global_rank, self.trainer.world_size
-        as_they_are = row_of(self.cfg).as_they_are
-        if self.backend == "batched" and as_they_are and not self.cfg.data.image_size:
-            images = data.MemoryImages(data.build_dataset(self.cfg, "val"))
+        dataset, (shorter, size, _) = data.build_dataset(self.cfg, "val"), data.fitting(self.cfg)
+        as_they_are = shorter == size and common_size(dataset, size) == (size, size)
+        if self.backend == "batched" and as_they_are:
+            images = data.MemoryImages(dataset)
             parts = [t[rank::ranks] for t in images.to(self.trainer.strategy.root_device)]
             return CleanBatches(*parts, self.cfg.optimizer.batch_size, *data.mean_std(self.cfg))
         loader = data.evaluation_loader(self.cfg, "val")

@@ -92,7 +92,7 @@ def extracted(backbone, root, cfg, device="cpu") -> tuple[list, dict]:
 
     Images are shown as by the run's evaluation transform; `root` is as in `VOC`.
     """
-    transform = data.evaluation_transform(cfg, any_size=True)
+    transform = data.evaluation_transform(cfg)
     splits = [VOC(root, split, transform) for split in ("trainval", "test")]
     if splits[0].classes != splits[1].classes:
         raise UserError(f"{root}: trainval and test have other classes; unpack the devkit again")

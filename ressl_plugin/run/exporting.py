@@ -21,7 +21,6 @@ from torch import nn
 
 from ressl_plugin import data
 from ressl_plugin.config.diff import plain_config
-from ressl_plugin.data.evaluation import fitting
 from ressl_plugin.method import backbone
 from ressl_plugin.run.directories import Run
 from ressl_plugin.run.weights import check_finite, difference, shapes
@@ -102,7 +101,7 @@ class Model:
 
     def _config(self, of_theirs: dict) -> dict:
         """Images are to be prepared as evaluators prepare a run's own."""
-        shorter, size, interpolation = fitting(self.cfg)
+        shorter, size, interpolation = data.fitting(self.cfg)
         mean, std = data.mean_std(self.cfg)
         kept = ("first_conv", "classifier", "fixed_input_size")
         return {
@@ -114,7 +113,7 @@ class Model:
                 "num_classes": 0,
                 "input_size": [3, size, size],
                 "interpolation": interpolation.value,
-                "crop_pct": size / shorter,
+                "crop_pct": size / (shorter + 0.5),  # of which timm makes floor(size / crop_pct)
                 "crop_mode": "center",
                 "mean": list(mean),
                 "std": list(std),

@@ -253,6 +253,8 @@ def test_a_bad_file_is_named_by_the_loader(make_folder, config):
     ("dataset", "crop", "size", "shape"),
     [
         ("cifar10", 32, (32, 32), (32, 32)),
+        ("cifar10", 64, (32, 32), (64, 64)),
+        ("cifar10", 224, (32, 32), (224, 224)),
         ("stl10", 64, (96, 96), (64, 64)),
         ("tiny-imagenet", 64, (64, 64), (64, 64)),
         ("digits", 16, (8, 8), (16, 16)),

@@ -110,7 +110,7 @@ def test_images_are_prepared_as_evaluators_do(size, changes):
     pixels = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     image = Image.fromarray(pixels)
     theirs = timm.data.create_transform(**how, is_training=False)(image)
-    assert torch.equal(theirs, evaluation_transform(cfg, any_size=True)(image))
+    assert torch.equal(theirs, evaluation_transform(cfg)(image))
 
 
 @pytest.mark.slow
