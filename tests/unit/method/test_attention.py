@@ -67,7 +67,8 @@ def test_the_kernel_is_used_where_it_has_work_for_every_thread(monkeypatch):
     attention.read(rows, queue)
     attention.read(rows[:127], queue)  # one thread would wait
     attention.read(rows, queue.double())
-    attention.read(rows, queue, chunk=5)
+    monkeypatch.setattr(attention, "_CHUNK", 5)
+    attention.read(rows, queue.double())
     ours = ("_by_chunks", (8192,))
     assert used == [("_by_kernel", ()), ours, ours, ("_by_chunks", (5,))]
 
