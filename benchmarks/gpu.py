@@ -21,8 +21,8 @@ from pathlib import Path
 
 WORKER = Path(__file__).with_name("gpu_rows.py")
 # name -> seconds that it may take at most
-ROWS = {"captured": 100, "host": 75, "eager": 75, "profile": 60, "profile_captured": 60,
-        "loss": 60, "views": 60, "imagenet": 150}  # fmt: skip
+ROWS = {"captured": 100, "host": 75, "eager": 75, "profile": 60, "loss": 60,
+        "views": 60, "imagenet": 150}  # fmt: skip
 LEAST = 20  # seconds: less is not enough to import and begin
 GRACE = 10  # seconds between being told to stop and being stopped
 

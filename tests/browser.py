@@ -1,6 +1,5 @@
 """A page in a real headless Chromium, over its own pipe: no driver, no port, no package."""
 
-import base64
 import fcntl
 import json
 import os
@@ -79,11 +78,6 @@ class Browser:
         self.call("Emulation.setEmulatedMedia", features=[scheme])
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=900,
                   deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
-
-    def screenshot(self, path):
-        """The whole page as a PNG."""
-        found = self.call("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(found["data"]))
 
     def close(self):
         self.process.kill()

@@ -1,6 +1,6 @@
 """A config: every key and its default (schema), read, filled in and checked once, compared."""
 
-from ressl_plugin.config.filling import defaults, fill_method, finish, finish_linear, known_keys
+from ressl_plugin.config.filling import fill_method, finish, finish_linear, known_keys
 from ressl_plugin.config.loading import (
     RECIPES,
     find,
@@ -13,7 +13,6 @@ from ressl_plugin.config.loading import (
 
 __all__ = [
     "RECIPES",
-    "defaults",
     "fill_method",
     "find",
     "finish",

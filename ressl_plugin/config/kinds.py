@@ -56,7 +56,7 @@ def list_of(kind: Kind, length: int | None = None) -> Kind:
 
 def _bounds(least, most) -> str:
     texts = [f">= {least}" if least is not None else "", f"<= {most}" if most is not None else ""]
-    return " ".join(["", *[" and ".join(filter(None, texts))]]).rstrip()
+    return f" {' and '.join(filter(None, texts))}".rstrip()
 
 
 def _in(value, least, most) -> bool:

@@ -69,7 +69,7 @@ def multirun(target: str, overrides: list[str]) -> list[Path]:
     """
     cells = combinations(overrides)
     if len(cells) < 2:
-        raise UserError("--multirun: nothing to sweep; give several values, as tau=0.1,0.2")
+        raise UserError("--multirun: nothing to sweep; give several values, as seed=1,2")
     configs = []
     for cell in cells:
         cfg = config.finish(config.load(target, cell))
@@ -200,7 +200,7 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
         file.write_text(OmegaConf.to_yaml(cfg))
         command = [sys.executable, "-m", "ressl_plugin.cli", "pretrain", str(file)]
         code = wait_for([*command, *["--meter"] * meter])
-    if code == 3:  # see cli.main
+    if code == RunFault.status:
         raise RunFault("the training failed, for the reason above")
     if code:
         raise SystemExit(code)

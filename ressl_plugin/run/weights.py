@@ -25,12 +25,13 @@ def difference(have: dict[str, Tensor], want: dict[str, torch.Size]) -> str | No
     return None
 
 
-def load_backbone(network: nn.Module, state: dict[str, Tensor], source: Path, prefix: str) -> None:
-    """Load a state dict's `prefix*` into a bare encoder, every key of it.
+def load_backbone(network: nn.Module, state: dict[str, Tensor], source: Path) -> None:
+    """Load a state dict's `backbone.*` into a bare encoder, every key of it.
 
     Raises:
         UserError: no such keys, or shapes of another architecture.
     """
+    prefix = "backbone."
     own = {k: v for k, v in state.items() if k.startswith(prefix)}
     if not own:
         raise UserError(f"{source}: no weights under {prefix}; is it a solo-learn checkpoint?")

@@ -29,9 +29,6 @@ class Progress(ProgressBar):
     def disable(self) -> None:  # by Lightning, for all ranks but the first
         self._enabled = False
 
-    def enable(self) -> None:
-        self._enabled = True
-
     def _open(self, total, **how):
         total = None if total == float("inf") else int(total)
         return progress_bar(total=total, disable=not self._enabled, **how)

@@ -166,9 +166,6 @@ class MomentumBase(Adapter, BaseMomentumMethod):
     def momentum_forward(self, X):
         return {"feats": self.momentum_backbone(self._to_layout(X))}
 
-    def multicrop_forward(self, X):
-        return {"feats": self.backbone(self._to_layout(X))}
-
     def base_forward(self, X):
         return self(X)
 

@@ -53,6 +53,8 @@ def test_mistakes_are_one_line(images, tmp_path):
         sweep.combinations(["a=glob(*)"])
     with pytest.raises(UserError, match="quote the value"):
         sweep.combinations(["seed=1,2", "run_dir=/tmp/dönnées"])
+    with pytest.raises(UserError, match=r"nothing to sweep; .* as seed=1,2"):
+        sweep.multirun("digits/ressl", ["seed=1"])
     cell = tmp_path / "seed=1"
     cell.mkdir()
     (cell / "config.yaml").write_text("a: [")
