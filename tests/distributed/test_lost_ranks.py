@@ -88,7 +88,7 @@ def run(folder, where, kill=None):
         processes[kill[0]].join()
         died = time.monotonic()
     for process in processes:
-        process.join(SECONDS)
+        process.join(SECONDS if kill else None)
         process.kill()
     found = results(RANKS, where / "ranks")
     codes = [p.exitcode or code for p, code in zip(processes, found)]

@@ -106,8 +106,7 @@ def test_losses_are_as_they_were(recipe, images, tmp_path, request):
         assert found == pytest.approx(expected, rel=0, abs=1e-4)
 
 
-def test_the_golden_losses_are_no_constants():
-    """Each recipe learns something, and no two are alike."""
+def test_every_recipe_has_golden_losses_and_no_two_begin_alike():
     found = json.loads(FILE.read_text())["losses"]
     assert found.keys() == RECIPES.keys()
     first = {values[0] for values in found.values()}

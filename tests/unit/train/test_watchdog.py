@@ -35,12 +35,10 @@ def test_what_hangs_is_ended_with_the_stacks_of_all_threads(tmp_path):
 
 @pytest.mark.parametrize("sign", ["on_train_batch_end", "on_validation_batch_start"])
 def test_signs_of_life(tmp_path, sign):
-    def act(watch):
-        for _ in range(3):
-            time.sleep(0.5)
-            getattr(watch, sign)(ONE, None)
-
-    assert in_child(hang, tmp_path, act, then=0.0) == 0
+    watch = Watchdog(tmp_path, minutes=60)
+    watch._deadline = time.monotonic()
+    getattr(watch, sign)(ONE, None)
+    assert watch._deadline > time.monotonic()
 
 
 @pytest.mark.parametrize("end", ["teardown", "on_exception"])
@@ -77,8 +75,8 @@ from ressl_plugin.utils.errors import RankLost
 def lost():
     raise RankLost("another rank is gone")
 watchdog.TO_LEAVE = 0.5
-atexit.register(time.sleep, 60)
+atexit.register(time.sleep, 600)
 raise SystemExit(guarded(lost))
 """
-    found = subprocess.run([sys.executable, "-c", code], timeout=50, capture_output=True)
+    found = subprocess.run([sys.executable, "-c", code], timeout=280, capture_output=True)
     assert found.returncode == os.EX_TEMPFAIL and found.stderr == b"ressl: another rank is gone\n"

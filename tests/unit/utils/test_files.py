@@ -6,7 +6,6 @@ import os
 import resource
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -36,7 +35,7 @@ def test_the_file_that_was_there_stays(tmp_path):
     assert file.read_bytes() == b"old" and list(tmp_path.iterdir()) == [file]
 
 
-def test_who_waits_for_a_lock_says_so(tmp_path, caplog):
+def test_who_waits_for_a_lock_says_so(tmp_path, monkeypatch):
     lock = tmp_path / "l"
     code = (
         f"import fcntl, time; file = open({str(lock)!r}, 'w'); fcntl.lockf(file, fcntl.LOCK_EX); "
@@ -46,9 +45,11 @@ def test_who_waits_for_a_lock_says_so(tmp_path, caplog):
         assert other.stdout.readline() == b"held\n"
         with pytest.raises(TimeoutError), files.locked(lock, seconds=0.1):
             pass
-        threading.Timer(1.5, other.kill).start()
+        said = []
+        warning = lambda text, *values: said.append(text % values) or other.kill()
+        monkeypatch.setattr(files.log, "warning", warning)
         with files.locked(lock):
-            assert f"waiting for another process, which holds {lock}" in caplog.text
+            assert said == [f"waiting for another process, which holds {lock}"]
     with files.locked(lock, seconds=0):
         pass
 

@@ -118,9 +118,6 @@ def test_hue_leaves_gray_pixels_alone():
 @pytest.mark.parametrize("kind", KINDS)
 def test_grayscale_within_0_6_levels(kind):
     array = image(kind, 32)
-    assert (
-        error(ops.grayscale(tensor(array)), F.to_grayscale(Image.fromarray(array), 1)).max() < 256
-    )
     three = ops.grayscale(tensor(array)).expand(-1, 3, -1, -1)
     assert error(three, F.to_grayscale(Image.fromarray(array), 3)).max() <= 0.6
 
