@@ -63,7 +63,7 @@ class Run:
         """Whether `ressl import` has brought the weights, of which nobody knows how they came."""
         return self._read[2]
 
-    def backbone(self, trained: bool = True, teacher: bool = False) -> nn.Module:
+    def backbone(self, trained: bool = True) -> nn.Module:
         """The encoder with plain BatchNorm, in eval mode; untrained: its random initialisation.
 
         Raises:
@@ -73,8 +73,7 @@ class Run:
             torch.manual_seed(self.cfg.seed)
             network = backbone.build(self.cfg)
         if trained:
-            prefix = "momentum_backbone." if teacher else "backbone."
-            load_backbone(network, self.state, self.file, prefix)
+            load_backbone(network, self.state, self.file)
         return network.eval()
 
 
@@ -138,8 +137,11 @@ def has_checkpoint(folder: Path) -> bool:
     return file.is_file() or checkpoint.previous(file).is_file()
 
 
-def start(cfg: DictConfig, scaled: DictConfig) -> Path:
+def start(cfg: DictConfig, scaled: DictConfig, source: Path | None = None) -> Path:
     """Make the run's directory and write its config; the first process does it for all.
+
+    Args:
+        source: the checkpoint that the run goes on from.
 
     Raises:
         UserError: the directory holds a run already that is not the one resumed; it cannot be made.
@@ -147,7 +149,8 @@ def start(cfg: DictConfig, scaled: DictConfig) -> Path:
     folder = directory(cfg)
     if not launched_first():
         return folder
-    if not _within(cfg.resume_from_checkpoint or cfg.resume, folder) and (there := held(folder)):
+    goes_on = source is not None and source.resolve().is_relative_to(folder.resolve())
+    if not goes_on and (there := held(folder)):
         if has_checkpoint(folder):
             there = "a run already: resume=true continues it"
         raise UserError(f"run_dir={folder} holds {there}; another run_dir=… starts afresh")
@@ -166,13 +169,6 @@ def held(folder: Path) -> str | None:
     files_there = [*folder.glob("*.ckpt"), *folder.glob(f"{checkpoint.PREVIOUS}/*.ckpt"),
                    *folder.glob(results.FILE)]  # fmt: skip
     return f"{files_there[0].name} of another run" if files_there else None
-
-
-def _within(resume, folder: Path) -> bool:
-    """Whether what is resumed is the run of this directory."""
-    if isinstance(resume, bool) or not resume:
-        return bool(resume)
-    return Path(resume).resolve().is_relative_to(folder.resolve())
 
 
 @contextlib.contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
@@ -45,9 +46,7 @@ from ressl_plugin.utils.progress import quiet
 
 log = logging.getLogger(__name__)
 
-STRATEGIES = (
-    "auto", "ddp", "ddp_find_unused_parameters_false", "ddp_find_unused_parameters_true"
-)  # fmt: skip
+STRATEGIES = ("auto", "ddp")
 
 
 @quiet()
@@ -64,6 +63,15 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         RunFault: the run had to stop: the loss is not finite, a file vanished, a rank is gone.
         KeyboardInterrupt, SIGTERMException, Preempted: told to stop; the step is done and saved.
     """
+    folder, unlocked = run.directory(cfg), contextlib.nullcontext()
+    # from before the checkpoint is read: who trains there may be saving yet. Where there is nothing
+    # to go on from, only once nothing is refused any more, which leaves no directory behind
+    early = bool(cfg.resume_from_checkpoint or cfg.resume) and folder.is_dir()
+    with run.locked(folder) if early else unlocked:
+        return _pretrain(cfg, callbacks, meter, unlocked if early else run.locked(folder))
+
+
+def _pretrain(cfg: DictConfig, callbacks, meter: bool, lock) -> Path:
     registry.register()
     checks.warn_unused(cfg)
     source = resume_from(cfg)  # read once: looked at here, then handed over
@@ -80,14 +88,13 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
         check_same_data(source, cfg, module.identity)
     if meter:
         callbacks = [*callbacks, Meter(folder, cfg.data.dataset)]
-    # what is refused here leaves no directory behind
     trainer = make_trainer(cfg, folder, callbacks, source)
     settle_capture(scaled, module.backend, trainer.world_size)
     model = build(scaled)
     if source:
         check_fits(source, model, cfg)
-    with run.locked(folder), reported(trainer, folder):
-        run.start(cfg, scaled)
+    with lock, reported(trainer, folder):
+        run.start(cfg, scaled, source and source.path)
         module.keep_identity()
         if scaled.method_kwargs.get("queue_size", 0) > len(module.dataset):
             log.warning(

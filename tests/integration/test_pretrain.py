@@ -118,6 +118,7 @@ def test_what_the_host_needs_is_derived_and_the_config_stays_as_it_is():
         ({"check_val_every_n_epoch": 0}, "check_val_every_n_epoch=0"),
         ({"optimizer__batch_size": 1}, "batch_size=1: must be >= 2"),
         ({"strategy": "ddp_fork"}, "ddp_fork"),
+        ({"strategy": "ddp_find_unused_parameters_true"}, "one of auto, ddp"),
         ({"strategy": "xla"}, "strategy='xla'"),
         ({"barebones": True}, "barebones"),
         ({"strategy": "ddp_spawn"}, "strategy='ddp_spawn': one of auto, ddp,"),
@@ -239,8 +240,10 @@ def test_keys_of_the_host_without_effect_are_named_once(tmp_path, caplog):
 
 
 def test_a_config_without_them_is_quiet(tmp_path, caplog):
-    with pytest.raises(UserError):  # after the warnings
-        pretrain.pretrain(on_images(tmp_path, optimizer__kwargs={"foo": 1}))
+    cfg = on_images(tmp_path)
+    cfg.optimizer.kwargs = {"foo": 1}
+    with pytest.raises(UserError, match="foo"):  # after the warnings
+        pretrain.pretrain(cfg)
     assert "no effect" not in caplog.text
 
 
