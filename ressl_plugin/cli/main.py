@@ -12,7 +12,7 @@ from ressl_plugin import __version__
 from ressl_plugin.cli import arguments
 from ressl_plugin.cli.arguments import command, evaluator, target_of, with_config
 from ressl_plugin.evaluate import declared
-from ressl_plugin.utils import pipes
+from ressl_plugin.utils import pipes, render
 from ressl_plugin.utils.errors import OF_THE_MACHINE, RankLost, RunFault, UserError, own_words
 
 USER_MISTAKE, FAULT, INTERRUPTED = 2, RunFault.status, 130
@@ -22,9 +22,9 @@ def main(argv: list[str] | None = None) -> int:
     """Run a subcommand.
 
     Exit status: 0; 2, the user's mistake; 3, a fault of the run (loss not finite, a worker killed,
-    a file gone); stopped with everything saved: 130 by Ctrl-C, 143 by SIGTERM, 75 by SIGUSR1 (the
-    cluster wants the machine back; start again with resume=true). 75, too, where another of the
-    run's processes is gone, or a step did not end. A bug: a traceback and 1.
+    a file gone); stopped with everything saved: 130 by Ctrl-C, 143 by SIGTERM, 129 by SIGHUP, 75 by
+    SIGUSR1 (the cluster wants the machine back; start again with resume=true). 75, too, where
+    another of the run's processes is gone, or a step did not end. A bug: a traceback and 1.
     """
     pipes.outlive_readers()
     if hasattr(sys.stdout, "reconfigure"):  # not where a notebook has put its own
@@ -129,8 +129,9 @@ def _table(commands):
     sub.add_argument(
         "--paper", type=int, choices=range(1, 11), metavar="1-10", help="as this table of the paper"
     )
-    formats = ("markdown", "latex", "csv")
-    sub.add_argument("--format", choices=formats, default="markdown", help="of what is printed")
+    sub.add_argument(
+        "--format", choices=render.FORMATS, default="markdown", help="of what is printed"
+    )
 
 
 def _paper(commands):

@@ -14,8 +14,8 @@ def leave_signals(worker: int) -> None:
     finishes its step and saves, for which it needs its workers; PyTorch's own handler would end
     them, and their death would end the step.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
     if not hasattr(signal, "sigwaitinfo"):  # macOS
         return
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # and in every thread made later

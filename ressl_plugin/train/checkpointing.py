@@ -73,6 +73,7 @@ class CheckpointCallback(Checkpoint):
         self._signals = {
             signal.SIGINT: KeyboardInterrupt(),
             signal.SIGTERM: SIGTERMException(128 + signal.SIGTERM),
+            signal.SIGHUP: SIGTERMException(128 + signal.SIGHUP),  # the terminal is closed
             signal.SIGUSR1: Preempted(),
         }
         self._handlers = {}
@@ -240,6 +241,8 @@ class CheckpointCallback(Checkpoint):
         if threading.current_thread() is not threading.main_thread():
             return
         for number in self._signals:
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup
             self._handlers[number] = signal.signal(number, self._on_signal)
 
     def _restore_handlers(self):

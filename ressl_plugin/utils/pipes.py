@@ -1,7 +1,8 @@
-"""Output that nobody reads any more (`ressl pretrain … | head`) ends no work."""
+"""Output that nobody reads any more (`ressl pretrain … | head`, a lost connection) ends no work."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -13,7 +14,9 @@ class _Raw(io.FileIO):
     def write(self, data) -> int:
         try:
             return super().write(data)
-        except BrokenPipeError:
+        except OSError as error:
+            if error.errno not in (errno.EPIPE, errno.EIO):  # of a pipe, of a terminal
+                raise
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self.fileno())
             os.close(nowhere)
@@ -21,7 +24,10 @@ class _Raw(io.FileIO):
 
 
 def outlive_readers() -> None:
-    """From now on, what is written to a closed pipe is dropped; others' streams are left alone."""
+    """From now on, what is written to a closed pipe or terminal is dropped.
+
+    Streams that somebody else has put there are left alone.
+    """
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is not getattr(sys, f"__{name}__") or type(stream) is not io.TextIOWrapper:

@@ -32,6 +32,7 @@ from ressl_plugin.utils.errors import RunFault, UserError, own_words
 
 pytestmark = pytest.mark.timeout(300)
 ROOT = Path(__file__).resolve().parents[2]
+SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)]
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +129,7 @@ def test_an_image_deleted_while_training(tmp_path, workers):
     finish(folder, words)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
-)
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_told_to_stop(images, tmp_path, number, code):
     """The step is finished and saved; Ctrl-C, a preemption, a time limit. With the progress shown,
     which begins in the middle of an epoch after a resume."""
@@ -143,9 +142,7 @@ def test_told_to_stop(images, tmp_path, number, code):
         finish(tmp_path, words)
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75)]
-)
+@pytest.mark.parametrize(("number", "code"), SIGNALS)
 def test_a_signal_to_all_processes_of_the_run(tmp_path, number, code):
     """As torchrun and SLURM send it: the data workers go on until the step is done."""
     images = image_folder(tmp_path / "images", per_class=32, splits=("train",))
@@ -217,6 +214,24 @@ def test_one_process_at_a_time_trains_in_a_directory(images, tmp_path, monkeypat
     assert run(folder, command(images, folder, "max_epochs=1"))[0] == 0
 
 
+def test_what_another_process_saves_meanwhile_is_gone_on_from(images, finished, tmp_path):
+    """A job that is put back in the queue overlaps with the one before, which is saving."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    lock = directories.locked(folder)
+    lock.__enter__()
+
+    def saves_and_ends():
+        for name in ("last.ckpt", "config.yaml"):
+            shutil.copy(finished / name, folder)
+        lock.__exit__(None, None, None)
+
+    threading.Timer(3, saves_and_ends).start()
+    code, text = run(folder, command(images, folder, "max_epochs=1", "seed=6", "resume=true"))
+    assert code == main.USER_MISTAKE and "last.ckpt was made with another config: seed" in text
+    assert (folder / "last.ckpt").read_bytes() == (finished / "last.ckpt").read_bytes()
+
+
 def test_a_run_is_not_overwritten_by_resuming_another(images, finished, tmp_path):
     one = shutil.copytree(finished, tmp_path / "one")
     before = (one / "last.ckpt").read_bytes()
@@ -231,8 +246,9 @@ def test_what_is_left_of_another_run_is_not_taken_for_this_ones(images, tmp_path
     """Checkpoints deleted to save space, results kept; a run of solo-learn's own scripts."""
     (tmp_path / left).write_text("[]")
     (tmp_path / "args.json").write_text("theirs")
-    code, text = run(tmp_path, command(images, tmp_path))
-    assert code == main.USER_MISTAKE and f"holds {left} of another run" in last_line(text)
+    for resume in ("true", "false"):
+        code, text = run(tmp_path, command(images, tmp_path, f"resume={resume}"))
+        assert code == main.USER_MISTAKE and f"holds {left} of another run" in last_line(text)
     assert (tmp_path / "args.json").read_text() == "theirs"
 
 

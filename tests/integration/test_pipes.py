@@ -14,20 +14,21 @@ from ressl_plugin.run import checkpoint
 from ressl_plugin.utils import pipes
 
 
-def closed_pipe(buffering):
+def closed(buffering=-1, opened=os.pipe):
     """A text stream as the interpreter makes it, whose reader has gone."""
-    reader, writer = os.pipe()
+    reader, writer = opened()
     os.close(reader)
     binary = os.fdopen(writer, "wb", buffering=buffering)
     return io.TextIOWrapper(binary, line_buffering=True, write_through=not buffering)
 
 
+@pytest.mark.parametrize("opened", [os.pipe, os.openpty])
 @pytest.mark.parametrize("buffering", [-1, 0])
-def test_what_is_written_to_a_closed_pipe_is_dropped(monkeypatch, buffering):
+def test_what_is_written_to_a_closed_pipe_or_terminal_is_dropped(monkeypatch, buffering, opened):
     theirs = io.StringIO()
     monkeypatch.setattr(sys, "stderr", theirs)
-    for name in ("stdout", "__stdout__"):
-        monkeypatch.setattr(sys, name, closed_pipe(buffering) if name == "stdout" else sys.stdout)
+    monkeypatch.setattr(sys, "stdout", closed(buffering, opened))
+    monkeypatch.setattr(sys, "__stdout__", sys.stdout)
     pipes.outlive_readers()
     for _ in range(3):
         print("nobody reads this", flush=True)
@@ -41,7 +42,7 @@ def test_a_training_outlives_its_readers(tmp_path):
 
     def work():
         for name in ("stdout", "stderr"):
-            stream = closed_pipe(-1)
+            stream = closed()
             setattr(sys, name, stream)
             setattr(sys, f"__{name}__", stream)
         return run_cli(words)
