@@ -71,7 +71,11 @@ _AREA = Kind(
     "[least, most] with 0 < least <= most <= 1", lambda v: len(v) == 2 and 0 < v[0] <= v[1] <= 1
 )
 _EPOCHS = Kind("a list of epochs, from 0 on", lambda v: all(type(e) is int and e >= 0 for e in v))
-_RESUME = Kind("true, false, or the path of a run", lambda v: isinstance(v, (bool, str, Path)))
+# a shell's variable that is not set would be the current directory
+_PATH = Kind("a path, which is not empty", lambda v: v != "")
+_RESUME = Kind(
+    "true, false, or the path of a run", lambda v: isinstance(v, (bool, str, Path)) and v != ""
+)
 _SCHEDULERS = ("warmup_cosine", "step", "none")
 
 
@@ -121,9 +125,10 @@ class Momentum:
 class Data:
     dataset: str = MISSING
     # a run that goes on compares what its data are, not where they lie
-    path: str | None = key(None, trains=False)  # + one place that holds both: sets the next two
-    train_path: str | None = key(None, trains=False)
-    val_path: str | None = key(None, trains=False)
+    # + one place that holds both: sets the next two
+    path: str | None = key(None, _PATH | NULL, trains=False)
+    train_path: str | None = key(None, _PATH | NULL, trains=False)
+    val_path: str | None = key(None, _PATH | NULL, trains=False)
     format: str = key("image_folder", one_of("image_folder", "dali", "h5", "npz"))  # + npz
     num_workers: int = key(4, whole(0, 1024), trains=False)
     no_labels: bool = False
@@ -277,13 +282,13 @@ class Config:
     performance: Performance = key(Performance)
     checkpoint: Checkpoint = key(Checkpoint, trains=False)
     auto_resume: AutoResume = key(AutoResume, trains=False)
-    resume_from_checkpoint: str | None = key(None, trains=False)
+    resume_from_checkpoint: str | None = key(None, _PATH | NULL, trains=False)
     wandb: Wandb = key(Wandb, trains=False)
     dali: Dali = key(Dali)
     auto_umap: AutoUmap = key(AutoUmap)
     faults: Faults = key(Faults, trains=False)
     debug_augmentations: bool = key(False, instead="`ressl views CONFIG` draws the views")
-    run_dir: str | None = key(None, trains=False)  # + default runs/<name>
+    run_dir: str | None = key(None, _PATH | NULL, trains=False)  # + default runs/<name>
     resume: Any = key(False, _RESUME | NULL, trains=False)  # + true: continue run_dir; or a path
     resume_force: bool = key(False, trains=False)  # + continue although the config differs
     profile: bool = key(False, trains=False)  # + write a table of where the time goes

@@ -73,9 +73,11 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
     """The run, with `key=value` changes to its config."""
     run = open_run(path)
     for word in overrides:
-        key, equals, _ = word.partition("=")
+        key, equals, value = word.partition("=")
         if not equals or key.split(".")[0] not in config.known_keys():
             raise UserError(f"{word}: not key=value with a key of the run's config")
+        if not value:
+            raise UserError(f"{word}: no value; null where none is meant")
         if key == "data.fraction":
             raise UserError(f"{word}: {ALL_IMAGES}")
     try:

@@ -175,6 +175,8 @@ def test_evaluators_refuse_a_share_that_they_would_not_take(folder, monkeypatch)
     assert subject.with_overrides("run", []).cfg.data.fraction == 0.5  # it was trained on half
     with pytest.raises(UserError, match=r"data\.fraction=0\.01: evaluators use all images"):
         subject.with_overrides("run", ["data.fraction=0.01"])
+    with pytest.raises(UserError, match=r"data\.val_path=: no value; null where none is meant"):
+        subject.with_overrides("run", ["data.val_path="])
 
 
 def test_an_evaluation_on_other_data_keeps_the_runs_statistics(folder, monkeypatch):
