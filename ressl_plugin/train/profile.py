@@ -16,6 +16,7 @@ import lightning.pytorch as pl
 import torch
 
 from ressl_plugin.train import roofline
+from ressl_plugin.utils import files
 
 log = logging.getLogger(__name__)
 
@@ -159,8 +160,11 @@ class Profile(Phases):
         machine = roofline.measure(module.device, self.precision)
         least = roofline.of_step(module, self._shapes, machine)
         text = report(seconds, least, machine, self._shapes, self.measured)
-        (self.folder / "profile.md").write_text(text)
         print(text)
+        try:
+            files.replace(self.folder / "profile.md", text.encode())
+        except OSError as error:  # no reason to end a training
+            log.error("%s/profile.md: not written: %s", self.folder, error.strerror)
 
 
 def report(seconds, least, machine, shapes, steps: int) -> str:
