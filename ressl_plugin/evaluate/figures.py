@@ -6,7 +6,10 @@ Figures are drawn on their own Agg canvas: no pyplot, no global state.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +30,8 @@ from ressl_plugin.utils.plot_style import (
     need_matplotlib,
     shortened,
 )
+
+log = logging.getLogger(__name__)
 
 COMMAND = {
     "name": "figures",
@@ -50,7 +55,10 @@ def evaluate(path, overrides, device="auto") -> list[Path]:
     made = []
     if logged(run.dir):
         size = run.cfg.method_kwargs.get("queue_size")
-        made += curves(run.dir, folder / "curves", size)
+        try:
+            made += curves(run.dir, folder / "curves", size)
+        except UserError as error:  # a run in its first epoch
+            log.warning("no curves: %s", error)
     place = device_named(device)
     made += feature_space_of_run(run, folder / "features", place)
     made += neighbours_of_run(run, folder / "neighbours", place)
@@ -110,7 +118,10 @@ def curves(
         UserError: nothing to draw in the file.
     """
     columns = read_metrics(Path(metrics))
-    panels, others = _panels(columns), [_panels(read_metrics(Path(other))) for other in behind]
+    panels, others = _panels(columns), []
+    for other in behind:
+        with contextlib.suppress(UserError):  # one that has only begun has nothing to draw
+            others.append(_panels(read_metrics(Path(other))))
     if not panels:
         raise UserError(f"{metrics}: no loss and no accuracy among {', '.join(sorted(columns))}")
     with figure_of(0.95 * len(panels) + 0.35, path) as (figure, paths):
@@ -142,10 +153,18 @@ def _panels(columns: dict) -> dict[str, dict[str, tuple]]:
     """Of PANELS what there is to draw: label of the axis -> label of the line -> its column."""
     panels = {}
     for label, lines in PANELS.items():
+        if label == "loss":
+            lines = {line: (*names, *_of_method(columns)) for line, names in lines.items()}
         there = {line: [n for n in names if n in columns] for line, names in lines.items()}
         if found := {line: columns[names[0]] for line, names in there.items() if names}:
             panels[label] = found
     return panels
+
+
+def _of_method(columns: dict) -> tuple[str, ...]:
+    """The losses of the host's methods: train_nce_loss of SimCLR's, train_neg_cos_sim of BYOL's."""
+    losses = [n for n in columns if re.fullmatch(r"train_(?!.*class).*(loss|neg_cos_sim)", n)]
+    return tuple(sorted(losses))
 
 
 UNLABELLED = "#AAAAAA"

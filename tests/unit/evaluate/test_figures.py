@@ -103,6 +103,21 @@ def test_curves_name_what_is_wrong_with_the_file(tmp_path, text, message):
         figures.curves(tmp_path, tmp_path / "c")
 
 
+def test_curves_of_a_method_of_the_host(tmp_path, drawn):
+    """Without labels, too."""
+    for name in ("train_nce_loss", "train_neg_cos_sim"):
+        (tmp_path / "metrics.csv").write_text(f"epoch,step,{name},train_class_loss\n0,1,2,9\n")
+        figures.curves(tmp_path, tmp_path / "c")
+        (line,) = drawn[-1].axes[0].get_lines()
+        assert line.get_ydata().tolist() == [2]
+
+
+def test_another_run_that_has_only_begun_is_not_drawn(metrics, tmp_path):
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / "metrics.csv").write_text("lr-SGD,step\n0.1,1\n")
+    printed(figures.curves(metrics, metrics / "c", behind=[tmp_path / "begun"]))
+
+
 def test_no_metrics_file(tmp_path):
     with pytest.raises(UserError, match=r"metrics\.csv"):
         figures.curves(tmp_path, tmp_path / "c")
