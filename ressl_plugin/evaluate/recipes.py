@@ -117,8 +117,8 @@ def check_settings(recipe: DictConfig) -> None:
         if recipe[key] != usual:
             raise UserError(
                 f"{key}={recipe[key]}: `ressl linear` trains a linear classifier on the frozen "
-                f"backbone with crop and flip, {key}={usual}; solo-learn's main_linear.py on the "
-                "run directory, or `ressl finetune`, does other things"
+                f"backbone with crop and flip, {key}={usual}; `ressl finetune` "
+                "trains the backbone, too"
             )
     if recipe.data.get("fraction", -1) not in (-1, 1):
         raise UserError(f"data.fraction={recipe.data.fraction}: {ALL_IMAGES}")
@@ -160,6 +160,10 @@ def training_transform(cfg: DictConfig):
 def datasets(cfg: DictConfig):
     """(train, val) of (image (3, S, S), target): crop and flip, and clean images."""
     train = data.build_dataset(cfg, "train", training_transform(cfg), need_labels=True)
+    if len(set(train.targets)) < 2:
+        raise UserError(
+            f"data.train_path={cfg.data.train_path}: all images are of one class; give two or more"
+        )
     return train, data.build_dataset(cfg, "val", data.evaluation_transform(cfg), need_labels=True)
 
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import re
 import shutil
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from ressl_plugin import config, run
+from ressl_plugin import config, data, run
 from ressl_plugin.config import yaml_files
 from ressl_plugin.config.kinds import FLAG, Kind, judged, nearest, number, one_of, whole
 from ressl_plugin.evaluate import logistic
@@ -92,6 +93,7 @@ def benchmark(
     for cfg in cells:
         sweep.same_experiment(cfg)
     sweep.check_images(cells)
+    labels = there_are(labels, base)
     failed = sweep.each(cells, partial(run_cell, labels=labels))
     folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
     if not any(map(own_records, folders)):
@@ -102,6 +104,18 @@ def benchmark(
     print(text, end="")
     sweep.report(failed, cells)
     return text
+
+
+def there_are(labels: tuple[int, ...], cfg: DictConfig) -> tuple[int, ...]:
+    """Those of the numbers of labels a class that the smallest class of the training images has."""
+    targets = data.build_dataset(cfg, "train", need_labels=True).targets
+    smallest = min(Counter(targets).values())
+    if more := [n for n in labels if n > smallest]:
+        log.warning(
+            "--labels %s: left out; the smallest class has %d training images",
+            " ".join(map(str, more)), smallest,
+        )  # fmt: skip
+    return tuple(n for n in labels if n <= smallest)
 
 
 def read_methods(base: DictConfig, own: Path | None = None) -> dict[str, dict]:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import VIEW, make_config
+from helpers import VIEW, image_folder, make_config
 from omegaconf import OmegaConf
 
 from ressl_plugin import config
@@ -39,8 +39,17 @@ def linear(**changes):
 )  # fmt: skip
 def test_what_a_recipe_cannot_have_is_refused(changes, key):
     recipes.check_settings(linear())
-    with pytest.raises(UserError, match=key):
+    with pytest.raises(UserError, match=key) as refused:
         recipes.check_settings(linear(**changes))
+    assert "main_linear" not in str(refused.value), "which fails on most runs"
+
+
+def test_images_of_one_class_are_refused(tmp_path):
+    images = image_folder(tmp_path, classes=1, per_class=4)
+    paths = {"train_path": f"{images}/train", "val_path": f"{images}/val"}
+    cfg = config.finish(make_config(data={"dataset": "custom", **paths}))
+    with pytest.raises(UserError, match="train: all images are of one class"):
+        recipes.datasets(cfg)
 
 
 def test_the_order_of_the_images_is_the_seeds(monkeypatch):
