@@ -58,13 +58,21 @@ def test_slurm_script_requeues_what_can_go_on(tmp_path, status, restarts, saves,
         assert asked.read_text() == "requeue 17\n"
 
 
-def test_slurm_script_asks_the_command_where_the_run_goes(tmp_path, capsys):
+@pytest.mark.parametrize(
+    ("run_dir", "folder"),
+    [("runs/elsewhere", "runs/elsewhere"), ("~/mine", "mine"), ("runs/a: b", "runs/a: b")],
+)
+def test_slurm_script_asks_the_command_where_the_run_goes(
+    tmp_path, monkeypatch, capsys, run_dir, folder
+):
     """Of what the command itself prints it reads the directory."""
+    monkeypatch.setenv("HOME", str(tmp_path))
     asked = ["pretrain", "imagenet/ressl", "name=x", "--cfg"]
-    assert main([*asked, "run_dir=runs/elsewhere"]) == 0
+    assert main([*asked, f'run_dir="{run_dir}"']) == 0
     (tmp_path / "printed").write_text(capsys.readouterr().out)
     ressl = f'echo "$@" > {tmp_path}/asked; cat {tmp_path}/printed'
-    saves = SAVES.replace("runs/x", "runs/elsewhere")
+    saves = SAVES.replace("runs/x", f"'{folder}'").replace("'/new", "/new'")
+    saves = saves.replace("'/last.ckpt", "/last.ckpt'")
     assert submitted(tmp_path, f"{saves}; exit 75", restarts=5, ressl=ressl) == 0
     assert (tmp_path / "asked").read_text().split() == asked
     assert (tmp_path / "scontrol").exists()
