@@ -10,7 +10,7 @@ from pathlib import Path
 import PIL
 
 from ressl_plugin.config.schema import MAX_PIXELS
-from ressl_plugin.data.images import BadImage, decode
+from ressl_plugin.data.images import BadImage, TooLarge, decode
 from ressl_plugin.data.sources import FlatFolder, FolderImages
 from ressl_plugin.utils.errors import UserError, printable
 from ressl_plugin.utils.progress import progress_bar
@@ -29,6 +29,7 @@ class Report:
     turned: int = 0  # images whose EXIF orientation says so
     refused: list[tuple[str, str]] = field(default_factory=list)  # (file, why)
     without: str = ""  # what the command needs where there are no class folders
+    limited: bool = False  # a file is refused by a limit of pixels that the command has not
 
     def refuse(self):
         """Raise one UserError if any file is refused: the first few, how many, what to do."""
@@ -36,9 +37,10 @@ class Report:
             return
         first = "; ".join(f"{name} ({why})" for name, why in self.refused[:3])
         more = f"; and {len(self.refused) - 3} more" if len(self.refused) > 3 else ""
+        hint = f"; `ressl data check {self.root}{self.without}` lists all"
         raise UserError(
             f"{self.root}: {len(self.refused)} of its files cannot be used: {first}{more}. Delete "
-            f"or repair them; `ressl data check {self.root}{self.without}` lists all"
+            f"or repair them{'' if self.limited else hint}"
         )
 
     def lines(self):
@@ -70,13 +72,14 @@ def _check(dataset, max_pixels=MAX_PIXELS):
 
     def verdict(path):
         try:
-            return decode(path, max_pixels=max_pixels)[1], None
+            return decode(path, max_pixels=max_pixels)[1], None, False
         except BadImage as error:
-            return False, str(error)
+            return False, str(error), isinstance(error, TooLarge) and max_pixels < MAX_PIXELS
 
     how = {"desc": f"checking {Path(dataset.root).name}", "unit": "images", "total": len(paths)}
-    for path, (turned, why) in zip(paths, progress_bar(in_threads(verdict, paths), **how)):
+    for path, (turned, why, limited) in zip(paths, progress_bar(in_threads(verdict, paths), **how)):
         report.turned += turned
+        report.limited |= limited
         if why:
             report.refused.append((os.path.relpath(path, dataset.root), why))
     return report

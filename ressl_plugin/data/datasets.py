@@ -141,10 +141,10 @@ def _npz(data, split, key, path):
 def _folder(data, split, key, path):
     if not path.is_dir():
         raise UserError(f"{key}={path} is a file; {data.dataset} is a folder of class folders")
-    if data.get("no_labels") and split != "val":
-        return FlatFolder(path, key)
     if split == "val":
         _other_images(data, key, path)
+    if data.get("no_labels") and not (split == "val" and _has_folders(path)):
+        return FlatFolder(path, key)
     dataset = FolderImages(path, key)
     limit = DATASETS[data.dataset].classes
     if limit and len(dataset.classes) > limit:
@@ -155,6 +155,11 @@ def _folder(data, split, key, path):
     if split == "val" and data.get("train_path") and not data.get("no_labels"):
         _same_classes(dataset, key, path, Path(str(data.train_path)).expanduser())
     return dataset
+
+
+def _has_folders(path):
+    with os.scandir(path) as entries:
+        return any(entry.is_dir() for entry in entries)
 
 
 def _other_images(data, key, path, otherwise=""):

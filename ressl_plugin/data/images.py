@@ -34,6 +34,10 @@ class BadImage(Exception):
     """A file that no rule turns into RGB; says why."""
 
 
+class TooLarge(BadImage):
+    """It has more pixels than `max_pixels`."""
+
+
 def is_image_name(name):
     return str(name).lower().endswith(EXTENSIONS)
 
@@ -92,7 +96,7 @@ def decode(path, exif=False, max_pixels=MAX_PIXELS):
             raise BadImage(why) from error
         if image.width * image.height > max_pixels:
             size = f"{image.width} x {image.height} pixels"
-            raise BadImage(f"{size}, data.max_pixels={max_pixels}")
+            raise TooLarge(f"{size}, data.max_pixels={max_pixels}")
         turn = _UPRIGHT.get(_orientation(image))
         rgb = to_rgb(image)
     return rgb.transpose(turn) if exif and turn is not None else rgb, turn is not None
@@ -121,6 +125,8 @@ def load_image(path, exif=False, max_pixels=MAX_PIXELS):
     """File -> PIL RGB: the loader of every image folder. Raises UserError naming the file."""
     try:
         return decode(path, exif, max_pixels)[0]
+    except TooLarge as error:  # `ressl data check` has a limit of its own
+        raise UserError(f"{path} cannot be used ({error}); delete it or make it smaller") from error
     except BadImage as error:
         raise UserError(
             f"{path} cannot be used ({error}); `ressl data check DIR` lists every such file, "

@@ -47,7 +47,8 @@ def pack(name: str, source: str | Path, out: str | Path, hold_out: int = 0) -> P
     out, row = Path(out), DATASETS[name]
     if out.suffix != ".npz" or out.is_dir():
         raise UserError(f"{out}: the file to write, a name that ends in .npz")
-    splits, classes = _read(name, Path(source))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    splits, classes = _read(name, Path(source), unpack_in=out.parent)
     for split, count, known in zip(FOLDERS, row.images, row.digests):
         found, (images, _) = f"{source}: {name}'s {split} split", splits[split]
         if len(images) != count or len(classes) != row.classes:
@@ -94,15 +95,15 @@ def held_out(images: np.ndarray, labels: np.ndarray, count: int) -> tuple[Split,
     return (images[~apart], labels[~apart]), (images[apart], labels[apart])
 
 
-def _read(name: str, source: Path) -> tuple[dict[str, Split], list[str]]:
+def _read(name: str, source: Path, unpack_in: Path) -> tuple[dict[str, Split], list[str]]:
     """Both splits and the classes' names, in the order of the labels."""
     reader = getattr(datasets, DATASETS[name].torchvision)
     if source.is_file():
         if not check_integrity(str(source), reader.tgz_md5):
             raise UserError(f"{source}: is not {reader.filename} as {reader.url} has it")
-        with tempfile.TemporaryDirectory(dir=source.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=unpack_in, prefix=f".{name}.") as folder:
             extract_archive(str(source), folder)
-            return _read(name, Path(folder))
+            return _read(name, Path(folder), unpack_in)
     if (source / reader.base_folder).is_dir():
         try:
             both = {s: reader(source, train=s == "train") for s in FOLDERS}

@@ -124,9 +124,10 @@ class FolderImages(_Folder):
         classes = [os.path.basename(folder) for folder in folders]
         if not classes:
             loose = sum(map(is_image_name, beside))
+            needed = key in ("data.val_path", "--from")  # their labels
             raise UserError(
                 f"{key}={root} has {loose} images and no class folders; lay them out as one folder "
-                "a class" + ", or set data.no_labels=true (--no-labels)" * ("val" not in key)
+                "a class" + ", or set data.no_labels=true (--no-labels)" * (not needed)
             )
         if set(classes) <= {"train", "val", "test"}:
             wanted = ("val", "test") if key == "data.val_path" else ("train",)

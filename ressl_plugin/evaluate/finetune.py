@@ -85,8 +85,9 @@ def evaluate(
 
 
 def protocol(labels: str, epochs: int = 20, lr_backbone=None, lr_head=None) -> str:
-    """What a record calls a fine-tuning: `labels 0.01`, and what is not as usual."""
-    words = [f"labels {labels}", *([] if epochs == 20 else [f"{epochs} epochs"])]
+    """What a record calls a fine-tuning: `labels 0.01`, or a list's name, and what is
+    not as usual."""
+    words = [f"labels {Path(str(labels)).name}", *([] if epochs == 20 else [f"{epochs} epochs"])]
     rates = {"lr-backbone": lr_backbone, "lr-head": lr_head}
     return ", ".join([*words, *(f"{n} {rate:g}" for n, rate in rates.items() if rate is not None)])
 

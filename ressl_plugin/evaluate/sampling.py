@@ -56,7 +56,8 @@ def draw(targets, shots: int | str, seed: int, sampling: str = "image") -> tuple
         positive, negative = (np.flatnonzero(targets[:, c] == value) for value in (1, 0))
         if len(positive) < shots:
             raise UserError(
-                f"low-shot: class {c} has {len(positive)} positive images, K = {shots}; lower K"
+                f"low-shot: class {c} has {len(positive)} positive images, too few for --per-class "
+                f"{shots}"
             )
         rows = generator.choice(positive, shots, replace=False)
         drawn.append(rows)

@@ -109,8 +109,12 @@ def test_more_than_max_pixels(one_file, config):
     for _ in range(2):  # what is remembered is of another limit
         with pytest.raises(UserError, match=r"a/large\.png.*30 x 20 pixels, data\.max_pixels=599"):
             data.check_once(dataset, digest, max_pixels=599)
-    with pytest.raises(UserError, match=r"large\.png.*data\.max_pixels=599"):
+    with pytest.raises(UserError, match=r"large\.png.*data\.max_pixels=599") as refused:
         dataset[1]
+    assert "ressl data check" not in str(refused.value), "which has the usual limit"
+    with pytest.raises(UserError) as refused:
+        data.check_once(dataset, digest, max_pixels=599)
+    assert "ressl data check" not in str(refused.value)
 
 
 def test_float_image_is_unsupported(one_file):

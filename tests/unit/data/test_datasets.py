@@ -196,6 +196,19 @@ def test_no_class_folders(config, tmp_path):
         data.build_dataset(config("custom", tmp_path), "train")
 
 
+def test_a_flat_folder_of_validation_images_without_labels(make_folder, config, tmp_path):
+    (tmp_path / "flat").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "flat" / "1.png")
+    cfg = config("custom", make_folder(), tmp_path / "flat", no_labels=True)
+    assert data.build_dataset(cfg, "val").targets == [-1]
+    with pytest.raises(UserError, match="1 of 1 images have no label"):
+        data.build_dataset(cfg, "val", need_labels=True)
+    cfg.data.val_path = cfg.data.train_path = str(make_folder("labelled"))
+    assert data.build_dataset(cfg, "pretrain").targets == [-1] * 6
+    cfg.data.train_path = str(tmp_path / "train")
+    assert data.build_dataset(cfg, "val").targets == [0, 0, 0, 1, 1, 1]
+
+
 def test_the_folder_above_train_and_val(make_folder, config):
     root = make_folder().parent
     with pytest.raises(UserError, match=r"holds train; give .*train"):

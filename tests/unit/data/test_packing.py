@@ -4,6 +4,7 @@ import dataclasses
 import hashlib
 import pickle
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -101,6 +102,18 @@ def test_every_source_makes_the_same_file(folder, torchvision_folder, archive, t
         assert sorted((i.tobytes(), int(t)) for i, t in zip(x, y)) == given
 
 
+def test_an_archive_is_unpacked_beside_what_is_written(archive, tmp_path, monkeypatch):
+    """Its own folder may be one for all, which cannot be written to."""
+    places = []
+    extract = packing.extract_archive
+    monkeypatch.setattr(
+        packing, "extract_archive", lambda a, to: (places.append(to), extract(a, to))
+    )
+    packing.pack("cifar10", archive, tmp_path / "new" / "a.npz")
+    (place,) = map(Path, places)
+    assert place.parent == tmp_path / "new" and not place.exists()
+
+
 def test_a_val_folder_is_the_test_split(folder, tmp_path):
     (folder / "test").rename(folder / "val")
     assert len(np.load(packing.pack("cifar10", folder, tmp_path / "a.npz"))["y_test"]) == 4
@@ -148,6 +161,10 @@ def test_other_images_are_refused(folder, archive, torchvision_folder, tmp_path)
         packing.pack("cifar10", torchvision_folder, out)
     with pytest.raises(UserError, match="no train/ there"):
         packing.pack("cifar10", tmp_path, out)
+    (tmp_path / "flat" / "train").mkdir(parents=True)
+    (tmp_path / "flat" / "test").mkdir()
+    with pytest.raises(UserError, match=r"0 images and no class folders; .* one folder a class$"):
+        packing.pack("cifar10", tmp_path / "flat", out)
     with pytest.raises(UserError, match=r"ends in \.npz"):
         packing.pack("cifar10", folder, tmp_path / "a")
     assert not out.exists()

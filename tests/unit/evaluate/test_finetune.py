@@ -123,7 +123,7 @@ def test_mistakes_are_named():
     ("settings", "name"),
     [
         ((0.01,), "labels 0.01"),
-        (("list.txt", 20), "labels list.txt"),
+        (("/of/this/machine/list.txt", 20), "labels list.txt"),
         ((0.1, 1), "labels 0.1, 1 epochs"),
         ((0.1, 20, 0.0, 5.0), "labels 0.1, lr-backbone 0, lr-head 5"),
     ],
