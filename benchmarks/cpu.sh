@@ -35,7 +35,7 @@ measure busy "" python benchmarks/busy.py
 measure saving "" python benchmarks/saving.py --pairs 9
 measure gather "" python benchmarks/gather.py
 measure warmup "" python benchmarks/warmup.py
-measure quality "" python benchmarks/quality.py
+measure quality "" python benchmarks/quality.py --epochs 24 --every 2 --threads 1
 measure quality_cost "" python benchmarks/quality.py --cost --epochs 8
 measure soak "" python benchmarks/soak.py --steps 20000
 measure kill "" python benchmarks/kill.py --points 24 --whole 2

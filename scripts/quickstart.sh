@@ -4,7 +4,9 @@
 #   bash scripts/quickstart.sh                     scikit-learn's handwritten digits, 6 minutes on two
 #                                                  CPU cores after installation
 #   bash scripts/quickstart.sh cifar10 FILE.npz    photographs, three epochs of cifar/ressl_fast; FILE:
-#                                                  `ressl data cifar10 FILE.npz --from ARCHIVE`
+#                                                  `.venv/bin/ressl data cifar10 FILE.npz --from
+#                                                  cifar-10-python.tar.gz`, the archive from
+#                                                  https://www.cs.toronto.edu/~kriz/cifar.html
 # Run again, it redoes only what is missing.
 set -euo pipefail
 usage="usage: bash scripts/quickstart.sh [cifar10 FILE.npz]"
