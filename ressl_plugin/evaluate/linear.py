@@ -43,7 +43,7 @@ def evaluate(target, overrides, protocol=None, fast=False, device="auto", cfg=No
     """
     path, recipe = recipes.resolve(target, overrides)
     if recipe is None:
-        recipes.check_overrides(overrides)
+        recipes.check_overrides(overrides, fast)
     elif fast or protocol:
         raise UserError(
             f"{target} is a recipe with an optimizer of its own; --fast and --protocol are for a "

@@ -74,10 +74,14 @@ def protocol(name: str) -> DictConfig:
     return recipe
 
 
-def check_overrides(words: list[str]) -> None:
-    """Raise UserError for an override of `ressl linear RUN` that would have no effect."""
+def check_overrides(words: list[str], fast: bool) -> None:
+    """Raise UserError for an override of `ressl linear RUN` that would have no effect.
+
+    fast: features are extracted first, in batches of the run's optimizer.batch_size.
+    """
     for word in words:
-        if word.partition("=")[0].split(".")[0] not in OF_A_RUN:
+        key = word.partition("=")[0]
+        if key.split(".")[0] not in OF_A_RUN and not (fast and key == "optimizer.batch_size"):
             raise UserError(
                 f"{word}: without effect on `ressl linear RUN`, whose optimizer, epochs and batch "
                 "are the protocol's (--protocol); a linear recipe can set them"

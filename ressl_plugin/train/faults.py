@@ -165,7 +165,7 @@ def explain(error: Exception) -> str | None:
     if is_a_workers_death(error):
         return "a data loading worker was killed (often for memory): lower data.num_workers"
     if isinstance(error, torch.OutOfMemoryError):
-        return "out of GPU memory: lower optimizer.batch_size or use precision=bf16-mixed"
+        return "out of GPU memory: lower optimizer.batch_size"
     if isinstance(error, OSError) and error.errno in checkpoint.FULL:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; make room"

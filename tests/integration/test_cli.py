@@ -176,7 +176,8 @@ def test_linear_by_recipe_and_by_protocol(run, digits, tmp_path, capsys):
     )
     assert main(["linear", str(recipe)]) == 0
     assert "linear (recipe linear): top-1" in capsys.readouterr().out
-    assert main(["linear", str(run), "--fast", "--protocol", "small"]) == 0
+    extracting = ["--fast", "--protocol", "small", "optimizer.batch_size=16"]
+    assert main(["linear", str(run), *extracting]) == 0
     assert "linear (small, cached features): top-1" in capsys.readouterr().out
     assert main(["linear", str(recipe), "seed=7", "optimizer.lr=0.5"]) == 0
     assert results.read(run)[-1]["protocol"] == "recipe linear, optimizer.lr=0.5"
@@ -187,6 +188,7 @@ def test_linear_by_recipe_and_by_protocol(run, digits, tmp_path, capsys):
     assert (record["epochs"], record["checkpoint"]) == (2, "last.ckpt")
     for flag in (["--fast"], ["--protocol", "small"]):
         assert "--fast and --protocol are for a run" in error(capsys, "linear", recipe, *flag)
+    assert "batch_size=1: without effect" in error(capsys, "linear", run, "optimizer.batch_size=1")
     for word in ("max_epochs=1", "optimizer.lr=5"):
         assert f"{word}: without effect" in error(capsys, "linear", run, "--fast", word)
     assert "mixup=0.5" in error(capsys, "linear", recipe, "mixup=0.5")
