@@ -1,6 +1,7 @@
 """Shared by all tests: one thread a process keeps parallel workers from fighting over two cores."""
 
 import os
+import signal
 import tempfile
 
 import pytest
@@ -20,6 +21,14 @@ def pytest_addoption(parser):
 def nothing_is_known(tmp_path_factory, monkeypatch):
     """No test profits from what another one has found out about its images."""
     monkeypatch.setenv("RESSL_CACHE", str(tmp_path_factory.mktemp("known")))
+
+
+@pytest.fixture
+def terminal():
+    """SIGHUP means what it does in a terminal, though the tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def pytest_collection_modifyitems(items):

@@ -210,15 +210,14 @@ def wait_for(command: list[str]) -> int:
     """The exit status of a command that hears this one's signals, and has its time to save.
 
     It is a session of its own: else Ctrl-C would reach it twice, from the terminal and from here,
-    and the second one means at once. A terminal that is closed (SIGHUP) is a SIGTERM to it.
+    and the second one means at once.
     """
     child = subprocess.Popen(command, start_new_session=True)
-    sent = {signal.SIGINT: signal.SIGINT, signal.SIGTERM: signal.SIGTERM,
-            signal.SIGUSR1: signal.SIGUSR1, signal.SIGHUP: signal.SIGTERM}  # fmt: skip
-    before = {
-        number: signal.signal(number, lambda number, _: child.send_signal(sent[number]))
-        for number in sent
-    }
+    numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it, for the child, too
+        numbers.append(signal.SIGHUP)
+    pass_on = lambda number, _: child.send_signal(number)
+    before = {number: signal.signal(number, pass_on) for number in numbers}
     try:
         code = child.wait()
     finally:

@@ -72,6 +72,7 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
 
 
 def _pretrain(cfg: DictConfig, callbacks, meter: bool, lock) -> Path:
+    """`pretrain`, in a directory that is held, or is from where nothing is refused any more."""
     registry.register()
     checks.warn_unused(cfg)
     source = resume_from(cfg)  # read once: looked at here, then handed over

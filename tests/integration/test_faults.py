@@ -130,7 +130,7 @@ def test_an_image_deleted_while_training(tmp_path, workers):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_told_to_stop(images, tmp_path, number, code):
+def test_told_to_stop(images, tmp_path, terminal, number, code):
     """The step is finished and saved; Ctrl-C, a preemption, a time limit. With the progress shown,
     which begins in the middle of an epoch after a resume."""
     words = command(images, tmp_path, "checkpoint.every_n_steps=0", "enable_progress_bar=true")
@@ -143,7 +143,7 @@ def test_told_to_stop(images, tmp_path, number, code):
 
 
 @pytest.mark.parametrize(("number", "code"), SIGNALS)
-def test_a_signal_to_all_processes_of_the_run(tmp_path, number, code):
+def test_a_signal_to_all_processes_of_the_run(tmp_path, terminal, number, code):
     """As torchrun and SLURM send it: the data workers go on until the step is done."""
     images = image_folder(tmp_path / "images", per_class=32, splits=("train",))
     folder = tmp_path / "run"

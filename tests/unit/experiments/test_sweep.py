@@ -109,18 +109,15 @@ def save(number, _):
     time.sleep(0.6)
     open(sys.argv[1], "a").write(signal.Signals(number).name + " ")
     sys.exit(75)
-for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"):
     signal.signal(getattr(signal, name), save)
 open(sys.argv[1], "w").close()
 time.sleep(60)
 """
 
 
-@pytest.mark.parametrize(
-    ("sent", "heard"),
-    [("SIGINT", "SIGINT"), ("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGHUP", "SIGTERM")],
-)
-def test_a_training_in_its_own_process_hears_signals_and_has_time_to_save(tmp_path, sent, heard):
+@pytest.mark.parametrize("sent", ["SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP"])
+def test_a_training_in_its_own_process_hears_signals_and_has_time_to_save(tmp_path, terminal, sent):
     number, file = getattr(signal, sent), tmp_path / "heard"
 
     def send():
@@ -131,8 +128,15 @@ def test_a_training_in_its_own_process_hears_signals_and_has_time_to_save(tmp_pa
     before = signal.getsignal(number)
     threading.Thread(target=send).start()
     assert sweep.wait_for([sys.executable, "-c", CHILD, str(file)]) == 75
-    assert file.read_text() == f"{heard} "
+    assert file.read_text() == f"{sent} "
     assert signal.getsignal(number) is before
+
+
+def test_a_sweep_under_nohup_outlives_its_terminal(terminal):
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    hangs_up = f"import os, signal; os.kill({os.getpid()}, signal.SIGHUP)"
+    assert sweep.wait_for([sys.executable, "-c", hangs_up]) == 0
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
 
 
 def test_a_training_that_was_killed_is_said_to_be(caplog):
