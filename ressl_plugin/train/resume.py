@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from pathlib import Path
 
 from omegaconf import DictConfig
 from torch import nn
@@ -32,7 +33,7 @@ def resume_from(cfg: DictConfig) -> Loaded | None:
     if resume is True and not run.has_checkpoint(folder):
         log.info("resume=true: no checkpoint in %s yet, starting afresh", folder)
         return None
-    source = checkpoint.find(folder if resume is True else resume)
+    source = checkpoint.find(folder if resume is True else Path(resume).expanduser())
     found = Loaded(source, checkpoint.load(source))
     check_training(source, found.state)
     return found

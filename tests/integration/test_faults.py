@@ -232,13 +232,15 @@ def test_what_another_process_saves_meanwhile_is_gone_on_from(images, finished, 
     assert (folder / "last.ckpt").read_bytes() == (finished / "last.ckpt").read_bytes()
 
 
-def test_a_run_is_not_overwritten_by_resuming_another(images, finished, tmp_path):
+def test_a_run_is_not_overwritten_by_resuming_another(images, finished, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     one = shutil.copytree(finished, tmp_path / "one")
     before = (one / "last.ckpt").read_bytes()
     code, text = run(one, command(images, one, f"resume={finished}", "resume_force=true"))
     assert code == main.USER_MISTAKE and "holds a run already" in last_line(text)
     assert (one / "last.ckpt").read_bytes() == before
-    assert run(one, command(images, one, f"resume={one}/last.ckpt", "resume_force=true"))[0] == 0
+    itself = 'resume="~/one/last.ckpt"'
+    assert run(one, command(images, one, itself, "resume_force=true"))[0] == 0
 
 
 @pytest.mark.parametrize("left", ["results.json", "best.ckpt", "resnet18-1abc-ep=99.ckpt"])
