@@ -23,6 +23,7 @@ from ressl_plugin.train.checkpoint_io import AtomicCheckpointIO
 from ressl_plugin.train.checkpointing import CONFIG, CheckpointCallback
 from ressl_plugin.train.collapse import CollapseMonitor
 from ressl_plugin.train.compiling import EagerValidation, compile_networks
+from ressl_plugin.train.contention import Contention
 from ressl_plugin.train.ddp import SteadyDDP
 from ressl_plugin.train.faults import Faults, reported
 from ressl_plugin.train.host_config import host_config
@@ -148,6 +149,7 @@ def make_trainer(
     given = {k: v for k, v in OmegaConf.to_container(cfg).items() if k in known}
     callbacks = [
         CollapseMonitor(cfg.scheduler.warmup_epochs),
+        Contention(),
         Faults(folder),
         Watchdog(folder, cfg.faults.timeout),
         LearningRateMonitor("step") if launched_first() else None,  # needs a logger
