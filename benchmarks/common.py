@@ -31,12 +31,6 @@ def arguments(doc: str, pairs: int = 9, threads: int = 2) -> argparse.ArgumentPa
     parser = argparse.ArgumentParser(description=doc.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=pairs, help="alternating runs of each side")
     parser.add_argument("--threads", type=int, default=threads, help="CPU threads")
-    parser.add_argument(
-        "--clock",
-        default="wall",
-        choices=["wall", "cpu"],
-        help="cpu: processor time, for a look on a busy machine; not for results",
-    )
     parser.add_argument("--json", metavar="FILE", help="write the figures there")
     return parser
 
@@ -49,20 +43,15 @@ def begin(args, note: str = "") -> None:
     for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.set_num_threads(args.threads)
-    if args.clock == "cpu":
-        CLOCK[0] = time.process_time
     print(hardware(), versions(), sep="\n")
     print(note or f"{args.threads} threads, {args.pairs} pairs")
-
-
-CLOCK = [time.perf_counter]
 
 
 def now() -> float:
     """Seconds, when the GPU has done all that it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
-    return CLOCK[0]()
+    return time.perf_counter()
 
 
 def hardware() -> str:

@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     parser.add_argument("--workers", type=int, default=16)
     parser.add_argument("--dry-run", action="store_true")
     args = parser.parse_args(argv)
-    args.threads, args.clock, args.pairs = torch.get_num_threads(), "wall", 3
+    args.threads, args.pairs = torch.get_num_threads(), 3
     args.device = "cpu" if args.dry_run else "cuda"
     if not args.dry_run and not torch.cuda.is_available():
         sys.exit("no CUDA device is visible; --dry-run goes through it on the CPU")

@@ -96,7 +96,7 @@ def main(argv=None) -> int:
     parser.add_argument("--backend", default="batched", choices=["batched", "host"])
     parser.add_argument("--json", metavar="FILE")
     args = parser.parse_args(argv)
-    args.threads, args.clock, args.pairs = 1, "wall", 0
+    args.threads, args.pairs = 1, 0
     common.begin(args, f"{args.steps} steps, {args.backend} back end, one thread")
     from ressl_plugin.train.pretrain import pretrain
 

@@ -31,6 +31,14 @@ def terminal():
     signal.signal(signal.SIGHUP, before)
 
 
+@pytest.fixture
+def products_as_in_a_run():
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("high")  # as pretrain does, for the networks: TF32
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
 def pytest_collection_modifyitems(items):
     """Tests marked gpu are skipped, and say so, where there is none."""
     if torch.cuda.is_available():

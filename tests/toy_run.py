@@ -1,4 +1,4 @@
-"""A small run with everything that a resume can get wrong, for test_resume and test_saving."""
+"""A small run with everything a resume can get wrong, for test_resume and test_checkpointing."""
 
 import json
 import os

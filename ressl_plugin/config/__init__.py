@@ -10,17 +10,3 @@ from ressl_plugin.config.loading import (
     refuse_two_places,
     ungrammatical,
 )
-
-__all__ = [
-    "RECIPES",
-    "fill_method",
-    "find",
-    "finish",
-    "finish_linear",
-    "known_keys",
-    "load",
-    "quoted",
-    "recipes",
-    "refuse_two_places",
-    "ungrammatical",
-]

@@ -23,7 +23,7 @@ def extract(
     Args:
         backbone: images (N, C, H, W) to features (N, d); `nn.Flatten()` gives the pixels. Its
             train/eval flags are put back afterwards.
-        loader: batches `(images, targets)` or `(indexes, images, targets)`.
+        loader: batches `(images, targets)`.
         device: where the forward pass runs.
         progress: show a progress bar.
 
@@ -38,7 +38,7 @@ def extract(
     backbone.to(device).eval()
     features, targets = [], []
     try:
-        for *_, images, labels in progress_bar(
+        for images, labels in progress_bar(
             loader, desc="features", unit="batches", disable=not progress
         ):
             images = images.to(device, non_blocking=True, memory_format=torch.channels_last)

@@ -23,6 +23,8 @@ from ressl_plugin.utils.precision import float32_products
 MOST = 25_600  # images, as many as RankMe's paper takes
 RANKS = 4, 100  # of the eigenvalues that alpha-ReQ's power law is fitted to
 ROWS = 1024  # of similarities at a time
+T = 2.0  # of uniformity
+DELTA = 1e-4  # of LiDAR
 
 
 def sampled(features: Tensor, most: int = MOST) -> Tensor:
@@ -41,9 +43,9 @@ def _or_nan(measure):
     """NaN of less than two, and of what is not finite: a metric ends no training."""
 
     @functools.wraps(measure)
-    def measured(features: Tensor, *args, **kwargs) -> float:
+    def measured(features: Tensor) -> float:
         sound = len(features) > 1 and bool(features.isfinite().all())
-        return measure(features, *args, **kwargs) if sound else math.nan
+        return measure(features) if sound else math.nan
 
     return measured
 
@@ -82,10 +84,10 @@ def alpha_req(features: Tensor) -> float:
 
 
 @_or_nan
-def uniformity(features: Tensor, t: float = 2.0) -> float:
-    """log of the mean of exp(-t |x - y|^2) over all pairs of unit rows of [N, d], N >= 2.
+def uniformity(features: Tensor) -> float:
+    """log of the mean of exp(-T |x - y|^2) over all pairs of unit rows of [N, d], N >= 2.
 
-    0 where all images are one point; the lower, the more evenly they cover the sphere (about -2 t
+    0 where all images are one point; the lower, the more evenly they cover the sphere (about -2 T
     at best). T. Wang and P. Isola, *Understanding contrastive representation learning through
     alignment and uniformity on the hypersphere*, ICML 2020, L_uniform.
     """
@@ -93,7 +95,7 @@ def uniformity(features: Tensor, t: float = 2.0) -> float:
     total, n = 0.0, len(rows)
     with float32_products():
         for start in range(0, n, ROWS):
-            potential = (2 * t * (rows[start : start + ROWS] @ rows.t() - 1)).exp()
+            potential = (2 * T * (rows[start : start + ROWS] @ rows.t() - 1)).exp()
             potential.diagonal(start).zero_()  # an image with itself is no pair
             total += potential.sum(dtype=torch.float64).item()
     return math.log(total / (n * (n - 1)))
@@ -112,11 +114,11 @@ def alignment(views: Tensor) -> float:
 
 
 @_or_nan
-def lidar(views: Tensor, delta: float = 1e-4) -> float:
+def lidar(views: Tensor) -> float:
     """Effective rank of what tells images apart beside what their views differ in, of [V, N, d].
 
     The smooth rank of W^-1/2 B W^-1/2: B the covariance of the images' means over their views, W
-    that of the views about them, plus `delta` on its diagonal. The paper takes V = 10 or 50 views
+    that of the views about them, plus DELTA on its diagonal. The paper takes V = 10 or 50 views
     and more images than the d features. V. Thilak et al., *LiDAR: Sensing linear probing
     performance in joint embedding SSL architectures*, ICLR 2024, Eq. 1 to 4.
     """
@@ -124,7 +126,7 @@ def lidar(views: Tensor, delta: float = 1e-4) -> float:
     means = views.mean(0)
     spread = (views - means).flatten(0, 1)
     within = spread.t() @ spread / len(spread)
-    within.diagonal().add_(delta)
+    within.diagonal().add_(DELTA)
     # with W = L L', the matrix has the eigenvalues of L^-1 B L'^-1
     whitened = torch.linalg.solve_triangular(
         torch.linalg.cholesky(within), (means - means.mean(0)).t(), upper=False

@@ -11,15 +11,3 @@ from ressl_plugin.run.directories import (
     read_config,
     start,
 )
-
-__all__ = [
-    "Run",
-    "directory",
-    "epochs_trained",
-    "has_checkpoint",
-    "held",
-    "locked",
-    "open_run",
-    "read_config",
-    "start",
-]

@@ -1,6 +1,4 @@
-"""Whole runs on several ranks compute what one process does: shards, queue, teacher, metrics."""
-
-import importlib.util
+"""Whole runs on several ranks compute what one process does: queue, teacher, metrics."""
 
 import pytest
 import torch
@@ -8,8 +6,7 @@ from helpers import VIEW, image_folder, make_config
 from ranks import on_ranks
 from torch import nn
 
-from ressl_plugin import config, data
-from ressl_plugin.data.batches import BatchedLoader, WorkerLoader
+from ressl_plugin import config
 from ressl_plugin.method import registry, ressl
 from ressl_plugin.method.loss import relational_loss
 from ressl_plugin.method.ressl import ReSSL
@@ -17,11 +14,9 @@ from ressl_plugin.run import checkpoint
 from ressl_plugin.train.faults import RunFault
 from ressl_plugin.train.pretrain import pretrain
 from ressl_plugin.utils import distributed
-from ressl_plugin.views import recipe
 
 pytestmark = [pytest.mark.distributed, pytest.mark.timeout(300)]
 
-RANKS = 3  # that share the images of one epoch
 PER_CLASS, STEPS = 28, 10  # 84 images: 5 steps of 16 an epoch, two epochs
 PLAIN = {**VIEW, "rrc": {"enabled": False}, "horizontal_flip": {"prob": 0.0}}
 
@@ -54,43 +49,6 @@ def run_config(folder, **changes):
         **changes,
     )
     return config.finish(cfg)
-
-
-# Shards ----------------------------------------------------------------------------------------
-
-
-def loaders(kind, folder, rank, world):
-    cfg = run_config(folder)
-    dataset = data.build_dataset(cfg, "pretrain")
-    options = {"seed": 1, "rank": rank, "world_size": world}
-    if kind == "batched":
-        memory = data.MemoryImages(dataset, progress=False)
-        return BatchedLoader(memory.images, memory.labels, lambda x, g: [x], 4, **options)
-    if kind == "worker":
-        dataset.transform = lambda image: torch.zeros(1)
-        return WorkerLoader(dataset, 4, **options)
-    from ressl_plugin.data import dali
-
-    cfg.optimizer.batch_size, cfg.dali.device = 4, "cpu"
-    read = recipe.read(cfg.augmentations, data.mean_std(cfg))
-    return dali.DaliLoader(cfg, read, dataset, rank=rank, world_size=world)
-
-
-@pytest.mark.parametrize("kind", ["batched", "worker", "dali"])
-def test_shards_are_disjoint_and_complete(kind, folder):
-    if kind == "dali" and importlib.util.find_spec("nvidia.dali") is None:
-        pytest.skip("DALI is not installed")
-    count = 3 * PER_CLASS
-    for epoch in range(2):
-        shards = []
-        for rank in range(RANKS):
-            loader = loaders(kind, folder, rank, RANKS)
-            loader.set_epoch(epoch)
-            shards.append([batch[0] for batch in loader])
-        assert len({len(s) for s in shards}) == 1, "all ranks take equally many steps"
-        seen = torch.cat([b for s in shards for b in s]).tolist()
-        assert len(seen) == len(set(seen)) == count // (4 * RANKS) * 4 * RANKS
-        assert set(seen) <= set(range(count))
 
 
 # Two ranks against one process -------------------------------------------------------------------

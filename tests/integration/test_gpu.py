@@ -21,10 +21,7 @@ from ressl_plugin.run import metrics
 from ressl_plugin.train import pretrain
 from ressl_plugin.views import batched, recipe
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device is visible"),
-]
+pytestmark = pytest.mark.gpu
 AUGMENTATIONS = [{"preset": "contrastive", "crop_size": 32}, {"preset": "weak", "crop_size": 32}]
 
 
@@ -67,14 +64,6 @@ def test_loss_is_float64s_to_float32(size, views):
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
     error = (ours.grad.cpu().double() - gradient).norm() / gradient.norm()
     assert error < 1e-4
-
-
-@pytest.fixture
-def products_as_in_a_run():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")  # as pretrain does, for the networks: TF32
-    yield
-    torch.set_float32_matmul_precision(before)
 
 
 @pytest.mark.usefixtures("products_as_in_a_run")

@@ -271,7 +271,6 @@ def test_lightning_sets_the_epoch_and_resumes_in_its_middle(tmp_path, kind):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_on_the_gpu_everything_stays_there():
     def batches():
         images = torch.arange(23, dtype=torch.uint8).view(-1, 1, 1, 1).expand(-1, 2, 2, 3)

@@ -273,7 +273,6 @@ def test_mistakes(folder, tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_gpu_pipeline_against_the_cpus(folder):
     on_gpu = make(folder, device="gpu", on="cuda")
     for ours, theirs in zip(on_gpu, make(folder), strict=True):

@@ -1,9 +1,9 @@
 import hashlib
-import pickle
 
 import numpy as np
 import pytest
 import torch
+from helpers import fake_cifar
 from PIL import Image
 from torchvision import datasets as tv
 
@@ -15,26 +15,7 @@ RNG = np.random.default_rng(0)
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """CIFAR-10's own format, 6 training and 4 test images; torchvision is told their checksums."""
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
-
-    def write(name, content):
-        (folder / name).write_bytes(pickle.dumps(content))
-        return [name, hashlib.md5((folder / name).read_bytes()).hexdigest()]
-
-    def batch(count):
-        pixels = RNG.integers(0, 256, (count, 3072), dtype=np.uint8)
-        return {"data": pixels, "labels": [i % 10 for i in range(count)]}
-
-    monkeypatch.setattr(tv.CIFAR10, "train_list", [write("data_batch_1", batch(6))])
-    monkeypatch.setattr(tv.CIFAR10, "test_list", [write("test_batch", batch(4))])
-    names = {"label_names": [f"class {i}" for i in range(10)]}
-    name, md5 = write("batches.meta", names)
-    monkeypatch.setattr(
-        tv.CIFAR10, "meta", {"filename": name, "key": "label_names", "md5": md5}
-    )  # fmt: skip
-    return tmp_path
+    return fake_cifar(tmp_path, monkeypatch, train=6, test=4)
 
 
 @pytest.fixture

@@ -90,7 +90,6 @@ def test_to_device(build):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_to_gpu(build):
     held = build()
     images, labels = held.to("cuda")

@@ -41,13 +41,6 @@ def test_modes_are_put_back_and_statistics_untouched():
     assert torch.equal(backbone[1].running_mean, before)
 
 
-def test_batches_may_have_indexes():
-    x, y = images()
-    plain, _ = extract(network(), [(x, y)], progress=False)
-    indexed, targets = extract(network(), [(torch.arange(10), x, y)], progress=False)
-    assert torch.equal(plain, indexed) and torch.equal(targets, y)
-
-
 def test_raw_pixels_are_the_flat_images():
     x, y = images()
     loader = DataLoader(TensorDataset(x, y), 3)

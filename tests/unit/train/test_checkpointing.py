@@ -250,16 +250,6 @@ def test_a_key_that_an_older_version_did_not_know_has_its_default_there():
     ]
 
 
-def test_a_key_that_an_earlier_version_did_not_have_had_its_default():
-    saved = {"method": "ressl", "data": {"dataset": "cifar10"}}
-    assert (
-        config_differences(saved, {"method": "ressl", "data": {**saved["data"], "exif": False}})
-        == []
-    )
-    now = {"method": "ressl", "data": {**saved["data"], "exif": True}}
-    assert config_differences(saved, now) == ["data.exif: False -> True"]
-
-
 def test_where_the_data_are_is_no_difference():
     places = {
         "train_path": "a",

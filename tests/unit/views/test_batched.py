@@ -63,14 +63,6 @@ def test_arithmetic_stays_float32_under_autocast():
     assert all(torch.equal(a, b) for a, b in zip(views, plain))
 
 
-@pytest.fixture
-def products_as_in_a_run():
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("high")
-    yield
-    torch.set_float32_matmul_precision(before)
-
-
 def test_products_are_full_float32_whatever_the_run_has_set(monkeypatch, products_as_in_a_run):
     """A run takes TF32 for its networks; in it a crop of 224 pixels is off by levels."""
     seen = []
