@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections import Counter
-
 import numpy as np
 
 from ressl_plugin.evaluate import knn
 from ressl_plugin.evaluate.classifier import check_labels
-from ressl_plugin.evaluate.sampling import stratified_draw, summary
+from ressl_plugin.evaluate.sampling import stratified_draw, summary, there_are
 from ressl_plugin.evaluate.subject import (
     Splits,
     data_sets_of,
@@ -20,10 +17,10 @@ from ressl_plugin.evaluate.subject import (
     with_overrides,
 )
 from ressl_plugin.run import results
+from ressl_plugin.run.checkpoint import BEST
+from ressl_plugin.utils import files
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number, render
-
-log = logging.getLogger(__name__)
 
 COMMAND = {
     "name": "compare",
@@ -58,7 +55,9 @@ def evaluate(path, overrides, draws=10, device="auto") -> None:
         more = {"data_sets": data_sets_of(run), **(weights_of(run) if trained else {})}
         protocol = protocol_of(run, record["protocol"])
         results.append(run.dir, {**record, "protocol": protocol, **more})
-    (run.dir / "comparison.md").write_text(table + "\n")
+    said = ", ".join([*(["best.ckpt"] if run.file.name == BEST else []), *run.overrides])
+    text = f"{said}:\n\n{table}\n" if said else f"{table}\n"
+    files.replace(run.dir / "comparison.md", text.encode())
 
 
 def compare(
@@ -74,13 +73,7 @@ def compare(
             the same images in the same order.
         data: the data set's name, for the records.
     """
-    smallest = min(Counter(next(iter(representations.values()))[1].tolist()).values())
-    if left_out := [n for n in per_class if n != "all" and n > smallest]:
-        log.warning(
-            "left out: %s labels a class; the smallest class has %d training images",
-            ", ".join(map(str, left_out)), smallest,
-        )  # fmt: skip
-    per_class = [n for n in per_class if n not in left_out]
+    per_class = there_are(per_class, next(iter(representations.values()))[1].tolist())
     records = []
     for name, parts in representations.items():
         common = {"data": data, "metric": "top1", "representation": name}

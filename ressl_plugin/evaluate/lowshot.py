@@ -22,7 +22,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ressl_plugin.evaluate import voc as voc07
-from ressl_plugin.evaluate.sampling import IGNORE, draw, summary
+from ressl_plugin.evaluate.sampling import IGNORE, draw, summary, there_are
 from ressl_plugin.evaluate.subject import Splits, append, device_named, with_overrides
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.render import number
@@ -67,21 +67,28 @@ def evaluate(
     counts = [count_named(word) for word in per_class]
     if draws < 1:
         raise UserError(f"--draws {draws}: at least 1")
+    if voc is None and protocol != "pcl":
+        raise UserError(f"--protocol {protocol}: of VOC07 alone; give --voc, its VOCdevkit folder")
     if voc is not None:
-        cached, data_sets = voc07.extracted(run.backbone(), voc, run.cfg, place)
-        found = low_shot(*cached, counts, draws, protocol=protocol)
+        parts, data_sets = voc07.extracted(run.backbone(), voc, run.cfg, place)
+        how = {"protocol": protocol}
         title, metric, about = TITLES[protocol], "mAP", {"data": voc07.NAME, "data_sets": data_sets}
     else:
         parts = Splits(run, place).of(run.backbone())
-        found = low_shot(*parts, counts, draws, metric="top1", costs=[SINGLE_LABEL_COST])
+        counts = there_are(counts, np.asarray(parts[1]).tolist())
+        if not counts:
+            raise UserError(f"low-shot: --per-class {' '.join(per_class)}: fewer are wanted")
+        how = {"metric": "top1", "costs": [SINGLE_LABEL_COST]}
         title, metric, about = "SVM", "top1", {}
-    for cell in found:
-        accuracy = number(cell["mean"], cell["spread"])
-        print(f"low-shot, {cell['count']} a class: {metric} {accuracy}", flush=True)
-    for cell in found:
-        more = {"spread": cell["spread"], "seeds": cell["seeds"], "details": {"cost": cell["cost"]}}
-        name = f"{title}, {cell['count']} a class"
-        append(run, "lowshot", name, metric, cell["mean"], **about, **more)
+    for count in counts:  # each is kept once it is known: many images take long
+        (found,) = low_shot(*parts, [count], draws, **how)
+        print(
+            f"low-shot, {count} a class: {metric} {number(found['mean'], found['spread'])}",
+            flush=True,
+        )
+        more = {"spread": found["spread"], "seeds": found["seeds"]}
+        more["details"] = {"cost": found["cost"]}
+        append(run, "lowshot", f"{title}, {count} a class", metric, found["mean"], **about, **more)
 
 
 def count_named(word: str) -> int | str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import torch
@@ -22,6 +23,8 @@ from ressl_plugin.evaluate.subject import ALL_IMAGES, UNNAMED
 from ressl_plugin.run.directories import Run
 from ressl_plugin.utils.devices import check_accelerator, check_processor, device_count
 from ressl_plugin.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 # The paper's (Evaluation); ImageNet's from the reference code
 PROTOCOLS = {"small": "cifar/ressl", "imagenet": "imagenet/ressl"}
@@ -60,6 +63,7 @@ def record_name(target: str, overrides: list[str]) -> str:
     name = path.relative_to(ours).with_suffix("") if path.is_relative_to(ours) else path.stem
     # of a recipe the batch is the training's
     usual = {*UNNAMED, "pretrained_feature_extractor"} - {"optimizer.batch_size"}
+    overrides = [" ".join(word.split()) for word in overrides]  # a record's name is one line
     changed = [word for word in overrides if word.lstrip("+").partition("=")[0] not in usual]
     return ", ".join([f"recipe {name}", *changed])
 
@@ -105,6 +109,8 @@ def settle(recipe: DictConfig, run: Run) -> None:
     check_settings(recipe)
     trained_on = run.cfg.data.dataset
     run.cfg.data = OmegaConf.merge(run.cfg.data, recipe.data)
+    if run.cfg.data.dataset != trained_on:
+        log.warning("evaluated on %s, trained on %s", run.cfg.data.dataset, trained_on)
     statistics.keep(run.cfg, trained_on)
 
 

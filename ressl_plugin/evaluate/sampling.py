@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ressl_plugin.utils.errors import UserError
+
+log = logging.getLogger(__name__)
 
 IGNORE = -1  # label of an image that is neither positive nor negative for a class
 
@@ -31,6 +35,19 @@ def stratified_draw(targets, count: int | Callable[[int], int], seed: int) -> np
             )
         rows.append(generator.choice(members, wanted, replace=False))
     return np.sort(np.concatenate(rows))
+
+
+def there_are(counts: Sequence[int | str], targets: Sequence[int]) -> list[int | str]:
+    """Those of the numbers of labels a class that the smallest class has, with a warning for the
+    others; words (all, full) stay."""
+    smallest = min(Counter(targets).values())
+    more = [n for n in counts if not isinstance(n, str) and n > smallest]
+    if more:
+        log.warning(
+            "left out: %s labels a class; the smallest class has %d training images",
+            ", ".join(map(str, more)), smallest,
+        )  # fmt: skip
+    return [n for n in counts if n not in more]
 
 
 def draw(targets, shots: int | str, seed: int, sampling: str = "image") -> tuple:

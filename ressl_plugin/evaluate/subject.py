@@ -80,8 +80,11 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
             raise UserError(f"{word}: no value; null where none is meant")
         if key == "data.fraction":
             raise UserError(f"{word}: {ALL_IMAGES}")
+    changed = run.cfg.copy()
     try:
-        changed = OmegaConf.merge(run.cfg, OmegaConf.from_dotlist(list(overrides)))
+        for word in overrides:
+            key, _, value = word.partition("=")
+            OmegaConf.update(changed, key, OmegaConf.from_dotlist([f"value={value}"]).value)
     except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # of a value
         text = " ".join(str(error).split())
         raise UserError(f"{' '.join(overrides)}: {text}") from None
@@ -90,7 +93,7 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
     run.cfg = config.finish(changed)
     value = lambda cfg, word: OmegaConf.select(cfg, word.partition("=")[0])
     run.overrides = tuple(
-        word for word in overrides
+        " ".join(word.split()) for word in overrides  # in records, which are of one line
         if word.partition("=")[0] not in UNNAMED and value(run.cfg, word) != value(before, word)
     )  # fmt: skip
     statistics.keep(run.cfg, trained_on)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import re
 import shutil
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from ressl_plugin import config, data, run
 from ressl_plugin.config import yaml_files
 from ressl_plugin.config.kinds import FLAG, Kind, judged, nearest, number, one_of, whole
 from ressl_plugin.evaluate import logistic
-from ressl_plugin.evaluate.sampling import mean_spread
+from ressl_plugin.evaluate.sampling import mean_spread, there_are
 from ressl_plugin.experiments import sweep
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.utils import files
@@ -93,7 +92,8 @@ def benchmark(
     for cfg in cells:
         sweep.same_experiment(cfg)
     sweep.check_images(cells)
-    labels = there_are(labels, base)
+    targets = data.build_dataset(base, "train", need_labels=True).targets
+    labels = tuple(there_are(labels, targets))  # or a cell would never be complete
     failed = sweep.each(cells, partial(run_cell, labels=labels))
     folders = [Path(cfg.run_dir) for cfg in cells if Path(cfg.run_dir).is_dir()]
     if not any(map(own_records, folders)):
@@ -104,18 +104,6 @@ def benchmark(
     print(text, end="")
     sweep.report(failed, cells)
     return text
-
-
-def there_are(labels: tuple[int, ...], cfg: DictConfig) -> tuple[int, ...]:
-    """Those of the numbers of labels a class that the smallest class of the training images has."""
-    targets = data.build_dataset(cfg, "train", need_labels=True).targets
-    smallest = min(Counter(targets).values())
-    if more := [n for n in labels if n > smallest]:
-        log.warning(
-            "--labels %s: left out; the smallest class has %d training images",
-            " ".join(map(str, more)), smallest,
-        )  # fmt: skip
-    return tuple(n for n in labels if n <= smallest)
 
 
 def read_methods(base: DictConfig, own: Path | None = None) -> dict[str, dict]:
@@ -174,7 +162,7 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
         resume=True,
         max_epochs=epochs,
         method_kwargs=settings.get("method_kwargs", own.method_kwargs),
-        batchnorm=settings.get("batchnorm", own.batchnorm if own is not base else {}),
+        batchnorm=settings.get("batchnorm", own.batchnorm if own is not base else _usual(base)),
         augmentations=views(own, settings["views"]),
     )
     if "limit_train_batches" in settings:
@@ -187,6 +175,12 @@ def cell_config(base: DictConfig, name: str, settings: dict, seed: int, out: Pat
     for node in ("momentum", "optimizer", "scheduler"):
         cfg[node].update(settings.get(node, {}))
     return config.finish(OmegaConf.create(cfg))
+
+
+def _usual(base: DictConfig) -> dict:
+    """Batch norm of the host's methods: over all devices where ReSSL's batches are shuffled over
+    them, because the few images of one would give away which key belongs to which query."""
+    return {"mode": "sync"} if base.batchnorm.mode == "shuffle" else {}
 
 
 def views(base: DictConfig, kind: str) -> list[dict]:

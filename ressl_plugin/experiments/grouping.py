@@ -63,9 +63,10 @@ def _latest(cfg: dict, records: list[dict]) -> dict[tuple, dict]:
     for record in records:
         record = _as_now(cfg, record)
         names = ("representation", "evaluator", "protocol", "data", "epochs")
-        images = (record.get("data_sets") or {}).get("val") or {}
         # a number of other images does not take the place of the one that is there
-        key = (*(record.get(name) for name in names), images.get("digest"), record["metric"])
+        splits = sorted((record.get("data_sets") or {}).items())
+        images = tuple((split, images.get("digest")) for split, images in splits)
+        key = (*(record.get(name) for name in names), images, record["metric"])
         before = latest.pop(key, {})  # the latest comes last
         if "place" in before and "place" not in record:  # made anew, by hand
             record = {**record, "place": before["place"]}

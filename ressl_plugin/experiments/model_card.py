@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 from ressl_plugin.config.diff import chosen
 from ressl_plugin.data import identity
 from ressl_plugin.evaluate.subject import method_name
-from ressl_plugin.experiments import grouping, template
+from ressl_plugin.experiments import grouping, tables, template
 from ressl_plugin.run import checkpoint, results
 from ressl_plugin.run.directories import Run, open_run
 from ressl_plugin.run.exporting import Model, export
@@ -71,6 +71,7 @@ def _results(run: Run) -> str:
         images = ((record.get("data_sets") or {}).get("val") or {}).get("images", "")
         of = record.get("representation") or method_name(run.cfg)
         evaluation = f"{record['evaluator']}: {record['protocol']}"
-        lines.append([evaluation, of, images, record["metric"], number(value, spread)])
-    head = ["evaluation", "of", "test images", "metric", "%"]
+        on = tables.data_name(run.cfg, record["data"])
+        lines.append([evaluation, of, on, images, record["metric"], number(value, spread)])
+    head = ["evaluation", "of", "data", "test images", "metric", "%"]
     return render(head, lines) if lines else "None yet.\n"

@@ -69,6 +69,9 @@ def reproduce(
     """
     spec, out, overrides = paper_spec.read(name), Path(out), list(overrides)
     device_named(device)
+    for flag, given, evaluator in (("--voc", voc, "lowshot"), ("--labels", labels, "finetune")):
+        if given and evaluator not in spec["evaluate"]:
+            raise UserError(f"{flag}: {name} has no {evaluator}; leave it out")
     if not dry and "figure" in spec:
         need_matplotlib()
     with paper_spec.within(paper_spec.find(name)):

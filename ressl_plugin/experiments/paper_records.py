@@ -81,19 +81,19 @@ def _latest(opened: run.Run, evaluator: str) -> dict[str, dict]:
     here = ("lowshot", VOC, "mAP") if evaluator == "lowshot" else (
         evaluator, opened.cfg.data.dataset, "top1"
     )  # fmt: skip
-    found = {
-        record["protocol"]: record
+    found = [
+        record
         for record in results.read(opened.dir)
         if (record["evaluator"], record["data"], record["metric"]) == here
-    }
+    ]
     about = subject.weights_of(opened) if found else {}
-    if evaluator != "lowshot" and any("data_sets" in record for record in found.values()):
+    if evaluator != "lowshot" and any("data_sets" in record for record in found):
         with suppress(UserError):  # a plan can be made where the images are not
             about["data_sets"] = subject.data_sets_of(opened)
     said = lambda record: {"data_sets": about.get("data_sets"), **record}  # not by earlier versions
     return {
-        protocol: record
-        for protocol, record in found.items()
+        record["protocol"]: record
+        for record in found
         if all(key in said(record) and said(record)[key] == about[key] for key in about)
     }
 

@@ -28,7 +28,7 @@ from ressl_plugin.run import results
 from ressl_plugin.run.directories import Run
 from ressl_plugin.run.metrics import logged
 from ressl_plugin.utils import files
-from ressl_plugin.utils.errors import UserError
+from ressl_plugin.utils.errors import RunFault, UserError
 from ressl_plugin.utils.plot_style import need_matplotlib
 from ressl_plugin.utils.render import number
 
@@ -67,6 +67,8 @@ def report(runs: Sequence[str | Path], out: str | Path, overrides=(), device: st
     need_matplotlib()
     found = groups(runs)
     place = device_named(device)
+    for group in found if overrides else ():  # a mistake in them is no picture's
+        with_overrides(str(group[0].dir), list(overrides))
     text = template("report.html").render(
         title=tables.label(found[0]) if len(found) == 1 else f"{len(found)} experiments",
         comparison=comparison(found) if len(found) > 1 else None,
@@ -89,6 +91,8 @@ def comparison(found: list[list[Evaluated]]) -> dict:
             first = records[0]
             if first.get("representation") in (None, method_name(group[0].cfg)):
                 column = f"{first['metric']} ({first['evaluator']}: {first['protocol']})"
+                if (group[0].cfg.get("data") or {}).get("dataset") != first["data"]:
+                    column += f" on {first['data']}"
                 rank = first.get("epochs") or 0, len(records)
                 if column not in best or rank >= best[column]:  # not the number of half a training
                     value, spread = summary(records)
@@ -229,7 +233,7 @@ def _drawn(draw: Callable[[Path], Path], path: Path, run: Evaluated) -> dict:
     try:
         with Image.open(draw(path)) as picture:
             picture = picture.convert("RGB")
-    except UserError as error:
+    except (UserError, RunFault) as error:
         log.warning("%s: no %s on the page: %s", run.dir, path.name, error)
         return {"image": None}
     picture.thumbnail((WIDEST, 10 * WIDEST))

@@ -23,6 +23,7 @@ from ressl_plugin.config import yaml_files
 from ressl_plugin.config.diff import config_differences
 from ressl_plugin.data import identity
 from ressl_plugin.train.settling import settle_stem, settled
+from ressl_plugin.utils import files
 from ressl_plugin.utils.devices import device_count, runnable
 from ressl_plugin.utils.errors import RankLost, RunFault, UserError
 
@@ -99,7 +100,7 @@ def each(configs: list[DictConfig], work) -> list[str]:
             raise
         except RunFault as error:
             reason = str(error)
-        except (RuntimeError, OSError) as error:
+        except (RuntimeError, OSError, MemoryError) as error:
             reason = explain(error)
             if reason is None:
                 raise
@@ -125,6 +126,18 @@ def check_images(configs: list[DictConfig], labels: bool = True) -> None:
     for cfg in {OmegaConf.to_yaml(cfg.data): cfg for cfg in configs}.values():
         for split in splits:
             data.build_dataset(cfg, split, need_labels=labels)
+
+
+def _images_moved(cfg: DictConfig) -> None:
+    """A finished run's config says where its images lie now, for what evaluates it."""
+    file = Path(cfg.run_dir) / "config.yaml"
+    if not file.is_file():
+        return
+    there = OmegaConf.create(yaml_files.read(file))
+    new = {key: cfg.data[key] for key in ("train_path", "val_path", "num_workers")}
+    if any(there.data.get(key) != value for key, value in new.items()):
+        there.data = OmegaConf.merge(there.data, new)
+        files.replace(file, OmegaConf.to_yaml(there).encode())
 
 
 def same_experiment(cfg: DictConfig, planning: bool = False) -> None:
@@ -186,6 +199,7 @@ def train(cfg: DictConfig, meter: bool = False) -> None:
             "or srun (devices=N uses the GPUs of this machine)"
         )
     if finished(run.directory(cfg), cfg.max_epochs):
+        _images_moved(cfg)
         return
     if cfg.resume is True:  # of what there is: nobody has asked for it
         cfg.resume = run.held(run.directory(cfg)) is not None

@@ -99,12 +99,14 @@ def _paper_number(cfg, record, trained_on) -> tuple[float, int] | None:
 
 
 def data_name(cfg, name: str) -> str:
-    """The name of images that a record calls `name`; a folder's own where the data set has none.
+    """The name of images that a record calls `name`; a folder's own where the data set has none
+    and is the one that the run was trained on.
 
     `datasets/digits/train` is digits.
     """
     data = cfg.get("data") or {}
-    if name not in ("custom", "npz") or not isinstance(data.get("train_path"), str):
+    others = name not in ("custom", "npz") or name != data.get("dataset")
+    if others or not isinstance(data.get("train_path"), str):
         return name
     place = Path(data["train_path"])
     of_a_split = place.stem.lower() in ("train", "training")

@@ -18,6 +18,10 @@ class Supervised(host.LinearModel):
 
     def __init__(self, cfg):
         cfg = OmegaConf.create({**OmegaConf.to_container(cfg), "finetune": True})
+        batches = cfg.get("accumulate_grad_batches") or 1
+        cfg.optimizer.lr *= batches  # as the host's pre-training methods do, its linear model not
+        cfg.scheduler.min_lr *= batches
+        cfg.scheduler.warmup_start_lr *= batches
         if (cfg.data.get("num_classes") or 1) < 2 or cfg.data.get("no_labels"):
             raise UserError("method=supervised: the data has no labels; give labelled data")
         super().__init__(backbone.build(cfg), cfg)

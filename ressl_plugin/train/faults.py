@@ -28,6 +28,7 @@ from ressl_plugin.utils.errors import (
 HOPELESS = 100  # steps left out in a row
 SKIPPED = "ressl_skipped_steps"
 _FROM_GLOO = "gloo/transport"  # in its messages, of which torch makes plain RuntimeErrors
+_OF_THE_CPUS_MEMORY = "DefaultCPUAllocator"  # likewise
 _TOO_MANY_FILES = (errno.EMFILE, errno.ENFILE)
 
 
@@ -166,6 +167,8 @@ def explain(error: Exception) -> str | None:
         return "a data loading worker was killed (often for memory): lower data.num_workers"
     if isinstance(error, torch.OutOfMemoryError):
         return "out of GPU memory: lower optimizer.batch_size"
+    if isinstance(error, MemoryError) or _OF_THE_CPUS_MEMORY in str(error):
+        return "out of memory: a machine with more, or fewer or smaller images"
     if isinstance(error, OSError) and error.errno in checkpoint.FULL:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; make room"

@@ -43,6 +43,7 @@ from ressl_plugin.train.throughput import Meter
 from ressl_plugin.train.watchdog import Watchdog
 from ressl_plugin.utils.errors import UserError
 from ressl_plugin.utils.launch import launched_first
+from ressl_plugin.utils.precision import products
 from ressl_plugin.utils.progress import quiet
 
 log = logging.getLogger(__name__)
@@ -68,7 +69,8 @@ def pretrain(cfg: DictConfig, callbacks=(), meter: bool = False) -> Path:
     # from before the checkpoint is read: who trains there may be saving yet. Where there is nothing
     # to go on from, only once nothing is refused any more, which leaves no directory behind
     early = bool(cfg.resume_from_checkpoint or cfg.resume) and folder.is_dir()
-    with run.locked(folder) if early else unlocked:
+    # TF32 for the networks, where a GPU has it; not for what is evaluated in this process later
+    with run.locked(folder) if early else unlocked, products("high"):
         return _pretrain(cfg, callbacks, meter, unlocked if early else run.locked(folder))
 
 
@@ -81,7 +83,6 @@ def _pretrain(cfg: DictConfig, callbacks, meter: bool, lock) -> Path:
     cfg = settled(cfg, OmegaConf.create(source.state.get(CONFIG) or {}) if source else None)
     checks.check_trainable(cfg)
     pl.seed_everything(cfg.seed, workers=True, verbose=False)
-    torch.set_float32_matmul_precision("high")
     folder = run.directory(cfg)
     module = PretrainData(cfg, folder)
     scaled = host_config(cfg, module.recipe, module.num_classes)

@@ -9,7 +9,8 @@ LONGEST = 3000  # characters: a message may quote what somebody else wrote
 # What the machine raises: a file, a socket, half a message, a killed process, memory. torch makes
 # RuntimeErrors of all of these, and of much else.
 OF_THE_MACHINE = (
-    OSError, EOFError, pickle.UnpicklingError, multiprocessing.ProcessError, RuntimeError,
+    OSError, EOFError, MemoryError, pickle.UnpicklingError, multiprocessing.ProcessError,
+    RuntimeError,
 )  # fmt: skip
 
 

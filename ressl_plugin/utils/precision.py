@@ -28,9 +28,8 @@ def _flags() -> list[str]:
 
 
 @contextmanager
-def float32_products():
-    """Full float32 products: "medium" precision means bfloat16 on some CPUs, "high" TF32 on GPUs,
-    and at a temperature of 0.04 either shows in the target."""
+def products(precision: str):
+    """Within it products are as `torch.set_float32_matmul_precision(precision)` has them."""
     settings = [torch.backends.cuda.matmul, torch.backends.mkldnn.matmul]
     before = [setting.fp32_precision for setting in settings]
     try:
@@ -39,11 +38,17 @@ def float32_products():
         general = None
     # Not one by one: torch.compile asks for the general setting, and PyTorch refuses to answer
     # when the two disagree.
-    torch.set_float32_matmul_precision("highest")
+    torch.set_float32_matmul_precision(precision)
     try:
         yield
     finally:
         if general:
             torch.set_float32_matmul_precision(general)
-        for setting, precision in zip(settings, before):
-            setting.fp32_precision = precision
+        for setting, one in zip(settings, before):
+            setting.fp32_precision = one
+
+
+def float32_products():
+    """Full float32 products: "medium" precision means bfloat16 on some CPUs, "high" TF32 on GPUs,
+    and at a temperature of 0.04 either shows in the target."""
+    return products("highest")

@@ -61,6 +61,7 @@ def error(capsys, *argv):
 
 
 def test_a_run_is_a_directory(run):
+    assert torch.get_float32_matmul_precision() == "highest", "for what comes after a training"
     assert (run / "last.ckpt").is_file()
     assert OmegaConf.load(run / "config.yaml").optimizer.lr == 0.24
     args = json.loads((run / "args.json").read_text())
@@ -103,6 +104,26 @@ def test_a_full_disk_does_not_cost_the_numbers(run, capsys, words, last):
     out, err = capsys.readouterr()
     assert status == 3 and "File too large" in err
     assert last in out
+
+
+def test_labels_a_class_that_there_are_not_cost_nothing(run, capsys, caplog):
+    before = len(results.read(run))
+    lowshot = ("lowshot", str(run), "--draws", "2", "--device", "cpu")
+    assert main([*lowshot, "--per-class", "2", "64", "full"]) == 0
+    assert "left out: 64 labels a class" in caplog.text
+    made = [record["protocol"] for record in results.read(run)[before:]]
+    assert made == ["SVM, 2 a class", "SVM, full a class"]
+    assert "--per-class" in error(capsys, *lowshot, "--per-class", "64")
+    assert "of VOC07 alone" in error(capsys, *lowshot, "--protocol", "goyal")
+
+
+def test_overrides_of_several_lines_and_of_one_view(run):
+    lines = "augmentations=[{preset: contrastive, crop_size: 8},\n {preset: weak, crop_size: 8}]"
+    opened = subject.with_overrides(str(run), [lines])
+    assert subject.protocol_of(opened, "small").isprintable()
+    one = subject.with_overrides(str(run), ["augmentations.0.horizontal_flip.prob=0.25"])
+    assert one.cfg.augmentations[0].horizontal_flip.prob == 0.25
+    assert len(one.cfg.augmentations) == len(opened.cfg.augmentations) == 2
 
 
 def test_one_class_is_not_compared(run, digits, tmp_path, capsys):

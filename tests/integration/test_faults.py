@@ -31,7 +31,6 @@ from ressl_plugin.train.progress import Progress
 from ressl_plugin.utils.errors import RunFault, UserError, own_words
 
 pytestmark = pytest.mark.timeout(300)
-ROOT = Path(__file__).resolve().parents[2]
 SIGNALS = [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)]
 
 
@@ -307,6 +306,8 @@ def test_known_faults_have_a_line_and_bugs_have_none():
     killed = RuntimeError("DataLoader worker (pid(s) 7) exited unexpectedly")
     assert "num_workers" in faults.explain(killed)
     assert "batch_size" in faults.explain(torch.OutOfMemoryError("CUDA out of memory"))
+    for memory in (MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")):
+        assert "out of memory" in faults.explain(memory)
     assert "x.png" in faults.explain(FileNotFoundError(2, "No such file", "x.png"))
     assert "No space left" in faults.explain(OSError(errno.ENOSPC, "No space left on device"))
     assert faults.explain(RuntimeError("size mismatch")) is None

@@ -52,7 +52,7 @@ SMALL = {
     "batchnorm": (8, "group", True),
     "sides": [32, 32],
     "student": [("contrastive", (0.2, 1.0))],
-    "linear": ("sgd", 30.0, 256, 0, 100, "step", [60, 80]),
+    "linear": ("sgd", 30.0, 256, 0, 100, "step", [60, 80], None, None),
     "linear area": (0.08, 1.0),
 }
 MEDIUM = {**SMALL, "queue_size": 16384, "momentum": 0.996, "sides": [64, 64], "image_size": 64}
@@ -71,7 +71,7 @@ LARGE = {
     "sides": [224, 224],
     "statistics": IMAGENET,
     "student": [("contrastive", (0.2, 1.0))],
-    "linear": ("sgd", 0.3, 256, 0, 100, "warmup_cosine", None),
+    "linear": ("sgd", 0.3, 256, 0, 100, "warmup_cosine", None, "step", 0),
     "linear area": (0.08, 1.0),
 }
 FIVE = [(0.2, 1.0), (0.172, 0.86), (0.143, 0.715), (0.114, 0.571), (0.086, 0.429)]
@@ -187,7 +187,9 @@ def settings(words):
         "linear": (evaluation.optimizer.name, evaluation.optimizer.lr,
                    evaluation.optimizer.batch_size, evaluation.optimizer.weight_decay,
                    evaluation.max_epochs, evaluation.scheduler.name,
-                   evaluation.scheduler.get("lr_decay_steps")),
+                   evaluation.scheduler.get("lr_decay_steps"),
+                   evaluation.scheduler.get("interval"),
+                   evaluation.scheduler.get("warmup_epochs")),
         "linear area": tuple(crop.scale),
     }  # fmt: skip
 

@@ -100,6 +100,8 @@ def test_what_cannot_be_drawn_is_said(folder, capsys, caplog):
     assert len(pictures(text)) == 1 and text.count("Not drawn") == 3  # the curves need no images
     assert "/nowhere/at/all" in caplog.text and "nowhere" not in text
     assert "second&lt;i&gt;" in text and "second<i>" not in text and "Comparison" not in text
+    assert main([*words, "data.val_pth=/x"]) == 2, "a mistake is no picture's"
+    assert "data.val_pth" in capsys.readouterr().err
     assert main(["report", str(folder / "first"), "--out", str(folder / "report.pdf")]) == 2
     assert ".html" in capsys.readouterr().err
 

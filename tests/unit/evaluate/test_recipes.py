@@ -1,5 +1,7 @@
 """What the linear classifier and fine-tuning train on, and what a linear recipe may say."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from helpers import VIEW, image_folder, make_config
@@ -42,6 +44,16 @@ def test_what_a_recipe_cannot_have_is_refused(changes, key):
     with pytest.raises(UserError, match=key) as refused:
         recipes.check_settings(linear(**changes))
     assert "main_linear" not in str(refused.value), "which fails on most runs"
+
+
+def test_other_images_than_a_run_was_trained_on_are_named(caplog):
+    """A recipe's data set goes before the run's: an accuracy is of those images."""
+    trained = config.finish(config.load("cifar/ressl", ["data.dataset=cifar100"]))
+    for name, said in (("cifar10", True), ("cifar100", False)):
+        caplog.clear()
+        recipe = linear(backbone={"name": "resnet18"}, data={"dataset": name})
+        recipes.settle(recipe, SimpleNamespace(cfg=trained.copy(), dir="runs/mine"))
+        assert ("evaluated on cifar10, trained on cifar100" in caplog.text) == said
 
 
 def test_images_of_one_class_are_refused(tmp_path):

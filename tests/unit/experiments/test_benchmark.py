@@ -100,13 +100,6 @@ def test_cells_that_all_fail_are_the_runs_fault(words, tmp_path, monkeypatch):
         benchmark.benchmark("digits/ressl", words[1:], ["byol"], [1], tmp_path)
 
 
-def test_more_labels_than_the_smallest_class_has_are_left_out_once(words, caplog):
-    """Or a cell would never be complete, and evaluated again by every call."""
-    cfg = config.finish(config.load(words[0], words[1:]))
-    assert benchmark.there_are((1, 8, 9, 500), cfg) == (1, 8)
-    assert "--labels 9 500: left out; the smallest class has 8" in caplog.text
-
-
 def test_labels_a_class_are_at_least_one(words, tmp_path, capsys):
     assert main(["benchmark", *words, "--labels", "0", "--out", str(tmp_path)]) == 2
     assert "--labels 0: labels a class, from 1 on" in capsys.readouterr().err
@@ -194,6 +187,17 @@ def test_mistakes_in_them(text, message, tmp_path):
         benchmark.read_methods(config.finish(config.load("digits/ressl")), own)
 
 
+def test_batch_norm_of_the_others_is_over_all_devices_where_ressls_is_shuffled(tmp_path):
+    """Of few images a device, query and key would be known by their statistics."""
+    for words, modes in ((["imagenet/ressl"], ("shuffle", "sync", "sync", "group")),
+                         (["cifar/ressl"], ("group",) * 4)):  # fmt: skip
+        base = config.finish(config.load(*words))
+        settings = benchmark.read_methods(base)
+        names = ("ressl", "mocov2plus", "ressl_host", "supervised")
+        cells = [benchmark.cell_config(base, name, settings[name], 1, tmp_path) for name in names]
+        assert tuple(cell.batchnorm.mode for cell in cells) == modes
+
+
 def test_a_recipe_of_its_own_is_read_for_the_epochs_that_are_trained(tmp_path):
     base = config.finish(config.load("cifar/ressl", ["max_epochs=7", "optimizer.batch_size=128"]))
     settings = benchmark.read_methods(base)["ressl_fast"]
@@ -253,6 +257,21 @@ def test_supervised_learns_and_needs_labels(out, words):
     cfg.data.no_labels = True
     with pytest.raises(UserError, match="no labels"):
         Supervised(cfg)
+
+
+def test_rates_of_the_supervised_reference_count_accumulated_batches(out):
+    """As those of all other methods, and as the log says."""
+    from ressl_plugin.method.supervised import Supervised
+
+    cfg = OmegaConf.create(json.loads((out / "supervised-seed3" / "args.json").read_text()))
+    cfg.scheduler.name = "none"
+    rates = []
+    for cfg.accumulate_grad_batches in (1, 4):
+        model = Supervised(cfg)
+        made = model.configure_optimizers()
+        rates.append(made.param_groups[0]["lr"])
+        assert model.cfg.scheduler.min_lr == cfg.scheduler.min_lr * cfg.accumulate_grad_batches
+    assert rates[0] > 0 and rates[1] == pytest.approx(4 * rates[0])
 
 
 def test_images_without_labels_are_refused_before_the_first_training(words, tmp_path, monkeypatch):

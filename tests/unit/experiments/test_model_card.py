@@ -93,7 +93,7 @@ def test_what_the_card_says(trained, exported):
     assert "# resnet18_3x3_pad1 by ReSSL\n" in text and "24 images,\n2 epochs" in text
     for record in ("knn: k=20 cosine T=0.07", "linear: logistic regression, cached features"):
         (line,) = [line for line in text.splitlines() if record in line]
-        assert re.search(r"\| 24 +\| top1 +\| \d+\.\d\d", line)
+        assert re.search(r"\| images +\| 24 +\| top1 +\| \d+\.\d\d", line)
     recipe = yaml.safe_load(blocks(exported, "yaml")[0])
     assert recipe["method_kwargs"]["queue_size"] == 16 and recipe["optimizer"]["lr"] == 0.24
     assert recipe["augmentations"][1]["role"] == "teacher" and "train_path" not in recipe["data"]

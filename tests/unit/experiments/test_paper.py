@@ -112,6 +112,13 @@ def test_numbers_of_images_that_are_others_now_do_not_count(tmp_path, made, monk
     assert len(made) == due
 
 
+def test_a_later_number_of_something_else_does_not_hide_the_one_that_counts(tmp_path, made):
+    record(cell(tmp_path), "linear", "small")
+    record(tmp_path, "linear", "small", checkpoint="best.ckpt")
+    paper.evaluate(tmp_path, "linear", {})
+    assert not made
+
+
 def shots(folder, count, seeds):
     protocol = f"VOC07 SVM as PCL, {count} a class"
     record(folder, "lowshot", protocol, "mAP", VOC, seeds=list(range(seeds)))
@@ -177,7 +184,8 @@ def test_the_column_of_a_number_of_few_labels_is_what_was_labelled(tmp_path, mad
     names.write_text("a.JPEG")
     for labels, share in ((0.01, 0.0101), (names, 0.0997)):
         how = {"epochs": 20, "share": share, **rates}
-        record(tmp_path, "finetune", f"labels {labels}", details=how)
+        named = labels if labels == 0.01 else names.name
+        record(tmp_path, "finetune", f"labels {named}", details=how)
     paper.evaluate(tmp_path, "finetune", {"labels": [0.01, str(names)], "epochs": 20}, place=of)
     assert columns()[4:] == ["0.01", "0.1"] and not made
 
@@ -304,6 +312,10 @@ def test_what_the_command_line_gives_is_checked_first(tmp_path, untrained):
     low_shot = spec("{lowshot: {per_class: [4], draws: 2}}")
     with pytest.raises(UserError, match="VOC2007/ImageSets"):
         reproduced(tmp_path, low_shot, voc=tmp_path)
+    with pytest.raises(UserError, match=r"--voc: .*mine.yaml has no lowshot; leave it out"):
+        reproduced(tmp_path, spec(), voc=tmp_path)
+    with pytest.raises(UserError, match=r"--labels: .*mine.yaml has no finetune; leave it out"):
+        reproduced(tmp_path, spec(), labels=["0.01"])
     with pytest.raises(UserError, match="--device quantum"):
         reproduced(tmp_path, spec(), device="quantum")
     with pytest.raises(UserError, match=r"mine.yaml: --data stl10: there are custom"):

@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -19,6 +20,7 @@ from ressl_plugin.evaluate.features import extract
 from ressl_plugin.experiments import sweep
 from ressl_plugin.method import registry
 from ressl_plugin.run import checkpoint, results
+from ressl_plugin.run.directories import open_run
 from ressl_plugin.train.settling import settled
 from ressl_plugin.utils.errors import RankLost, UserError
 
@@ -46,6 +48,20 @@ def test_a_sweep_trains_every_cell_once(images, tmp_path):
     # what is not swept is not in the name, and must be the same nevertheless
     code, text = run(tmp_path, [*words, "optimizer.weight_decay=0.5"])
     assert code == main.USER_MISTAKE and "optimizer.weight_decay" in last_line(text)
+
+
+def test_a_finished_cell_is_evaluated_where_its_images_are_now(images, tmp_path):
+    words = command(images, tmp_path / "run", "max_epochs=1")
+    assert run(tmp_path, words)[0] == 0
+    copied = shutil.copytree(images, tmp_path / "moved")
+    before = open_run(tmp_path / "run").cfg
+    moved = command(copied, tmp_path / "run", "max_epochs=1")
+    cfg = config.finish(config.load(moved[1], moved[2:]))
+    sweep.same_experiment(cfg)
+    sweep.train(cfg)
+    there = open_run(tmp_path / "run").cfg
+    assert there.data.train_path == cfg.data.train_path == str(copied / "train")
+    assert {**there, "data": None} == {**before, "data": None}
 
 
 def test_mistakes_are_one_line(images, tmp_path):

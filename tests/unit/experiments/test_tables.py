@@ -7,7 +7,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from ressl_plugin.data import identity
-from ressl_plugin.experiments import tables
+from ressl_plugin.experiments import grouping, report, tables
 from ressl_plugin.experiments.paper_numbers import deviations
 from ressl_plugin.experiments.paper_numbers import tables as papers_tables
 from ressl_plugin.experiments.paper_table import paper_table
@@ -270,6 +270,27 @@ def test_a_number_of_other_images_replaces_none(tmp_path):
     assert [line["ours"] for line in rows_of(tables.table([run], "csv"))] == ["99.00", "89.50"]
 
 
+def test_a_number_with_other_training_images_has_no_place_of_the_papers(tmp_path):
+    run = make_run(tmp_path, "a", [])
+    number(run, 89.0)
+    (record,) = results.read(run)
+    others = {**record["data_sets"], "train": {"images": 9, "classes": 3, "digest": "few"}}
+    del record["place"]
+    results.append(run, {**record, "value": 50.0, "data_sets": others})
+    assert [line["ours"] for line in rows_of(tables.table([run], "csv"))] == ["89.00", "50.00"]
+    assert "89.00 [90.20, -1.20]" in paper_table(1, [run])
+
+
+def test_the_comparison_names_images_that_a_run_was_not_trained_on(tmp_path):
+    runs = [make_run(tmp_path, name, LINEAR) for name in "ab"]
+    record = results.read(runs[0])[0]
+    results.append(runs[0], {**record, "value": 12.0, "data": "cifar100"})
+    found = report.comparison(grouping.groups(runs))
+    assert found["columns"][4:6] == ["top1 (linear: small)", "top1 (linear: small) on cifar100"]
+    assert [[cell[0] for cell in row[4:6]] for row in found["rows"]] == [
+        ["89.00", "12.00"], ["89.00", ""]]  # fmt: skip
+
+
 def test_pixels_and_untrained_weights_have_no_epochs_and_knn_one_name(tmp_path):
     run = make_run(tmp_path, "a", [("knn", "k=20 cosine T=0.07", "top1", 80.0)])
     for name, more in (("ReSSL", {"epochs": 200}), ("untrained backbone", {}), ("raw pixels", {})):
@@ -300,6 +321,9 @@ def test_a_folder_has_its_own_name_and_a_run_without_records_a_warning(tmp_path,
     ]
     lines = rows_of(tables.table([*runs, make_run(tmp_path, "empty", [])], "csv"))
     assert [line["data"] for line in lines] == ["digits", "photos", "tr"]
+    # another folder than a run of CIFAR-10 was trained on is not CIFAR-10
+    theirs = {"dataset": "cifar10", "train_path": "cifar10.npz"}
+    assert tables.data_name({"data": theirs}, "custom") == "custom"
     assert "empty: no results" in caplog.text
 
 
