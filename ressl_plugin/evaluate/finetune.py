@@ -9,6 +9,7 @@ of the epochs.
 from __future__ import annotations
 
 import copy
+import hashlib
 import math
 from collections import defaultdict
 from pathlib import Path
@@ -76,6 +77,8 @@ def evaluate(
     )
     how = {key: found[key] for key in ("epochs", "lr_backbone", "lr_head", "batch_size")}
     how["share"] = round(found["n"] / len(train), 4)
+    if listed := list_digest(labels):
+        how["list"] = listed
     accuracies = f"top-1 {found['top1']:.2f}   top-5 {found['top5']:.2f}"
     print(f"fine-tuned on {found['n']} images: {accuracies}", flush=True)
     more = {"seeds": [run.cfg.seed], "n": found["n"], "details": how}
@@ -90,6 +93,12 @@ def protocol(labels: str, epochs: int = 20, lr_backbone=None, lr_head=None) -> s
     words = [f"labels {Path(str(labels)).name}", *([] if epochs == 20 else [f"{epochs} epochs"])]
     rates = {"lr-backbone": lr_backbone, "lr-head": lr_head}
     return ", ".join([*words, *(f"{n} {rate:g}" for n, rate in rates.items() if rate is not None)])
+
+
+def list_digest(labels: str | float) -> str | None:
+    """Which list of images it is, whose name another may have, too; None of a share."""
+    named = labels_named(str(labels))
+    return hashlib.sha256(named.read_bytes()).hexdigest()[:32] if isinstance(named, Path) else None
 
 
 def labels_named(word: str) -> float | Path:

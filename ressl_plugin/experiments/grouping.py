@@ -66,7 +66,8 @@ def _latest(cfg: dict, records: list[dict]) -> dict[tuple, dict]:
         # a number of other images does not take the place of the one that is there
         splits = sorted((record.get("data_sets") or {}).items())
         images = tuple((split, images.get("digest")) for split, images in splits)
-        key = (*(record.get(name) for name in names), images, record["metric"])
+        listed = (record.get("details") or {}).get("list")  # of labelled images
+        key = (*(record.get(name) for name in names), images, listed, record["metric"])
         before = latest.pop(key, {})  # the latest comes last
         if "place" in before and "place" not in record:  # made anew, by hand
             record = {**record, "place": before["place"]}

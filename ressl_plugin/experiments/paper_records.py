@@ -66,7 +66,7 @@ def wanted(folder: Path, evaluator: str, settings: dict, fast: bool) -> dict:
         return {count: _drawn_as(latest, count, settings["draws"]) for count in counts}
     return {
         labels: _tuned_as(
-            latest.get(finetune.protocol(labels, settings["epochs"])), settings["epochs"]
+            latest.get(finetune.protocol(labels, settings["epochs"])), labels, settings["epochs"]
         )
         for labels in settings["labels"]
     }
@@ -104,8 +104,10 @@ def _drawn_as(latest: dict[str, dict], count: int | str, draws: int) -> dict | N
     return record if len(record.get("seeds", ())) == draws else None
 
 
-def _tuned_as(record: dict | None, epochs: int) -> dict | None:
-    """The fine-tuning if it was the table's, not one with other epochs or rates."""
+def _tuned_as(record: dict | None, labels, epochs: int) -> dict | None:
+    """The fine-tuning if it was the table's, not one with other epochs, rates or list of images."""
     how = (record or {}).get("details") or {}
     rates = how.get("lr_backbone"), how.get("lr_head")
-    return record if how.get("epochs") == epochs and rates in finetune.RATES else None
+    listed = finetune.list_digest(labels)  # of earlier versions' records nobody knows
+    same = how.get("epochs") == epochs and how.get("list", listed) == listed
+    return record if same and rates in finetune.RATES else None

@@ -188,6 +188,14 @@ def test_the_column_of_a_number_of_few_labels_is_what_was_labelled(tmp_path, mad
         record(tmp_path, "finetune", f"labels {named}", details=how)
     paper.evaluate(tmp_path, "finetune", {"labels": [0.01, str(names)], "epochs": 20}, place=of)
     assert columns()[4:] == ["0.01", "0.1"] and not made
+    listed = {**how, "list": finetune.list_digest(names)}
+    record(tmp_path, "finetune", f"labels {names.name}", details=listed)
+    tuned = lambda: paper.evaluate(tmp_path, "finetune", {"labels": [str(names)], "epochs": 20})
+    tuned()
+    assert not made
+    names.write_text("b.JPEG")  # another list of that name
+    tuned()
+    assert len(made) == 1
 
 
 # --- mistakes in the file -----------------------------------------------------------------------
