@@ -118,7 +118,7 @@ def test_what_the_host_needs_is_derived_and_the_config_stays_as_it_is():
         ({"strategy": "ddp_fork"}, "ddp_fork"),
         ({"strategy": "ddp_find_unused_parameters_true"}, "one of auto, ddp"),
         ({"strategy": "xla"}, "strategy='xla'"),
-        ({"strategy": "ddp_spawn"}, "strategy='ddp_spawn': one of auto, ddp,"),
+        ({"strategy": "ddp_spawn"}, "strategy='ddp_spawn': one of auto, ddp"),
         ({"method_kwargs__queue_size": 2**24, "method_kwargs__proj_output_dim": 2**16}, "memory"),
         ({"backbone__kwargs": {"foo": 1}}, "foo"),
         ({"backbone__kwargs": {"groups": 3}}, "groups"),

@@ -73,8 +73,9 @@ def test_a_sweep_takes_a_cell_on_the_same_images_only(images, tmp_path):
     assert identity.of_run(tmp_path / "seed=1") == identity.of_run(tmp_path / "seed=2")
     shutil.copytree(images, tmp_path / "copy")
     assert run(tmp_path, command(tmp_path / "copy", tmp_path, *words))[0] == 0
-    (tmp_path / "copy" / "train" / "class1" / "3.png").unlink()
-    code, text = run(tmp_path, command(tmp_path / "copy", tmp_path, *words))
+    other = shutil.copytree(images, tmp_path / "other")
+    (other / "train" / "class1" / "3.png").unlink()
+    code, text = run(tmp_path, command(other, tmp_path, *words))
     assert code == main.USER_MISTAKE and "images 48 -> 47" in last_line(text)
 
 
