@@ -3,7 +3,7 @@
 # the untrained network's and raw pixels.
 #   bash scripts/quickstart.sh                     scikit-learn's handwritten digits, 6 minutes on two
 #                                                  CPU cores after installation
-#   bash scripts/quickstart.sh cifar10 FILE.npz    photographs, three epochs of cifar/ressl_fast; FILE:
+#   bash scripts/quickstart.sh cifar10 FILE.npz    photographs, five epochs of cifar/ressl_fast; FILE:
 #                                                  `.venv/bin/ressl data cifar10 FILE.npz --from
 #                                                  cifar-10-python.tar.gz`, the archive from
 #                                                  https://www.cs.toronto.edu/~kriz/cifar.html
@@ -28,7 +28,7 @@ if [ $# = 0 ]; then
   ressl data digits datasets/digits || fail "the digits could not be written"
   recipe=(digits/ressl name=quickstart)
 else
-  recipe=(cifar/ressl_fast name=quickstart data.path="$file" max_epochs=3 knn_eval.every=1)
+  recipe=(cifar/ressl_fast name=quickstart data.path="$file" max_epochs=5 knn_eval.every=1)
 fi
 
 say "pre-training into $run"
