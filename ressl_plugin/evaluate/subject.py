@@ -85,7 +85,8 @@ def with_overrides(path: str, overrides: list[str]) -> Run:
         for word in overrides:
             key, _, value = word.partition("=")
             OmegaConf.update(changed, key, OmegaConf.from_dotlist([f"value={value}"]).value)
-    except (OmegaConfBaseException, yaml.YAMLError, ValueError) as error:  # of a value
+    # nothing of ours is called there; TypeError: a word where a list wants a number
+    except (OmegaConfBaseException, yaml.YAMLError, ValueError, TypeError) as error:
         text = " ".join(str(error).split())
         raise UserError(f"{' '.join(overrides)}: {text}") from None
     config.refuse_two_places(changed, overrides)

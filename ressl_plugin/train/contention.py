@@ -1,4 +1,4 @@
-"""A processor that others want too, seen while a run has hardly begun."""
+"""A training on the CPU that waits for cores says so, once it has begun."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Contention(pl.Callback):
     """Warn once where a training on the CPU waits for cores that something else has.
 
     OpenMP's threads spin until the last of them is done: one that has no core keeps the others
-    busy with nothing, and a training falls to a fifth of its speed (benchmarks/results/busy.txt).
+    busy with nothing, and a training falls to a quarter of its speed (benchmarks/results/busy.txt).
     """
 
     def __init__(self, seconds: float = SECONDS):

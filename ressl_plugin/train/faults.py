@@ -168,7 +168,7 @@ def explain(error: Exception) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return "out of GPU memory: lower optimizer.batch_size"
     if isinstance(error, MemoryError) or _OF_THE_CPUS_MEMORY in str(error):
-        return "out of memory: a machine with more, or fewer or smaller images"
+        return "out of memory: fewer or smaller images, or a smaller optimizer.batch_size"
     if isinstance(error, OSError) and error.errno in checkpoint.FULL:
         place = f"{error.filename}: " if error.filename else ""
         return f"{place}{error.strerror}; make room"

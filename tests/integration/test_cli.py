@@ -17,6 +17,7 @@ from ressl_plugin import data
 from ressl_plugin.cli.main import main
 from ressl_plugin.evaluate import recipes, subject
 from ressl_plugin.run import results
+from ressl_plugin.utils.errors import UserError
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -124,6 +125,8 @@ def test_overrides_of_several_lines_and_of_one_view(run):
     one = subject.with_overrides(str(run), ["augmentations.0.horizontal_flip.prob=0.25"])
     assert one.cfg.augmentations[0].horizontal_flip.prob == 0.25
     assert len(one.cfg.augmentations) == len(opened.cfg.augmentations) == 2
+    with pytest.raises(UserError, match=r"augmentations\.x\.crop_size=8: .*not an int"):
+        subject.with_overrides(str(run), ["augmentations.x.crop_size=8"])
 
 
 def test_one_class_is_not_compared(run, digits, tmp_path, capsys):
