@@ -95,6 +95,7 @@ def reproduce(
         command += ["--fast"] if fast else []
         command += ["--voc", str(voc)] if voc else []
         command += ["--labels", *labels] if labels else []
+        command += ["--device", device] if device != "auto" else []
         command.append("--cells")
         text = "".join(
             f"{cell.run_dir}: {_state(cell, spec['evaluate'], fast)}\n"

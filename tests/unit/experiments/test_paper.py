@@ -386,9 +386,11 @@ def test_the_plan_names_every_cell_its_state_and_its_command(tmp_path, untrained
     assert main.main([*argv, "--plan"]) == 0
     assert "simclr: trained; linear: small to be done" in capsys.readouterr().out
     record(folder, "linear", "small")
-    assert main.main([*argv, "--plan", "--cells", "digits-ressl/simclr"]) == 0
-    first, _ = capsys.readouterr().out.splitlines()
+    argv += ["--plan", "--device", "cpu", "--cells", "digits-ressl/simclr"]
+    assert main.main(argv) == 0
+    first, words = capsys.readouterr().out.splitlines()
     assert first.endswith("simclr: trained; linear: done")
+    assert words.endswith("--device cpu --cells digits-ressl/simclr")
 
 
 def test_a_plan_can_be_made_on_a_machine_without_the_gpus(tmp_path, untrained):
