@@ -19,6 +19,7 @@ BARS = [
     ("step, ours with the paper's stem, host's own", "step", "time_ratio_paper_stem", 0.5, "≤"),
     ("step, each as it comes: precision auto, host's float32", "step", "time_ratio_default",
      0.28, "≤"),
+    ("step, both in bfloat16", "step", "time_ratio_bf16", 0.55, "≤"),
     ("share of a step outside the networks", "step", "outside_network_share", 0.12, "≤"),
     ("the same against the main branch: its stem", "step_main", "time_ratio_host_stem", 0.70, "≤"),
     ("the same: paper's stem", "step_main", "time_ratio_paper_stem", 0.50, "≤"),

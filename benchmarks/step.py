@@ -6,6 +6,7 @@ All take the same batch. The host's and ours go through Lightning's Trainer: for
 backward, SGD, learning rate, EMA, queue, metrics. The host's is as shipped, stem included; ours has
 the host's stem in one row and the paper's in the other, in float32 as the host's, and in a third
 row (time_ratio_default) the paper's and the precision of `precision: auto`, each side as it comes.
+Where that is bfloat16, the host's is timed in it, too (time_ratio_bf16: ours over that one).
 Algorithm 1 in plain PyTorch (training.Plain) has the paper's stem; time_ratio_plain is ours over
 it. outside_network_share is measured within our own steps: what is not a network's forward or
 backward pass (drawing both views on the device, loss, queue, EMA, optimizer, online classifier,
@@ -28,6 +29,7 @@ RATIOS = {
     "time_ratio_paper_stem": ("ours, paper's stem", 0.50),
     "time_ratio_default": ("ours, as it comes", 0.28),
 }
+BF16_BAR = 0.55
 
 
 def main(argv: list[str] | None = None) -> dict[str, float]:
@@ -58,6 +60,9 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
     auto = precision.fastest(torch.cuda.is_available())
     model = training.ours(cfg, backbone__stem="paper", precision=auto)
     sides["ours, as it comes"] = _side(model, batches, args.steps, precision=auto)
+    in_bf16 = auto != "32-true"
+    if in_bf16:
+        sides["host, bf16"] = _side(training.hosts(cfg), batches, args.steps, precision=auto)
     plain = training.Plain(cfg)
     sides["plain"] = lambda: plain.seconds_a_step(batches.batch, args.steps)
     runs = common.alternate(sides, args.pairs)
@@ -72,11 +77,19 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
         said = f"{side} ({auto})" if key == "time_ratio_default" else side
         rows.append((said, common.middle(runs, side) * 1e3, middle, f"{low:.3f}-{high:.3f}",
                      f"<= {bar:.2f}"))  # fmt: skip
+    if in_bf16:
+        middle, low, high = common.ratio(runs, "ours, as it comes", "host, bf16")
+        figures["time_ratio_bf16"] = middle
+        rows.append((f"the same, the host's in {auto}, too", "", middle, f"{low:.3f}-{high:.3f}",
+                     f"<= {BF16_BAR:.2f}"))  # fmt: skip
     figures["outside_network_share"] = statistics.median(share)
     rows.append(("outside the networks", "", figures["outside_network_share"],
                  f"{min(share):.3f}-{max(share):.3f}", "<= 0.12"))  # fmt: skip
     rows.insert(0, (f"host's own ({training.host.GENERATION})", common.middle(runs, "host") * 1e3,
                     1.0, "", ""))  # fmt: skip
+    if in_bf16:
+        rows.insert(1, (f"the same, {auto}", common.middle(runs, "host, bf16") * 1e3,
+                        common.ratio(runs, "host, bf16", "host")[0], "", ""))  # fmt: skip
     rows.insert(1, ("Algorithm 1, plain PyTorch", common.middle(runs, "plain") * 1e3,
                     common.ratio(runs, "plain", "host")[0], "", ""))  # fmt: skip
     common.table(rows, ("", "ms a step", "ratio", "range", "bar"))

@@ -15,6 +15,7 @@ import torch
 from omegaconf import OmegaConf
 
 from ressl_plugin.data import make_digits
+from ressl_plugin.utils import precision
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 MOST_LAUNCHES = 800  # device operations of a step
@@ -58,6 +59,8 @@ def test_step(script, tmp_path):
     options = ["--batch", "4", "--size", "8", "--queue", "16", "--steps", "1"]
     found = figures(script, "step", tmp_path, *options)
     ratios = {f"time_ratio_{side}" for side in ("host_stem", "paper_stem", "default", "plain")}
+    if precision.fastest(gpu=False) != "32-true":
+        ratios.add("time_ratio_bf16")
     assert set(found) == {*ratios, "outside_network_share"} and found["outside_network_share"] < 1
 
 
