@@ -101,7 +101,9 @@ class ReSSLKwargs:
     pred_hidden_dim: int = key(4096, WIDTH)  # +
     # + InfoNCE warm-up: epochs over which the loss goes over to ReSSL's
     infonce_epochs: int = key(0, _NATURAL)
-    infonce_temperature: float = key(0.2, number(COLDEST))  # +
+    infonce_temperature: float = key(0.2, number(COLDEST))  # + of NT-Xent, too
+    # + weight, beside that loss, of SimCLR's between the contrastive views
+    nt_xent_weight: float = key(0.0, number(0))
 
 
 @dataclass

@@ -21,12 +21,14 @@ from ressl_plugin import config, host
 from ressl_plugin.method import backbone, batchnorm
 from ressl_plugin.method.infonce import info_nce
 from ressl_plugin.method.loss import relational_loss
+from ressl_plugin.method.nt_xent import nt_xent
 from ressl_plugin.method.online import OnlineEvaluation
 from ressl_plugin.method.queue import enqueue, random_rows
 from ressl_plugin.method.schedule import WarmupCosine
 from ressl_plugin.method.skip_nonfinite import SkipNonfinite
 from ressl_plugin.utils import distributed, sampling
 from ressl_plugin.utils.class_loss import class_loss
+from ressl_plugin.utils.errors import UserError
 from ressl_plugin.views import recipe
 
 
@@ -41,7 +43,7 @@ def head(d_in: int, hidden: int, d_out: int, norm: bool = False) -> nn.Sequentia
 class Seen(NamedTuple):
     """What a training step has seen of a batch, for the callbacks; without gradients."""
 
-    loss: Tensor  # (), the relational loss, without InfoNCE
+    loss: Tensor  # (), the relational loss, without InfoNCE and NT-Xent
     entropy: Tensor  # (), of the target relation
     z: Tensor  # (N, D), the teacher's embeddings
     z_s: Tensor  # (V, N, D), the student's, of each view
@@ -84,7 +86,12 @@ class ReSSL(host.MomentumBase):
             d = kwargs.proj_output_dim
             self.predictor = head(d, kwargs.pred_hidden_dim, d, norm=True)
         self.base_m, self.final_m = self.cfg.momentum.base_tau, self.cfg.momentum.final_tau
-        self.infonce_epochs = kwargs.infonce_epochs
+        self.infonce_epochs, self.nt_xent_weight = kwargs.infonce_epochs, kwargs.nt_xent_weight
+        if self.nt_xent_weight and len(self.student_views) < 2:
+            raise UserError(
+                f"config: method_kwargs.nt_xent_weight={self.nt_xent_weight}: it contrasts the "
+                "contrastive views with each other, and `augmentations` has one; num_crops: 2"
+            )
         norm = self.cfg.batchnorm
         grouped = norm.mode == "group" and norm.groups > 1
         self.permutes = grouped and norm.permute
@@ -114,7 +121,8 @@ class ReSSL(host.MomentumBase):
 
         Returns:
             Relational loss (mean over contrastive views and images), mixed with InfoNCE while that
-            warms up, plus the loss of the online classifier, which sees detached features.
+            warms up, plus NT-Xent between the contrastive views where nt_xent_weight is not 0,
+            plus the loss of the online classifier, which sees detached features.
         """
         _, views, targets = batch
         # only the last batch of an epoch can be uneven
@@ -124,10 +132,11 @@ class ReSSL(host.MomentumBase):
         feats, z_s = self.student_forward([views[i] for i in self.student_views])
         z_t = teacher["z"]
         loss, entropy = relational_loss(z_s, z_t, self.queue, self.tau_s, self.tau_t)  # Eq. 3-5
-        total = loss
+        total, tau = loss, self.cfg.method_kwargs.infonce_temperature
         if shares := self.loss_shares():  # the journal version's warm-up
-            tau = self.cfg.method_kwargs.infonce_temperature
             total = shares[0] * loss + shares[1] * info_nce(z_s, z_t, self.queue, tau)
+        if self.nt_xent_weight:
+            total = total + self.nt_xent_weight * nt_xent(z_s, tau)
         if self.skips and not distributed.all_true(total.isfinite()):
             return self._leave_out()
         enqueue(self.queue, self.queue_ptr, distributed.gather(z_t, even))

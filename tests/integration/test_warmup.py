@@ -12,9 +12,11 @@ from torch import nn
 from ressl_plugin import config, data
 from ressl_plugin.method.infonce import info_nce
 from ressl_plugin.method.loss import relational_loss
+from ressl_plugin.method.nt_xent import nt_xent
 from ressl_plugin.method.ressl import ReSSL
 from ressl_plugin.run import metrics
 from ressl_plugin.train import pretrain
+from ressl_plugin.utils.errors import UserError
 
 EPOCHS = 12
 SMALL = {"name": "timm:resnet10t", "kwargs": {"channels": [8, 8, 16, 16]}, "stem": "auto"}
@@ -35,22 +37,25 @@ class Shares(pl.Callback):
         again.trainer = trainer  # a copy has none
         found = again.training_step([None, views, torch.full_like(targets, -1)], 1)
         logged, again = again.seen.loss, copy.deepcopy(module)
-        z_t = again.momentum_forward(views[1])["z"]
-        _, z_s = again.student_forward(views[:1])
+        z_t = again.momentum_forward(views[module.teacher_view])["z"]
+        _, z_s = again.student_forward([views[i] for i in module.student_views])
         kwargs = module.cfg.method_kwargs
         ours = relational_loss(z_s, z_t, module.queue, module.tau_s, module.tau_t).loss
         other = info_nce(z_s, z_t, module.queue, kwargs.infonce_temperature)
-        self.right.append(torch.isclose(found, (1 - share) * ours + share * other))
+        total = (1 - share) * ours + share * other
+        if weight := kwargs.nt_xent_weight:
+            total = total + weight * nt_xent(z_s, kwargs.infonce_temperature)
+        self.right.append(torch.isclose(found, total))
         self.alone.append(torch.isclose(logged, ours))
 
 
-def fit(cfg, steps=4):
+def fit(cfg, steps=4, views=2):
     module, seen = ReSSL(cfg), Shares()
     trainer = pl.Trainer(
         max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, accelerator="cpu", callbacks=[seen],
     )  # fmt: skip
-    batches = random_batches(steps, 8)
+    batches = random_batches(steps, 8, views)
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))
     return module, seen
 
@@ -61,9 +66,25 @@ def test_the_loss_goes_over_linearly():
     assert all(seen.right) and all(seen.alone)
 
 
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_nt_xent_between_the_contrastive_views_is_added_all_along(epochs):
+    weight = {"method_kwargs__nt_xent_weight": 0.5, "method_kwargs__infonce_epochs": epochs}
+    student, teacher = make_config().augmentations
+    module, seen = fit(
+        make_config(backbone=SMALL, augmentations=[student, teacher, student], **weight), views=3
+    )
+    assert module.student_views == [0, 2] and len(seen.right) == 8
+    assert all(seen.right) and all(seen.alone)
+
+
+def test_nt_xent_needs_two_contrastive_views():
+    with pytest.raises(UserError, match=r"nt_xent_weight=1.0: .* num_crops: 2"):
+        ReSSL(make_config(backbone=SMALL, method_kwargs__nt_xent_weight=1.0))
+
+
 def test_off_by_default():
     module, seen = fit(make_config(backbone=SMALL))
-    assert seen.shares == [0] * 8 and module.predictor is None
+    assert seen.shares == [0] * 8 and module.predictor is None and not module.nt_xent_weight
 
 
 def test_predictor_is_the_students_alone():

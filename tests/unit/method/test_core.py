@@ -12,7 +12,9 @@ from ressl_plugin.method import loss
 
 ROOT = Path(__file__).parents[3]
 METHOD = Path(loss.__file__).parent
-CORE = ("loss", "attention", "infonce", "queue", "batchnorm", "batchnorm_kernels", "metrics")
+CORE = (
+    "loss", "attention", "infonce", "nt_xent", "queue", "batchnorm", "batchnorm_kernels", "metrics",
+)  # fmt: skip
 OUTSIDE = ("torch", "triton")  # which comes with PyTorch, and is for a GPU
 # of ours; precision (full float32 products), which the views need as well; gathered keys
 LEAVES = ("errors", "precision", "distributed")

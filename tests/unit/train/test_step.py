@@ -23,7 +23,7 @@ RECIPES = {
     "host": [
         "momentum.base_tau=0.9", "momentum.final_tau=1.0", "momentum.classifier=true",
         "augmentations=[{preset: contrastive, crop_size: 16, num_crops: 2},"
-        " {preset: weak, crop_size: 16}]",
+        " {preset: weak, crop_size: 16}]", "method_kwargs.nt_xent_weight=0.5",
         "optimizer.exclude_bias_n_norm_wd=true", "batchnorm.groups=0",
     ],
     "journal": [
