@@ -81,8 +81,8 @@ def finish_linear(cfg: DictConfig) -> DictConfig:
 
 def fill_method(cfg: DictConfig) -> DictConfig:
     """`finish`, in place, for what the method itself reads of a config of the host's scripts."""
-    nodes = [f.name for f in fields(schema.MethodConfig)]
-    given = _plain(OmegaConf.masked_copy(cfg, [name for name in nodes if cfg.get(name)]))
+    nodes = {f.name for f in fields(schema.MethodConfig)}
+    given = {name: value for name, value in _plain(cfg).items() if name in nodes and value}
     _drop_dead_keys(given)
     cfg.update(_filled(given, schema.MethodConfig))
     checks.check_method(cfg)

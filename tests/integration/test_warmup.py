@@ -66,6 +66,12 @@ def test_the_loss_goes_over_linearly():
     assert all(seen.right) and all(seen.alone)
 
 
+def test_its_length_may_be_a_word_for_another_key():
+    """As cifar/ressl_fast has it, which solo-learn's own scripts hand on unresolved."""
+    model = ReSSL(make_config(backbone=SMALL, method_kwargs__infonce_epochs="${max_epochs}"))
+    assert model.infonce_epochs == 2
+
+
 @pytest.mark.parametrize("epochs", [0, 1])
 def test_nt_xent_between_the_contrastive_views_is_added_all_along(epochs):
     weight = {"method_kwargs__nt_xent_weight": 0.5, "method_kwargs__infonce_epochs": epochs}
