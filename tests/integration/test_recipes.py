@@ -24,6 +24,7 @@ EVERY = {
     "proj_batchnorm": False,  # Linear - ReLU - Linear
     "predictor": False,
     "infonce_epochs": 0,
+    "nt_xent_weight": 0,
     "constant momentum": True,
     "optimizer": "sgd",
     "sgd momentum": 0.9,
@@ -157,7 +158,7 @@ def settings(words):
         "method": cfg.method,
         **{k: kwargs[k] for k in (
             "temperature_q", "temperature_k", "proj_hidden_dim", "proj_output_dim", "queue_size",
-            "proj_batchnorm", "predictor", "infonce_epochs")},
+            "proj_batchnorm", "predictor", "infonce_epochs", "nt_xent_weight")},
         "backbone": (cfg.backbone.name, cfg.backbone.stem),
         "momentum": cfg.momentum.base_tau,
         "constant momentum": cfg.momentum.base_tau == cfg.momentum.final_tau,
