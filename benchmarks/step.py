@@ -87,11 +87,11 @@ def main(argv: list[str] | None = None) -> dict[str, float]:
                  f"{min(share):.3f}-{max(share):.3f}", "<= 0.12"))  # fmt: skip
     rows.insert(0, (f"host's own ({training.host.GENERATION})", common.middle(runs, "host") * 1e3,
                     1.0, "", ""))  # fmt: skip
+    rows.insert(1, ("Algorithm 1, plain PyTorch", common.middle(runs, "plain") * 1e3,
+                    common.ratio(runs, "plain", "host")[0], "", ""))  # fmt: skip
     if in_bf16:
         rows.insert(1, (f"the same, {auto}", common.middle(runs, "host, bf16") * 1e3,
                         common.ratio(runs, "host, bf16", "host")[0], "", ""))  # fmt: skip
-    rows.insert(1, ("Algorithm 1, plain PyTorch", common.middle(runs, "plain") * 1e3,
-                    common.ratio(runs, "plain", "host")[0], "", ""))  # fmt: skip
     common.table(rows, ("", "ms a step", "ratio", "range", "bar"))
     return common.finish(args, figures)
 
